@@ -1,0 +1,123 @@
+"""Starts, kills and restarts the server under test.
+
+The server is chosen by the environment:
+
+PERDURE_BIN      the binary; run as `PERDURE_BIN dev --ip … --port … --db-filename … [PERDURE_ARGS]`
+PERDURE_ARGS     more arguments
+PERDURE_COMMAND  the whole command in place of `PERDURE_BIN dev`, e.g. `temporal server start-dev --headless`
+PERDURE_ADDRESS  use a server that already runs; tests that need to kill or configure the server are skipped
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, GetSystemInfoRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+READY_SECONDS = 60
+
+
+def external_address() -> str | None:
+    return os.environ.get("PERDURE_ADDRESS")
+
+
+def is_perdure() -> bool:
+    return "PERDURE_ADDRESS" not in os.environ and "PERDURE_COMMAND" not in os.environ
+
+
+def _command() -> list[str]:
+    if command := os.environ.get("PERDURE_COMMAND"):
+        return shlex.split(command)
+    if binary := os.environ.get("PERDURE_BIN"):
+        return [binary, "dev"]
+    raise RuntimeError("set PERDURE_BIN, PERDURE_COMMAND or PERDURE_ADDRESS (see server.py)")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One server process on its own data directory and port. A restart keeps both."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.log = directory / "server.log"
+        self._command = [
+            *_command(),
+            *("--ip", "127.0.0.1", "--port", str(self.port), "--db-filename", str(directory / "data")),
+            *shlex.split(os.environ.get("PERDURE_ARGS", "")),
+            *arguments,
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            log.write(f"--- {shlex.join(self._command)}\n".encode())
+            log.flush()
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        await self.wait_ready()
+
+    async def wait_ready(self) -> None:
+        client = await Client.connect(self.address, lazy=True)
+        deadline = asyncio.get_running_loop().time() + READY_SECONDS
+        while True:
+            assert self._process is not None
+            if (code := self._process.poll()) is not None:
+                raise RuntimeError(f"the server ended with code {code}\n{self.tail()}")
+            try:
+                second = timedelta(seconds=1)
+                await client.workflow_service.get_system_info(GetSystemInfoRequest(), timeout=second)
+                request = DescribeNamespaceRequest(namespace=client.namespace)
+                await client.workflow_service.describe_namespace(request, timeout=second)
+                return
+            except (RPCError, RuntimeError) as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise RuntimeError(f"the server was not ready in {READY_SECONDS} s: {error}\n{self.tail()}") from error
+            await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9, and wait until the process is gone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    async def restart(self) -> None:
+        self.kill()
+        await self.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def tail(self, lines: int = 40) -> str:
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def panics(self) -> list[str]:
+        if not self.log.exists():
+            return []
+        return [line for line in self.log.read_text(errors="replace").splitlines() if "panicked" in line]
