@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -9,7 +10,11 @@ from temporalio.client import Client
 
 from server import Server, external_address, is_perdure
 
+NewServer = Callable[..., Awaitable[Server]]
 STARTED_SERVERS: list[Server] = []
+
+# Many tests fail activities and tasks on purpose.
+logging.getLogger("temporalio").setLevel(logging.CRITICAL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,12 +43,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def new_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
+async def new_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NewServer]:
     """Starts another server with extra arguments: `server = await new_server("--flag", "value")`."""
-    if external_address():
-        pytest.skip("the suite cannot start the server itself")
 
     async def start(*arguments: str) -> Server:
+        if external_address():
+            pytest.skip("the suite cannot start the server itself")
         server = Server(Path(tmp_path_factory.mktemp("server")), *arguments)
         STARTED_SERVERS.append(server)
         await server.start()
@@ -55,12 +60,9 @@ async def new_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 
 @pytest_asyncio.fixture(scope="session")
-async def address(request: pytest.FixtureRequest) -> str:
+async def address(new_server: NewServer) -> str:
     """The address of the server that most tests share. Nobody kills it."""
-    if known := external_address():
-        return known
-    new_server = request.getfixturevalue("new_server")
-    return (await new_server()).address
+    return external_address() or (await new_server()).address
 
 
 @pytest_asyncio.fixture(scope="session")

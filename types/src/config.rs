@@ -1,0 +1,197 @@
+//! The knobs that change how executions behave, under Temporal's dynamic configuration key names.
+
+use crate::Duration;
+
+/// Limits and timeouts of executions. Defaults are Temporal's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Events after which a run is terminated.
+    pub history_count_error: i64,
+    /// Events after which the worker is told to continue as new.
+    pub history_count_suggest_continue_as_new: i64,
+    /// Bytes after which a run is terminated.
+    pub history_size_error_bytes: i64,
+    pub history_size_suggest_continue_as_new_bytes: i64,
+    /// Largest payload set of one request or command, bytes.
+    pub blob_size_error_bytes: i64,
+    pub memo_size_error_bytes: i64,
+    /// Longest id (workflow, request, activity, timer, signal name, task queue, …), characters.
+    pub max_id_length: i64,
+    pub pending_activities_error: i64,
+    pub pending_child_executions_error: i64,
+    pub pending_signals_error: i64,
+    pub pending_cancel_requests_error: i64,
+    /// Signals that one run may receive.
+    pub signals_per_execution: i64,
+    pub updates_in_flight: i64,
+    pub updates_total: i64,
+    /// Update count from which a worker is told to continue as new, percent of `updates_total`.
+    pub updates_suggest_continue_as_new_percent: i64,
+    pub default_workflow_task_timeout: Duration,
+    pub max_workflow_task_timeout: Duration,
+    /// Default of the retry policy: first backoff, growth, and cap as a multiple of the first.
+    pub default_activity_retry_initial_interval: Duration,
+    pub default_activity_retry_backoff_coefficient: f64,
+    pub default_activity_retry_max_interval_coefficient: f64,
+    /// Longest wait of a history long poll or a task poll before the server answers with nothing.
+    pub long_poll: Duration,
+    /// Attempts of a workflow task before its retries back off to this interval at most.
+    pub workflow_task_retry_max_interval: Duration,
+    /// Cap on one page of history sent to a worker or client, events.
+    pub history_page_events: i64,
+    /// Cap on one page of history, bytes.
+    pub history_page_bytes: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            history_count_error: 51_200,
+            history_count_suggest_continue_as_new: 4_096,
+            history_size_error_bytes: 50 << 20,
+            history_size_suggest_continue_as_new_bytes: 4 << 20,
+            blob_size_error_bytes: 2 << 20,
+            memo_size_error_bytes: 2 << 20,
+            max_id_length: 1_000,
+            pending_activities_error: 2_000,
+            pending_child_executions_error: 2_000,
+            pending_signals_error: 2_000,
+            pending_cancel_requests_error: 2_000,
+            signals_per_execution: 10_000,
+            updates_in_flight: 10,
+            updates_total: 2_000,
+            updates_suggest_continue_as_new_percent: 90,
+            default_workflow_task_timeout: Duration::from_secs(10),
+            max_workflow_task_timeout: Duration::from_secs(120),
+            default_activity_retry_initial_interval: Duration::from_secs(1),
+            default_activity_retry_backoff_coefficient: 2.0,
+            default_activity_retry_max_interval_coefficient: 100.0,
+            long_poll: Duration::from_secs(20),
+            workflow_task_retry_max_interval: Duration::from_secs(300),
+            history_page_events: 256,
+            history_page_bytes: 4 << 20,
+        }
+    }
+}
+
+/// A knob that does not exist, or a value that it does not take.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ConfigError {
+    #[error("unknown dynamic configuration key {key:?}; the nearest known key is {nearest:?}")]
+    UnknownKey { key: String, nearest: &'static str },
+    #[error("dynamic configuration key {key} takes a {expected}, got {value:?}")]
+    BadValue { key: &'static str, expected: &'static str, value: String },
+    #[error("expected KEY=VALUE, got {0:?}")]
+    NotAPair(String),
+}
+
+enum Knob {
+    Int(fn(&mut Limits) -> &mut i64),
+    Float(fn(&mut Limits) -> &mut f64),
+    /// Seconds as a number, or with a unit: 10s, 500ms, 2m, 1h.
+    Span(fn(&mut Limits) -> &mut Duration),
+}
+
+const KNOBS: &[(&str, Knob)] = &[
+    ("limit.historyCount.error", Knob::Int(|l| &mut l.history_count_error)),
+    ("limit.historyCount.suggestContinueAsNew", Knob::Int(|l| &mut l.history_count_suggest_continue_as_new)),
+    ("limit.historySize.error", Knob::Int(|l| &mut l.history_size_error_bytes)),
+    ("limit.historySize.suggestContinueAsNew", Knob::Int(|l| &mut l.history_size_suggest_continue_as_new_bytes)),
+    ("limit.blobSize.error", Knob::Int(|l| &mut l.blob_size_error_bytes)),
+    ("limit.memoSize.error", Knob::Int(|l| &mut l.memo_size_error_bytes)),
+    ("limit.maxIDLength", Knob::Int(|l| &mut l.max_id_length)),
+    ("limit.numPendingActivities.error", Knob::Int(|l| &mut l.pending_activities_error)),
+    ("limit.numPendingChildExecutions.error", Knob::Int(|l| &mut l.pending_child_executions_error)),
+    ("limit.numPendingSignals.error", Knob::Int(|l| &mut l.pending_signals_error)),
+    ("limit.numPendingCancelRequests.error", Knob::Int(|l| &mut l.pending_cancel_requests_error)),
+    ("history.maximumSignalsPerExecution", Knob::Int(|l| &mut l.signals_per_execution)),
+    ("history.maxInFlightUpdates", Knob::Int(|l| &mut l.updates_in_flight)),
+    ("history.maxTotalUpdates", Knob::Int(|l| &mut l.updates_total)),
+    ("history.defaultWorkflowTaskTimeout", Knob::Span(|l| &mut l.default_workflow_task_timeout)),
+    ("history.defaultActivityRetryPolicy.InitialIntervalInSeconds", Knob::Span(|l| &mut l.default_activity_retry_initial_interval)),
+    ("history.defaultActivityRetryPolicy.BackoffCoefficient", Knob::Float(|l| &mut l.default_activity_retry_backoff_coefficient)),
+    (
+        "history.defaultActivityRetryPolicy.MaximumIntervalCoefficient",
+        Knob::Float(|l| &mut l.default_activity_retry_max_interval_coefficient),
+    ),
+    ("history.longPollExpirationInterval", Knob::Span(|l| &mut l.long_poll)),
+    ("frontend.historyMaxPageSize", Knob::Int(|l| &mut l.history_page_events)),
+];
+
+impl Limits {
+    /// Sets one knob from `KEY=VALUE`. Keys are compared without regard to case, as Temporal does.
+    pub fn set(&mut self, pair: &str) -> Result<(), ConfigError> {
+        let (key, value) = pair.split_once('=').ok_or_else(|| ConfigError::NotAPair(pair.to_owned()))?;
+        let (key, value) = (key.trim(), value.trim());
+        let Some((name, knob)) = KNOBS.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)) else {
+            let nearest = KNOBS.iter().map(|(name, _)| *name).min_by_key(|name| distance(name, key)).unwrap_or("");
+            return Err(ConfigError::UnknownKey { key: key.to_owned(), nearest });
+        };
+        let bad = |expected| ConfigError::BadValue { key: name, expected, value: value.to_owned() };
+        match knob {
+            Knob::Int(field) => *field(self) = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("positive integer"))?,
+            Knob::Float(field) => *field(self) = value.parse().ok().filter(|n: &f64| *n >= 1.0).ok_or_else(|| bad("number of at least 1"))?,
+            Knob::Span(field) => *field(self) = parse_span(value).ok_or_else(|| bad("duration such as 10s"))?,
+        }
+        Ok(())
+    }
+}
+
+fn parse_span(text: &str) -> Option<Duration> {
+    let text = text.trim_matches('"');
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: i64 = text[..digits].parse().ok()?;
+    let millis = match &text[digits..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    (number > 0).then(|| Duration::from_millis(number.saturating_mul(millis)))
+}
+
+/// Levenshtein distance, for "did you mean".
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_knob_is_set_by_temporals_name() {
+        let mut limits = Limits::default();
+        limits.set("limit.historyCount.suggestContinueAsNew=50").expect("known key");
+        assert_eq!(limits.history_count_suggest_continue_as_new, 50);
+        limits.set("history.defaultWorkflowTaskTimeout=500ms").expect("known key");
+        assert_eq!(limits.default_workflow_task_timeout, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_hint() {
+        let mut limits = Limits::default();
+        assert_eq!(
+            limits.set("limit.historyCount.suggestContinueAsNow=5"),
+            Err(ConfigError::UnknownKey {
+                key: "limit.historyCount.suggestContinueAsNow".into(),
+                nearest: "limit.historyCount.suggestContinueAsNew",
+            })
+        );
+        assert!(matches!(limits.set("limit.blobSize.error=-1"), Err(ConfigError::BadValue { .. })));
+        assert!(matches!(limits.set("limit.blobSize.error"), Err(ConfigError::NotAPair(_))));
+        assert_eq!(limits, Limits::default());
+    }
+}

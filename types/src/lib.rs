@@ -1,0 +1,11 @@
+//! The vocabulary: ids, positions in the log, time, limits. No IO, no dependencies on other crates of this workspace.
+
+mod config;
+mod ids;
+mod position;
+mod time;
+
+pub use config::{ConfigError, Limits};
+pub use ids::{ChainKey, SessionId, ShardId, SlotCount};
+pub use position::{Epoch, Position, Seq};
+pub use time::{Duration, Timestamp};
