@@ -45,9 +45,29 @@ async def flaky(plan: Plan) -> int:
 
 
 @dataclass
+class Policy:
+    """A RetryPolicy in seconds, which JSON can carry."""
+
+    initial: float = 0.02
+    coefficient: float = 1.0
+    maximum: float | None = None
+    attempts: int = 0
+    never: list[str] | None = None
+
+    def build(self) -> RetryPolicy:
+        return RetryPolicy(
+            initial_interval=timedelta(seconds=self.initial),
+            backoff_coefficient=self.coefficient,
+            maximum_interval=timedelta(seconds=self.maximum) if self.maximum else None,
+            maximum_attempts=self.attempts,
+            non_retryable_error_types=self.never,
+        )
+
+
+@dataclass
 class Input:
     plan: Plan
-    retry: RetryPolicy | None
+    retry: Policy | None
     schedule_to_close: float = 30
 
 
@@ -58,21 +78,9 @@ class OneActivity:
         return await workflow.execute_activity(
             flaky,
             input.plan,
-            retry_policy=input.retry,
+            retry_policy=input.retry.build() if input.retry else None,
             schedule_to_close_timeout=timedelta(seconds=input.schedule_to_close),
         )
-
-
-def policy(
-    initial: float = 0.02, coefficient: float = 1.0, maximum: float | None = None, attempts: int = 0, *never: str
-) -> RetryPolicy:
-    return RetryPolicy(
-        initial_interval=timedelta(seconds=initial),
-        backoff_coefficient=coefficient,
-        maximum_interval=timedelta(seconds=maximum) if maximum else None,
-        maximum_attempts=attempts,
-        non_retryable_error_types=list(never) or None,
-    )
 
 
 async def start(client: Client, task_queue: str, input: Input) -> WorkflowHandle[OneActivity, int]:
@@ -92,7 +100,7 @@ async def failure_of(handle: WorkflowHandle[OneActivity, int]) -> tuple[Activity
 
 async def test_succeeds_after_failures_with_one_pair_of_events(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        handle = await start(client, task_queue, Input(Plan(fail=2), policy()))
+        handle = await start(client, task_queue, Input(Plan(fail=2), Policy()))
         assert await handle.result() == 3
     events = await events_of(handle)
     assert types_of(events) == [
@@ -106,7 +114,7 @@ async def test_succeeds_after_failures_with_one_pair_of_events(client: Client) -
 
 async def test_maximum_attempts(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        handle = await start(client, task_queue, Input(Plan(), policy(attempts=4)))
+        handle = await start(client, task_queue, Input(Plan(), Policy(attempts=4)))
         error, cause = await failure_of(handle)
     assert error.retry_state == RetryState.MAXIMUM_ATTEMPTS_REACHED
     assert error.activity_type == "flaky"
@@ -120,7 +128,7 @@ async def test_maximum_attempts(client: Client) -> None:
 
 async def test_backoff_doubles_up_to_the_maximum(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        handle = await start(client, task_queue, Input(Plan(fail=4), policy(0.2, 2.0, 0.5)))
+        handle = await start(client, task_queue, Input(Plan(fail=4), Policy(0.2, 2.0, 0.5)))
         assert await handle.result() == 5
     times = ATTEMPTS[handle.id]
     gaps = [after - before for before, after in zip(times, times[1:])]
@@ -128,9 +136,9 @@ async def test_backoff_doubles_up_to_the_maximum(client: Client) -> None:
         assert least - 0.02 <= gap < least + 5, gaps
 
 
-async def test_non_retryable_type_of_the_policy(client: Client) -> None:
+async def test_non_retryable_type_of_the_Policy(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        handle = await start(client, task_queue, Input(Plan(kind="Fatal"), policy(0.02, 1, None, 0, "Other", "Fatal")))
+        handle = await start(client, task_queue, Input(Plan(kind="Fatal"), Policy(never=["Other", "Fatal"])))
         error, cause = await failure_of(handle)
     assert error.retry_state == RetryState.NON_RETRYABLE_FAILURE
     assert cause.type == "Fatal"
@@ -139,7 +147,7 @@ async def test_non_retryable_type_of_the_policy(client: Client) -> None:
 
 async def test_non_retryable_error(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        handle = await start(client, task_queue, Input(Plan(non_retryable=True), policy()))
+        handle = await start(client, task_queue, Input(Plan(non_retryable=True), Policy()))
         error, cause = await failure_of(handle)
     assert error.retry_state == RetryState.NON_RETRYABLE_FAILURE
     assert cause.non_retryable
@@ -148,7 +156,7 @@ async def test_non_retryable_error(client: Client) -> None:
 
 async def test_one_attempt_only(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        handle = await start(client, task_queue, Input(Plan(), policy(attempts=1)))
+        handle = await start(client, task_queue, Input(Plan(), Policy(attempts=1)))
         error, _ = await failure_of(handle)
     assert error.retry_state == RetryState.MAXIMUM_ATTEMPTS_REACHED
     assert len(ATTEMPTS[handle.id]) == 1
@@ -156,8 +164,8 @@ async def test_one_attempt_only(client: Client) -> None:
 
 async def test_next_retry_delay_of_the_failure_wins(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        shorter = await start(client, task_queue, Input(Plan(fail=2, next_delay=0.05), policy(initial=60)))
-        longer = await start(client, task_queue, Input(Plan(fail=1, next_delay=0.7), policy(initial=0.01)))
+        shorter = await start(client, task_queue, Input(Plan(fail=2, next_delay=0.05), Policy(initial=60)))
+        longer = await start(client, task_queue, Input(Plan(fail=1, next_delay=0.7), Policy(initial=0.01)))
         assert await shorter.result() == 3
         assert await longer.result() == 2
     first, second = ATTEMPTS[longer.id]
@@ -166,7 +174,7 @@ async def test_next_retry_delay_of_the_failure_wins(client: Client) -> None:
 
 async def test_no_retry_that_would_begin_after_schedule_to_close(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
-        handle = await start(client, task_queue, Input(Plan(), policy(0.3, 10.0), schedule_to_close=2))
+        handle = await start(client, task_queue, Input(Plan(), Policy(0.3, 10.0), schedule_to_close=2))
         error, cause = await failure_of(handle)
     assert error.retry_state == RetryState.TIMEOUT
     # 0.3 s after the first; 3 s more would be too late, so the second attempt's failure is final at once.
@@ -177,7 +185,7 @@ async def test_no_retry_that_would_begin_after_schedule_to_close(client: Client)
 async def test_defaults_of_the_policy_are_written_to_the_history(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky]) as task_queue:
         handle = await start(client, task_queue, Input(Plan(fail=0), None))
-        partly = await start(client, task_queue, Input(Plan(fail=0), policy(initial=3, coefficient=2.0)))
+        partly = await start(client, task_queue, Input(Plan(fail=0), Policy(initial=3, coefficient=2.0)))
         await handle.result()
         await partly.result()
     retry = attributes_of(only(await events_of(handle), "ActivityTaskScheduled")).retry_policy
@@ -191,7 +199,7 @@ async def test_defaults_of_the_policy_are_written_to_the_history(client: Client)
 
 async def test_describe_shows_an_activity_between_attempts(client: Client) -> None:
     async with run_worker(client, [OneActivity], [flaky], identity="worker-1") as task_queue:
-        handle = await start(client, task_queue, Input(Plan(), policy(initial=20)))
+        handle = await start(client, task_queue, Input(Plan(), Policy(initial=20)))
 
         async def failed_once() -> bool:
             pending = (await handle.describe()).raw_description.pending_activities
