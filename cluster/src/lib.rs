@@ -1,1 +1,11 @@
-//! .
+//! Who is alive, who owns which shard, and how to reach them. Delivers a call to its owner: here, or one hop away.
+//!
+//! With one member every call is local; the placement is the same ring that many members will share.
+
+mod namespaces;
+mod ring;
+mod route;
+
+pub use namespaces::{Namespace, NamespaceStore, Namespaces};
+pub use ring::{MemberId, Ring};
+pub use route::{Cluster, LocalMatching, LocalShards};

@@ -66,7 +66,12 @@ impl Error {
     }
 
     /// ALREADY_EXISTS of a start: the run that is in the way, and the request that started it.
-    pub fn workflow_already_started(message: impl Into<String>, start_request_id: &str, run_id: &str) -> Self {
+    pub fn workflow_already_started(
+        message: impl Into<String>,
+        start_request_id: &str,
+        run_id: &str,
+        first_execution_run_id: &str,
+    ) -> Self {
         Self::with(
             Code::AlreadyExists,
             message,
@@ -74,6 +79,7 @@ impl Error {
             &details::WorkflowExecutionAlreadyStartedFailure {
                 start_request_id: start_request_id.to_owned(),
                 run_id: run_id.to_owned(),
+                first_execution_run_id: first_execution_run_id.to_owned(),
             },
         )
     }

@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(ChainKey::new("n", "w").shard(slots), ShardId(SLOT_OF_N_W));
     }
 
-    const SLOT_OF_N_W: u32 = 12;
+    const SLOT_OF_N_W: u32 = 56;
 
     #[test]
     fn slot_count_is_a_power_of_two() {

@@ -1,0 +1,50 @@
+//! Delivery of calls.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{MatchingCall, MatchingReply, WorkflowCall, WorkflowReply},
+};
+use perdure_types::{ChainKey, ShardId, SlotCount};
+
+/// The shards that this node owns.
+#[async_trait]
+pub trait LocalShards: Send + Sync + 'static {
+    /// Handles the call on `shard`. UNAVAILABLE when this node does not serve it (now). Dropping the future gives up the
+    /// wait, not the effect.
+    async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error>;
+}
+
+/// The task queues whose home this node is.
+#[async_trait]
+pub trait LocalMatching: Send + Sync + 'static {
+    /// Dropping the future of a poll takes the poll back.
+    async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error>;
+}
+
+/// Reaches the owner of every entity and the home of every task queue. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    slots: SlotCount,
+    shards: Arc<dyn LocalShards>,
+    matching: Arc<dyn LocalMatching>,
+}
+
+impl Cluster {
+    pub fn new(slots: SlotCount, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
+        Self { slots, shards, matching }
+    }
+
+    /// Calls the entity that `call` names.
+    pub async fn workflow(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        let shard = ChainKey::new(call.namespace_id.as_str(), call.workflow_id.as_str()).shard(self.slots);
+        self.shards.call(shard, call).await
+    }
+
+    /// Calls the home of the task queue that `call` names.
+    pub async fn matching(&self, call: MatchingCall) -> Result<MatchingReply, Error> {
+        self.matching.call(call).await
+    }
+}
