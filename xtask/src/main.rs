@@ -1,1 +1,68 @@
-fn main() {}
+//! Every command of a developer and of CI: `cargo xtask …`.
+//!
+//! The commands compose other programs (cargo, python3, go) and keep all that they make under `target/`. Apart from `fix`,
+//! none of them writes to the source tree.
+
+mod check;
+mod demo;
+mod load;
+mod paths;
+mod process;
+mod server;
+mod test;
+mod tidy;
+mod venv;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Perdure's developer commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch an order survive the kill of its worker and of its server
+    Demo(demo::Options),
+    /// Build and run `perdure dev`; arguments are passed on
+    Dev {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Formatting, lints, tidy, licences: writes nothing
+    Check,
+    /// Format, and apply what clippy can fix by itself
+    Fix,
+    /// The repository's own rules: crate edges, file lengths, links
+    Tidy,
+    /// Unit, property and end-to-end tests
+    Test(test::Options),
+    /// Measure speed and cost: a release server on a fresh data directory under `perdure-load`
+    Load(load::Options),
+    /// What CI runs: check, then test
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Dev { arguments } => server::dev(&arguments),
+        Command::Check => check::check(),
+        Command::Fix => check::fix(),
+        Command::Tidy => tidy::run(),
+        Command::Test(options) => test::run(&options),
+        Command::Load(options) => load::run(&options),
+        Command::Ci => check::check().and_then(|()| test::run(&test::Options::default())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

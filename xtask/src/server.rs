@@ -1,0 +1,160 @@
+//! Builds the server, and runs it for as long as a command needs it.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths;
+use crate::process::{cargo, command, run};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quick to build; what tests and the demo use.
+    Dev,
+    Release,
+}
+
+/// Builds the given packages' binaries and returns the directory that they are in.
+pub fn build(packages: &[&str], profile: Profile) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--locked", "--bins"]);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    if profile == Profile::Release {
+        build.arg("--release");
+    }
+    run(&mut build)?;
+    Ok(paths::target().join(if profile == Profile::Release {
+        "release"
+    } else {
+        "debug"
+    }))
+}
+
+/// `cargo xtask dev`.
+pub fn dev(arguments: &[String]) -> Result<()> {
+    let binary = build(&["perdure"], Profile::Dev)?.join("perdure");
+    run(command(binary).arg("dev").args(arguments))
+}
+
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A server process that is stopped when this value is dropped.
+pub struct Server {
+    process: Child,
+    pub address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts `perdure dev` on a fresh data directory below `directory`, which also gets its log.
+    pub fn start(binary: &Path, directory: &Path, arguments: &[String]) -> Result<Self> {
+        if directory.exists() {
+            fs::remove_dir_all(directory)?;
+        }
+        fs::create_dir_all(directory)?;
+        let log = directory.join("server.log");
+        let output = File::create(&log)?;
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let process = Command::new(binary)
+            .args([
+                "dev",
+                "--ip",
+                "127.0.0.1",
+                "--port",
+                &address.port().to_string(),
+                "--db-filename",
+            ])
+            .arg(directory.join("data"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot run {}", binary.display()))?;
+        let mut server = Self { process, address, log };
+        server.wait_ready()?;
+        Ok(server)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Stops the server; an error if it had already ended by itself, or panicked on the way.
+    pub fn stop(mut self) -> Result<()> {
+        if let Some(status) = self.process.try_wait()? {
+            bail!("the server ended by itself: {status}\n{}", self.tail());
+        }
+        self.terminate();
+        let panics = fs::read_to_string(&self.log)?
+            .lines()
+            .filter(|line| line.contains("panicked at"))
+            .count();
+        if panics > 0 {
+            bail!("the server panicked {panics} times: see {}", self.log.display());
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while TcpStream::connect(self.address).is_err() {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("the server did not start: {status}\n{}", self.tail());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "the server did not listen within {} s\n{}",
+                    READY_WITHIN.as_secs(),
+                    self.tail()
+                );
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, then SIGKILL for one that does not end.
+    fn terminate(&mut self) {
+        let asked = Command::new("kill")
+            .arg(self.process.id().to_string())
+            .status()
+            .is_ok_and(|status| status.success());
+        let deadline = Instant::now() + STOPS_WITHIN;
+        while asked && Instant::now() < deadline {
+            if !matches!(self.process.try_wait(), Ok(None)) {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        // Both fail only for a process that is gone.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    fn tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.terminate();
+        }
+    }
+}
