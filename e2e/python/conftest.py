@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from temporalio.client import Client
+from temporalio.runtime import Runtime, TelemetryConfig
 
 from server import Server, external_address, is_perdure
 
@@ -15,6 +16,7 @@ STARTED_SERVERS: list[Server] = []
 
 # Many tests fail activities and tasks on purpose.
 logging.getLogger("temporalio").setLevel(logging.CRITICAL)
+Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=None)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

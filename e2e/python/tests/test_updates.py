@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 import pytest
 from temporalio import workflow
+from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage as Stage
 from temporalio.api.errordetails.v1 import MultiOperationExecutionFailure, WorkflowExecutionAlreadyStartedFailure
 from temporalio.api.update.v1 import Input, Meta, Request, UpdateRef, WaitPolicy
-from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage as Stage
 from temporalio.api.workflowservice.v1 import (
     ExecuteMultiOperationRequest,
     PollWorkflowExecutionUpdateRequest,
@@ -26,14 +25,13 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCStatusCode
 
-from raw import RawWorker, complete_workflow, start_timer
+from raw import RawWorker, start_timer
 from support import (
     SOON,
     WORKFLOW_TASK,
     attributes_of,
     event_types,
     events_of,
-    eventually,
     execution,
     new_id,
     only,
@@ -68,7 +66,7 @@ class Counter:
         if amount < 0:
             raise ApplicationError("cannot add a negative amount", type="Negative")
 
-    @workflow.update
+    @workflow.update(unfinished_policy=workflow.HandlerUnfinishedPolicy.ABANDON)
     async def add_when_open(self, amount: int) -> int:
         await workflow.wait_condition(lambda: self.is_open)
         self.value += amount
@@ -302,7 +300,7 @@ async def test_update_in_the_middle_of_a_task(client: Client) -> None:
     [message] = task.messages
     assert message.protocol_instance_id == "middle"
     await handle.terminate()
-    with rpc_error(RPCStatusCode.NOT_FOUND, "workflow execution already completed"):
+    with rpc_error(RPCStatusCode.NOT_FOUND, "workflow update was aborted by closing workflow"):
         await update
 
 
@@ -339,6 +337,8 @@ async def test_update_with_start_when_it_may_not_use_the_existing_run(client: Cl
         operation = with_start(task_queue, workflow_id, WorkflowIDConflictPolicy.FAIL)
         with pytest.raises(WorkflowAlreadyStartedError):
             await client.execute_update_with_start_workflow(Counter.add, 5, start_workflow_operation=operation)
+        with pytest.raises(WorkflowAlreadyStartedError):
+            await operation.workflow_handle()
         assert await handle.query(Counter.read) == 0, "neither half was done"
         await handle.terminate()
 
