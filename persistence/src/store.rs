@@ -132,14 +132,36 @@ pub struct Wakeup {
 /// One materialized row to write. All are idempotent; a write with an older stamp never replaces a newer one (M1).
 #[derive(Debug, Clone)]
 pub enum TableWrite {
-    PutHead { chain: ChainKey, row: HeadRow },
-    DeleteHead { chain: ChainKey },
-    PutRun { chain: ChainKey, run_id: Arc<str>, row: RunRow },
-    PutHistory { chain: ChainKey, run_id: Arc<str>, row: HistoryRow },
+    PutHead {
+        chain: ChainKey,
+        row: HeadRow,
+    },
+    DeleteHead {
+        chain: ChainKey,
+    },
+    PutRun {
+        chain: ChainKey,
+        run_id: Arc<str>,
+        row: RunRow,
+    },
+    PutHistory {
+        chain: ChainKey,
+        run_id: Arc<str>,
+        row: HistoryRow,
+    },
     /// The run's row and all its history rows.
-    DeleteRun { chain: ChainKey, run_id: Arc<str> },
-    PutWakeup { shard: ShardId, wakeup: Wakeup },
-    DeleteWakeup { shard: ShardId, wakeup: Wakeup },
+    DeleteRun {
+        chain: ChainKey,
+        run_id: Arc<str>,
+    },
+    PutWakeup {
+        shard: ShardId,
+        wakeup: Wakeup,
+    },
+    DeleteWakeup {
+        shard: ShardId,
+        wakeup: Wakeup,
+    },
 }
 
 /// A [`TableWrite`] with the position that it reflects: the write timestamp.
