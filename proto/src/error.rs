@@ -5,7 +5,7 @@ use prost::Message;
 pub use tonic::Code;
 
 use crate::generated::temporal::api::{
-    enums::v1::{ResourceExhaustedCause, ResourceExhaustedScope},
+    enums::v1::{NamespaceState, ResourceExhaustedCause, ResourceExhaustedScope},
     errordetails::v1 as details,
     failure::v1::Failure,
 };
@@ -62,6 +62,21 @@ impl Error {
             message,
             "NamespaceAlreadyExistsFailure",
             &details::NamespaceAlreadyExistsFailure::default(),
+        )
+    }
+
+    /// FAILED_PRECONDITION: the namespace is deprecated or deleted.
+    pub fn namespace_invalid_state(namespace: &str, state: NamespaceState, allowed: &[NamespaceState]) -> Self {
+        let names: Vec<String> = allowed.iter().map(|s| format!("{s:?}")).collect();
+        Self::with(
+            Code::FailedPrecondition,
+            format!("Namespace has invalid state: {state:?}. Must be {} for this operation.", names.join(" or ")),
+            "NamespaceInvalidStateFailure",
+            &details::NamespaceInvalidStateFailure {
+                namespace: namespace.to_owned(),
+                state: state as i32,
+                allowed_states: allowed.iter().map(|s| *s as i32).collect(),
+            },
         )
     }
 

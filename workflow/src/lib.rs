@@ -1,1 +1,40 @@
-//! .
+//! Decides and applies the transitions of workflow executions. Pure: time, ids and limits come in as values
+//! ([`Env`]), effects go out as values ([`Effect`]).
+//!
+//! The entity is the [`Chain`]: all runs of one workflow id. A driver feeds it commands, timers and results of calls,
+//! and gets [`Handled`]: the record to make durable, the effects to carry out after that, and the answer. Replaying the
+//! records ([`Chain::apply`]) gives the same state as the live path did (WF-1).
+//!
+//! Not here: storage, task queues, long polls, paging of histories.
+
+mod activity;
+mod activity_respond;
+mod activity_retry;
+mod api;
+mod chain;
+mod child;
+mod close;
+mod command;
+mod completion;
+mod continuation;
+mod cron;
+mod describe;
+mod events;
+mod external;
+mod limits;
+mod multi_operation;
+mod query;
+mod run;
+mod signal;
+mod start;
+mod terminate;
+mod timer;
+mod timeouts;
+mod tracked;
+mod update;
+mod workflow_task;
+mod workflow_task_failure;
+
+pub use api::*;
+pub use chain::{ApplyError, Chain, RunView};
+pub use run::Run;

@@ -1,0 +1,1 @@
+//! Retries: whether, and when. Shared by activities and workflows. (W-A)

@@ -1,0 +1,1 @@
+//! Cron schedules of workflows. (W-B)

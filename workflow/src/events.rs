@@ -1,0 +1,223 @@
+//! Writing history: ids, times, and the buffer of events that arrive while a workflow task is started.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use perdure_proto::{
+    perdure::state::v1::{WorkflowTaskInfo, workflow_task_info::Kind},
+    temporal::api::{
+        enums::v1::EventType,
+        history::v1::{HistoryEvent, history_event::Attributes},
+    },
+};
+use perdure_types::Timestamp;
+use prost::Message;
+
+use crate::run::Run;
+
+impl Run {
+    /// Writes an event now. Only for events that may stand where they are written: those of a workflow task's
+    /// completion, workflow task events, and closing events.
+    pub(crate) fn add_event(&mut self, now: Timestamp, attributes: Attributes) -> i64 {
+        self.add_prepared(now, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() })
+    }
+
+    /// As [`Run::add_event`], for an event with links, user metadata or a worker-may-ignore flag set.
+    pub(crate) fn add_prepared(&mut self, now: Timestamp, mut event: HistoryEvent) -> i64 {
+        let info = self.info.edit();
+        let time = now.max(Timestamp(info.last_event_time_ns));
+        event.event_id = info.next_event_id;
+        event.event_time = time.to_proto();
+        event.event_type = event.attributes.as_ref().map_or(EventType::Unspecified, event_type) as i32;
+        event.task_id = event.event_id;
+        info.next_event_id += 1;
+        info.last_event_time_ns = time.as_nanos();
+        info.history_size_bytes += event.encoded_len() as i64;
+        let event = Arc::new(event);
+        if event.event_id == 1 {
+            self.started = event.clone();
+        }
+        let id = event.event_id;
+        self.new_events.push(event);
+        id
+    }
+
+    /// Writes an event that came from outside: at once, or into the buffer while a workflow task is started.
+    /// The id is `None` for a buffered event.
+    pub(crate) fn add_external(&mut self, now: Timestamp, attributes: Attributes) -> Option<i64> {
+        self.add_external_prepared(now, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() })
+    }
+
+    pub(crate) fn add_external_prepared(&mut self, now: Timestamp, mut event: HistoryEvent) -> Option<i64> {
+        self.make_workflow_task_durable(now);
+        if !self.workflow_task_is_started() {
+            return Some(self.add_prepared(now, event));
+        }
+        event.event_time = now.to_proto();
+        event.event_type = event.attributes.as_ref().map_or(EventType::Unspecified, event_type) as i32;
+        self.info.edit().history_size_bytes += event.encoded_len() as i64;
+        self.buffered.edit().push(Arc::new(event));
+        None
+    }
+
+    /// Gives the buffered events their ids. Call when the started workflow task has ended and its own events are written.
+    /// Closing events of activities and children get the ids of their Started events, which may have been buffered too.
+    /// Returns whether there were any.
+    pub(crate) fn flush_buffered(&mut self, now: Timestamp) -> bool {
+        if self.buffered.is_empty() {
+            return false;
+        }
+        let buffered = std::mem::take(self.buffered.edit());
+        let mut started_ids = BTreeMap::new();
+        for event in buffered {
+            let mut event = Arc::unwrap_or_clone(event);
+            // Counted when it was buffered.
+            self.info.edit().history_size_bytes -= event.encoded_len() as i64;
+            if let Some(attributes) = &mut event.attributes {
+                patch_started_id(attributes, &started_ids);
+            }
+            let initiating = event.attributes.as_ref().and_then(initiating_id);
+            let request_id = event.attributes.as_ref().and_then(request_id).map(str::to_owned);
+            let id = self.add_prepared(now, event);
+            if let Some(initiating) = initiating {
+                started_ids.insert(initiating, id);
+                if let Some(child) = self.children.get_mut(&initiating) {
+                    child.info.started_event_id = id;
+                }
+            }
+            if let Some(request) = request_id.and_then(|request| self.request_ids.get_mut(&request)) {
+                request.event_id = id;
+            }
+        }
+        true
+    }
+
+    /// Before anything else is written on top of a speculative workflow task it becomes a normal one, at the ids that
+    /// were promised for its events.
+    pub(crate) fn make_workflow_task_durable(&mut self, now: Timestamp) {
+        let Some(task) = self.info.workflow_task.clone() else { return };
+        if task.kind() != Kind::Speculative {
+            return;
+        }
+        self.write_workflow_task_events(now, &task);
+        if let Some(task) = &mut self.info.edit().workflow_task {
+            task.set_kind(Kind::Normal);
+        }
+    }
+
+    pub(crate) fn workflow_task(&self) -> Option<&WorkflowTaskInfo> {
+        self.info.workflow_task.as_ref()
+    }
+
+    pub(crate) fn workflow_task_is_started(&self) -> bool {
+        self.workflow_task().is_some_and(|task| task.started_event_id != 0)
+    }
+}
+
+/// The Started event's id for closing events whose Started event was buffered with them (it is 0 until then).
+fn patch_started_id(attributes: &mut Attributes, started: &BTreeMap<i64, i64>) {
+    use Attributes as A;
+    let (initiating, slot) = match attributes {
+        A::ActivityTaskCompletedEventAttributes(a) => (a.scheduled_event_id, &mut a.started_event_id),
+        A::ActivityTaskFailedEventAttributes(a) => (a.scheduled_event_id, &mut a.started_event_id),
+        A::ActivityTaskTimedOutEventAttributes(a) => (a.scheduled_event_id, &mut a.started_event_id),
+        A::ActivityTaskCanceledEventAttributes(a) => (a.scheduled_event_id, &mut a.started_event_id),
+        A::ChildWorkflowExecutionCompletedEventAttributes(a) => (a.initiated_event_id, &mut a.started_event_id),
+        A::ChildWorkflowExecutionFailedEventAttributes(a) => (a.initiated_event_id, &mut a.started_event_id),
+        A::ChildWorkflowExecutionCanceledEventAttributes(a) => (a.initiated_event_id, &mut a.started_event_id),
+        A::ChildWorkflowExecutionTimedOutEventAttributes(a) => (a.initiated_event_id, &mut a.started_event_id),
+        A::ChildWorkflowExecutionTerminatedEventAttributes(a) => (a.initiated_event_id, &mut a.started_event_id),
+        _ => return,
+    };
+    if *slot <= 0
+        && let Some(id) = started.get(&initiating)
+    {
+        *slot = *id;
+    }
+}
+
+/// Of Started events: what they started.
+fn initiating_id(attributes: &Attributes) -> Option<i64> {
+    match attributes {
+        Attributes::ActivityTaskStartedEventAttributes(a) => Some(a.scheduled_event_id),
+        Attributes::ChildWorkflowExecutionStartedEventAttributes(a) => Some(a.initiated_event_id),
+        _ => None,
+    }
+}
+
+/// Of events that record a client's request: its id.
+fn request_id(attributes: &Attributes) -> Option<&str> {
+    match attributes {
+        Attributes::WorkflowExecutionSignaledEventAttributes(a) => Some(&a.request_id),
+        Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a) => Some(&a.attached_request_id),
+        _ => None,
+    }
+    .map(String::as_str)
+    .filter(|id| !id.is_empty())
+}
+
+/// The type that goes with the attributes.
+pub(crate) fn event_type(attributes: &Attributes) -> EventType {
+    use Attributes as A;
+    match attributes {
+        A::WorkflowExecutionStartedEventAttributes(_) => EventType::WorkflowExecutionStarted,
+        A::WorkflowExecutionCompletedEventAttributes(_) => EventType::WorkflowExecutionCompleted,
+        A::WorkflowExecutionFailedEventAttributes(_) => EventType::WorkflowExecutionFailed,
+        A::WorkflowExecutionTimedOutEventAttributes(_) => EventType::WorkflowExecutionTimedOut,
+        A::WorkflowTaskScheduledEventAttributes(_) => EventType::WorkflowTaskScheduled,
+        A::WorkflowTaskStartedEventAttributes(_) => EventType::WorkflowTaskStarted,
+        A::WorkflowTaskCompletedEventAttributes(_) => EventType::WorkflowTaskCompleted,
+        A::WorkflowTaskTimedOutEventAttributes(_) => EventType::WorkflowTaskTimedOut,
+        A::WorkflowTaskFailedEventAttributes(_) => EventType::WorkflowTaskFailed,
+        A::ActivityTaskScheduledEventAttributes(_) => EventType::ActivityTaskScheduled,
+        A::ActivityTaskStartedEventAttributes(_) => EventType::ActivityTaskStarted,
+        A::ActivityTaskCompletedEventAttributes(_) => EventType::ActivityTaskCompleted,
+        A::ActivityTaskFailedEventAttributes(_) => EventType::ActivityTaskFailed,
+        A::ActivityTaskTimedOutEventAttributes(_) => EventType::ActivityTaskTimedOut,
+        A::TimerStartedEventAttributes(_) => EventType::TimerStarted,
+        A::TimerFiredEventAttributes(_) => EventType::TimerFired,
+        A::ActivityTaskCancelRequestedEventAttributes(_) => EventType::ActivityTaskCancelRequested,
+        A::ActivityTaskCanceledEventAttributes(_) => EventType::ActivityTaskCanceled,
+        A::TimerCanceledEventAttributes(_) => EventType::TimerCanceled,
+        A::MarkerRecordedEventAttributes(_) => EventType::MarkerRecorded,
+        A::WorkflowExecutionSignaledEventAttributes(_) => EventType::WorkflowExecutionSignaled,
+        A::WorkflowExecutionTerminatedEventAttributes(_) => EventType::WorkflowExecutionTerminated,
+        A::WorkflowExecutionCancelRequestedEventAttributes(_) => EventType::WorkflowExecutionCancelRequested,
+        A::WorkflowExecutionCanceledEventAttributes(_) => EventType::WorkflowExecutionCanceled,
+        A::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(_) => EventType::RequestCancelExternalWorkflowExecutionInitiated,
+        A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(_) => EventType::RequestCancelExternalWorkflowExecutionFailed,
+        A::ExternalWorkflowExecutionCancelRequestedEventAttributes(_) => EventType::ExternalWorkflowExecutionCancelRequested,
+        A::WorkflowExecutionContinuedAsNewEventAttributes(_) => EventType::WorkflowExecutionContinuedAsNew,
+        A::StartChildWorkflowExecutionInitiatedEventAttributes(_) => EventType::StartChildWorkflowExecutionInitiated,
+        A::StartChildWorkflowExecutionFailedEventAttributes(_) => EventType::StartChildWorkflowExecutionFailed,
+        A::ChildWorkflowExecutionStartedEventAttributes(_) => EventType::ChildWorkflowExecutionStarted,
+        A::ChildWorkflowExecutionCompletedEventAttributes(_) => EventType::ChildWorkflowExecutionCompleted,
+        A::ChildWorkflowExecutionFailedEventAttributes(_) => EventType::ChildWorkflowExecutionFailed,
+        A::ChildWorkflowExecutionCanceledEventAttributes(_) => EventType::ChildWorkflowExecutionCanceled,
+        A::ChildWorkflowExecutionTimedOutEventAttributes(_) => EventType::ChildWorkflowExecutionTimedOut,
+        A::ChildWorkflowExecutionTerminatedEventAttributes(_) => EventType::ChildWorkflowExecutionTerminated,
+        A::SignalExternalWorkflowExecutionInitiatedEventAttributes(_) => EventType::SignalExternalWorkflowExecutionInitiated,
+        A::SignalExternalWorkflowExecutionFailedEventAttributes(_) => EventType::SignalExternalWorkflowExecutionFailed,
+        A::ExternalWorkflowExecutionSignaledEventAttributes(_) => EventType::ExternalWorkflowExecutionSignaled,
+        A::UpsertWorkflowSearchAttributesEventAttributes(_) => EventType::UpsertWorkflowSearchAttributes,
+        A::WorkflowExecutionUpdateAcceptedEventAttributes(_) => EventType::WorkflowExecutionUpdateAccepted,
+        A::WorkflowExecutionUpdateRejectedEventAttributes(_) => EventType::WorkflowExecutionUpdateRejected,
+        A::WorkflowExecutionUpdateCompletedEventAttributes(_) => EventType::WorkflowExecutionUpdateCompleted,
+        A::WorkflowPropertiesModifiedExternallyEventAttributes(_) => EventType::WorkflowPropertiesModifiedExternally,
+        A::ActivityPropertiesModifiedExternallyEventAttributes(_) => EventType::ActivityPropertiesModifiedExternally,
+        A::WorkflowPropertiesModifiedEventAttributes(_) => EventType::WorkflowPropertiesModified,
+        A::WorkflowExecutionUpdateAdmittedEventAttributes(_) => EventType::WorkflowExecutionUpdateAdmitted,
+        A::NexusOperationScheduledEventAttributes(_) => EventType::NexusOperationScheduled,
+        A::NexusOperationStartedEventAttributes(_) => EventType::NexusOperationStarted,
+        A::NexusOperationCompletedEventAttributes(_) => EventType::NexusOperationCompleted,
+        A::NexusOperationFailedEventAttributes(_) => EventType::NexusOperationFailed,
+        A::NexusOperationCanceledEventAttributes(_) => EventType::NexusOperationCanceled,
+        A::NexusOperationTimedOutEventAttributes(_) => EventType::NexusOperationTimedOut,
+        A::NexusOperationCancelRequestedEventAttributes(_) => EventType::NexusOperationCancelRequested,
+        A::WorkflowExecutionOptionsUpdatedEventAttributes(_) => EventType::WorkflowExecutionOptionsUpdated,
+        A::NexusOperationCancelRequestCompletedEventAttributes(_) => EventType::NexusOperationCancelRequestCompleted,
+        A::NexusOperationCancelRequestFailedEventAttributes(_) => EventType::NexusOperationCancelRequestFailed,
+        A::WorkflowExecutionPausedEventAttributes(_) => EventType::WorkflowExecutionPaused,
+        A::WorkflowExecutionUnpausedEventAttributes(_) => EventType::WorkflowExecutionUnpaused,
+        A::WorkflowExecutionTimeSkippingTransitionedEventAttributes(_) => EventType::WorkflowExecutionTimeSkippingTransitioned,
+    }
+}
