@@ -22,11 +22,9 @@ pub fn run(options: &Options) -> Result<()> {
     let directory = paths::target().join("load");
     let server_arguments: Vec<String> = options.server_args.split_whitespace().map(str::to_owned).collect();
     let server = Server::start(&binaries.join("perdure"), &directory, &server_arguments)?;
-    let load = binaries.join("perdure-load");
 
-    process::run(command(&load).args(["fsync", "--directory"]).arg(&directory))?;
     process::run(
-        command(&load)
+        command(binaries.join("perdure-load"))
             .args([
                 "run",
                 "--address",
@@ -36,6 +34,8 @@ pub fn run(options: &Options) -> Result<()> {
                 "--json",
             ])
             .arg(directory.join("report.json"))
+            .arg("--fsync-directory")
+            .arg(&directory)
             .args(&options.arguments),
     )?;
     server.stop()
