@@ -32,6 +32,7 @@ mod timer;
 mod timeouts;
 mod tracked;
 mod update;
+mod update_messages;
 mod workflow_task;
 mod workflow_task_failure;
 

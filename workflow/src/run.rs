@@ -69,7 +69,7 @@ pub struct Run {
     pub(crate) successor: Option<Box<Run>>,
 
     /// Not durable: callers ask again after a crash.
-    pub(crate) admitted: AdmittedUpdates,
+    pub(crate) admitted: Value<AdmittedUpdates>,
     pub(crate) queries: Queries,
 }
 
@@ -96,7 +96,7 @@ impl Run {
             new_events: Vec::new(),
             effects: Vec::new(),
             successor: None,
-            admitted: AdmittedUpdates::default(),
+            admitted: Value::default(),
             queries: Queries::default(),
         }
     }
@@ -132,6 +132,7 @@ impl Run {
         if self.deleted {
             return Some(RunDelta { run_id: self.run_id.clone(), deleted: true, ..RunDelta::default() });
         }
+        self.admitted.commit();
         let info_changed = self.info.before().is_some_and(|before| durable(before) != durable(&self.info));
         let others_clean = self.new_events.is_empty()
             && self.activities.is_clean()
@@ -190,6 +191,7 @@ impl Run {
         self.memo.roll_back();
         self.search_attributes.roll_back();
         self.close_event.roll_back();
+        self.admitted.roll_back();
         self.deleted = false;
     }
 

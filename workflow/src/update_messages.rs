@@ -1,0 +1,151 @@
+//! What a worker says about updates: the messages of a workflow task's completion, and the events that they become.
+
+use std::collections::BTreeMap;
+
+use perdure_proto::temporal::api::{
+    command::v1::ProtocolMessageCommandAttributes,
+    enums::v1::WorkflowTaskFailedCause as Cause,
+    history::v1::{
+        WorkflowExecutionUpdateAcceptedEventAttributes, WorkflowExecutionUpdateCompletedEventAttributes,
+        history_event::Attributes,
+    },
+    protocol::v1::Message,
+    update::v1::{Acceptance, Rejection, Response},
+};
+use prost::Message as _;
+
+use crate::{
+    api::Env,
+    command::{BadCommand, CommandContext, CommandResult},
+    run::Run,
+};
+
+/// The messages of one completion, taken one by one by its commands.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    /// In the order of the request.
+    by_index: BTreeMap<usize, Message>,
+}
+
+enum Body {
+    Acceptance(Acceptance),
+    Rejection(Rejection),
+    Response(Response),
+}
+
+impl Messages {
+    pub fn new(messages: Vec<Message>) -> Self {
+        Self { by_index: messages.into_iter().enumerate().collect() }
+    }
+
+    /// Nothing but rejections: a speculative workflow task with these and no commands leaves no trace.
+    pub fn only_rejections(&self) -> bool {
+        self.by_index.values().all(|m| m.body.as_ref().is_some_and(|b| b.type_url.ends_with(".Rejection")))
+    }
+
+    fn take(&mut self, id: &str) -> Option<Message> {
+        let index = self.by_index.iter().find(|(_, m)| m.id == id).map(|(index, _)| *index)?;
+        self.by_index.remove(&index)
+    }
+}
+
+fn bad(message: impl Into<String>) -> BadCommand {
+    BadCommand::new(Cause::BadUpdateWorkflowExecutionMessage, message)
+}
+
+fn body_of(message: &Message) -> Result<Body, BadCommand> {
+    let any = message.body.as_ref().ok_or_else(|| bad(format!("message {:?} has no body", message.id)))?;
+    let bytes = any.value.as_slice();
+    let kind = any.type_url.rsplit('/').next().unwrap_or_default();
+    match kind {
+        "temporal.api.update.v1.Acceptance" => Acceptance::decode(bytes).map(Body::Acceptance),
+        "temporal.api.update.v1.Rejection" => Rejection::decode(bytes).map(Body::Rejection),
+        "temporal.api.update.v1.Response" => Response::decode(bytes).map(Body::Response),
+        other => return Err(bad(format!("message {:?} has an unknown body {other:?}", message.id))),
+    }
+    .map_err(|error| bad(format!("message {:?} does not decode: {error}", message.id)))
+}
+
+impl Run {
+    /// A ProtocolMessage command: the place in the order of commands at which its message takes effect.
+    pub(crate) fn protocol_message_command(
+        &mut self,
+        env: &mut Env,
+        ctx: &CommandContext,
+        messages: &mut Messages,
+        attributes: ProtocolMessageCommandAttributes,
+    ) -> CommandResult {
+        let message = messages.take(&attributes.message_id).ok_or_else(|| {
+            bad(format!("ProtocolMessageCommand references absent message ID {:?}", attributes.message_id))
+        })?;
+        self.handle_message(env, ctx, message)
+    }
+
+    /// Messages without a command (rejections), after all commands.
+    pub(crate) fn remaining_messages(
+        &mut self,
+        env: &mut Env,
+        ctx: &CommandContext,
+        messages: Messages,
+    ) -> CommandResult {
+        messages.by_index.into_values().try_for_each(|message| self.handle_message(env, ctx, message))
+    }
+
+    fn handle_message(&mut self, env: &mut Env, ctx: &CommandContext, message: Message) -> CommandResult {
+        let update_id = message.protocol_instance_id.clone();
+        match body_of(&message)? {
+            Body::Acceptance(acceptance) => self.accept_update(env, &update_id, acceptance),
+            Body::Rejection(rejection) => {
+                self.admitted.edit().reject(&update_id, rejection.failure.unwrap_or_default());
+                Ok(())
+            }
+            Body::Response(response) => self.complete_update(env, ctx, &update_id, response),
+        }
+    }
+
+    fn accept_update(&mut self, env: &Env, update_id: &str, acceptance: Acceptance) -> CommandResult {
+        if self.updates.contains_key(update_id) {
+            return Err(bad(format!("update {update_id:?} was accepted before")));
+        }
+        // After a change of owner the request is known from the acceptance only.
+        let request = self.admitted.edit().take(update_id).or(acceptance.accepted_request);
+        let Some(request) = request else { return Err(bad(format!("update {update_id:?} not found"))) };
+        let name = request.input.as_ref().map(|input| input.name.clone()).unwrap_or_default();
+        let attributes = WorkflowExecutionUpdateAcceptedEventAttributes {
+            protocol_instance_id: update_id.to_owned(),
+            accepted_request_message_id: acceptance.accepted_request_message_id,
+            accepted_request_sequencing_event_id: acceptance.accepted_request_sequencing_event_id,
+            accepted_request: Some(request),
+        };
+        let event_id = self.add_event(env.now, Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(attributes));
+        self.record_accepted_update(update_id, name, event_id);
+        Ok(())
+    }
+
+    fn complete_update(
+        &mut self,
+        env: &Env,
+        _ctx: &CommandContext,
+        update_id: &str,
+        response: Response,
+    ) -> CommandResult {
+        let Some(accepted_event_id) = self.updates.get(update_id).map(|u| u.accepted_event_id) else {
+            return Err(bad(format!("update {update_id:?} was completed without being accepted")));
+        };
+        if self.updates.get(update_id).is_some_and(|u| u.completed_event_id != 0) {
+            return Err(bad(format!("update {update_id:?} was completed before")));
+        }
+        let attributes = WorkflowExecutionUpdateCompletedEventAttributes {
+            meta: response.meta,
+            accepted_event_id,
+            outcome: response.outcome.clone(),
+        };
+        let event_id =
+            self.add_event(env.now, Attributes::WorkflowExecutionUpdateCompletedEventAttributes(attributes));
+        if let Some(update) = self.updates.get_mut(&update_id.to_owned()) {
+            update.completed_event_id = event_id;
+            update.outcome = response.outcome;
+        }
+        Ok(())
+    }
+}
