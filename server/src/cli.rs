@@ -1,0 +1,108 @@
+//! The command line. `perdure dev` takes the flags of `temporal server start-dev`.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use perdure_types::Limits;
+
+/// Durable execution: speaks Temporal's API, so Temporal's SDKs, CLI and UI work with it unmodified.
+#[derive(Debug, Parser)]
+#[command(name = "perdure", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything in one process on the embedded store
+    Dev(DevArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub ip: IpAddr,
+    /// Port of the gRPC API
+    #[arg(long, default_value_t = 7233)]
+    pub port: u16,
+    /// Port for /metrics; chosen by the system when not given, and logged
+    #[arg(long, default_value_t = 0)]
+    pub metrics_port: u16,
+    /// Namespace to create at start, besides `default`; may be repeated
+    #[arg(long, short, value_name = "NAME")]
+    pub namespace: Vec<String>,
+    /// Directory that holds all data, created if need be
+    #[arg(long, short = 'f', value_name = "PATH", default_value = "perdure-data", conflicts_with = "ephemeral")]
+    pub db_filename: PathBuf,
+    /// Keep the data in a temporary directory that goes away with the process
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// Least severe level to log
+    #[arg(long, default_value = "info")]
+    pub log_level: LogLevel,
+    /// Form of log lines
+    #[arg(long, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Set a knob by Temporal's dynamic configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub dynamic_config_value: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl DevArgs {
+    /// The limits with all knobs of the command line set.
+    pub fn limits(&self) -> Result<Limits, perdure_types::ConfigError> {
+        let mut limits = Limits::default();
+        for pair in &self.dynamic_config_value {
+            limits.set(pair)?;
+        }
+        Ok(limits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dev(args: &[&str]) -> DevArgs {
+        let all = ["perdure", "dev"].iter().chain(args);
+        match Cli::try_parse_from(all).expect("valid arguments").command {
+            Command::Dev(args) => args,
+        }
+    }
+
+    #[test]
+    fn defaults_are_temporals() {
+        let args = dev(&[]);
+        assert_eq!((args.ip.to_string().as_str(), args.port), ("127.0.0.1", 7233));
+        assert_eq!(args.limits(), Ok(Limits::default()));
+    }
+
+    #[test]
+    fn knobs_are_set_and_checked() {
+        let args = dev(&["--dynamic-config-value", "limit.historyCount.error=100"]);
+        assert_eq!(args.limits().expect("known knob").history_count_error, 100);
+        assert!(dev(&["--dynamic-config-value", "no.such.key=1"]).limits().is_err());
+    }
+
+    #[test]
+    fn ephemeral_excludes_a_directory() {
+        assert!(Cli::try_parse_from(["perdure", "dev", "--ephemeral", "--db-filename", "x"]).is_err());
+    }
+}

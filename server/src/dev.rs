@@ -1,0 +1,191 @@
+//! `perdure dev`: every role in one process, on the embedded store.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use perdure_cluster::{Cluster, MemberId, Namespaces, Ring};
+use perdure_frontend::{ClusterInfo, Frontend};
+use perdure_matching::Matching;
+use perdure_persistence::{
+    ClusterSettings, Store, StoreError,
+    embedded::{Config, Embedded, OpenError},
+};
+use perdure_shard::{ShardConfig, Shards};
+use perdure_types::{Limits, SlotCount};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    cli::DevArgs,
+    exit::Failure,
+    grpc,
+    namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces},
+    telemetry,
+    wiring::{MatchingHere, ShardsHere, Uplink},
+};
+
+/// Shards of a new cluster (design: small enough for one machine, and it can be doubled).
+const DEFAULT_SLOTS: u32 = 64;
+const SCHEMA_VERSION: u32 = 1;
+/// How long a stopping server waits for calls under way.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs until Ctrl-C or SIGTERM.
+pub async fn run(args: DevArgs) -> Result<(), Failure> {
+    let limits = args.limits().map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    // The port first: a second server in the same directory usually fails on both, and the port says it best.
+    let address = SocketAddr::new(args.ip, args.port);
+    let listener = TcpListener::bind(address).await.map_err(|error| port_failure(address, &error))?;
+    let metrics_address = telemetry::serve_metrics(SocketAddr::new(args.ip, args.metrics_port))?;
+
+    let store: Arc<dyn Store> = Arc::new(open(&args)?);
+    let node = Node::start(store, limits, &args.namespace).await?;
+
+    let (stop, stopped) = watch::channel(());
+    let shutdown = async move {
+        let mut stopped = stopped;
+        let _ = stopped.changed().await;
+    };
+    let (health, server) = grpc::serve(listener, &node.frontend, shutdown)?;
+    let server = tokio::spawn(server);
+    health.set_serving(true).await;
+    tracing::info!(%address, metrics = %metrics_address, data = %data_name(&args), "perdure is ready");
+
+    signalled().await;
+    tracing::info!("draining");
+    health.set_serving(false).await;
+    node.draining.send_replace(true);
+    node.matching.drain();
+    let _ = stop.send(());
+    if tokio::time::timeout(DRAIN, server).await.is_err() {
+        tracing::info!("calls still under way are cut off");
+    }
+    node.shards.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The parts of a node that the process has to hold on to.
+struct Node {
+    frontend: Frontend,
+    shards: Arc<Shards>,
+    matching: Arc<Matching>,
+    draining: watch::Sender<bool>,
+}
+
+impl Node {
+    async fn start(store: Arc<dyn Store>, limits: Limits, extra_namespaces: &[String]) -> Result<Self, Failure> {
+        let settings = settings(&*store).await?;
+        let registry = Namespaces::load(Arc::new(StoredNamespaces(store.clone()))).await.map_err(starting)?;
+        let namespaces = Arc::new(registry);
+        ensure_namespaces(&namespaces, extra_namespaces).await.map_err(starting)?;
+
+        let uplink = Uplink::default();
+        let me = MemberId(uuid::Uuid::new_v4().to_string());
+        let mine = Ring::new([me.clone()]).shards_of(&me, settings.slots);
+        let matching = Arc::new(Matching::new(Arc::new(uplink.clone()), Default::default()));
+        let shards = Shards::start(
+            store,
+            ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
+            Arc::new(NamespaceRegistry(namespaces.clone())),
+            Arc::new(uplink.clone()),
+            Arc::new(uplink.clone()),
+            mine,
+        )
+        .await
+        .map_err(|error| Failure::new(Failure::DATA_CORRUPT, error.to_string()))?;
+        let shards = Arc::new(shards);
+        let cluster = Cluster::new(
+            settings.slots,
+            Arc::new(ShardsHere(shards.clone())),
+            Arc::new(MatchingHere(matching.clone())),
+        );
+        uplink.connect(cluster.clone());
+
+        let (draining, watch_draining) = watch::channel(false);
+        let info = ClusterInfo {
+            cluster_id: settings.cluster_id,
+            shard_count: settings.slots.get(),
+            persistence_store: "embedded".to_owned(),
+            ..ClusterInfo::default()
+        };
+        let frontend = Frontend::new(cluster, namespaces, Arc::new(limits), info, watch_draining);
+        Ok(Self { frontend, shards, matching, draining })
+    }
+}
+
+async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {
+    let proposal = ClusterSettings {
+        cluster_id: uuid::Uuid::new_v4().to_string(),
+        slots: SlotCount::new(DEFAULT_SLOTS).expect("a power of two"),
+        schema_version: SCHEMA_VERSION,
+    };
+    let settings = store.cluster_settings(proposal).await.map_err(|error| store_failure(&error))?;
+    if settings.schema_version > SCHEMA_VERSION {
+        let message = format!(
+            "the data has schema version {}, this binary knows {SCHEMA_VERSION}: use a newer perdure",
+            settings.schema_version
+        );
+        return Err(Failure::new(Failure::DATA_NEWER, message));
+    }
+    Ok(settings)
+}
+
+fn open(args: &DevArgs) -> Result<Embedded, Failure> {
+    let opened = if args.ephemeral { Embedded::ephemeral() } else { Embedded::open(&Config::new(&args.db_filename)) };
+    opened.map_err(|error| open_failure(&error))
+}
+
+fn open_failure(error: &OpenError) -> Failure {
+    let code = match error {
+        OpenError::Locked { .. } => Failure::DATA_LOCKED,
+        OpenError::NewerFormat { .. } => Failure::DATA_NEWER,
+        OpenError::Corrupt { .. } => Failure::DATA_CORRUPT,
+        OpenError::ReadOnly { .. } | OpenError::DiskFull { .. } => Failure::DATA_NOT_WRITABLE,
+        OpenError::NotAStore { .. } | OpenError::Io { .. } => Failure::OTHER,
+    };
+    Failure::new(code, error.to_string())
+}
+
+fn store_failure(error: &StoreError) -> Failure {
+    let code = match error {
+        StoreError::Corrupt(_) => Failure::DATA_CORRUPT,
+        StoreError::ReadOnly(_) => Failure::DATA_NOT_WRITABLE,
+        StoreError::Unavailable(_) | StoreError::Indeterminate(_) => Failure::OTHER,
+    };
+    Failure::new(code, error.to_string())
+}
+
+fn starting(error: perdure_proto::Error) -> Failure {
+    Failure::new(Failure::OTHER, format!("cannot load namespaces: {}", error.message))
+}
+
+fn port_failure(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let code = if error.kind() == std::io::ErrorKind::AddrInUse { Failure::PORT_TAKEN } else { Failure::OTHER };
+    Failure::new(code, format!("cannot listen on {address}: {error}; choose another with --port or --ip"))
+}
+
+fn data_name(args: &DevArgs) -> String {
+    if args.ephemeral { "in a temporary directory".to_owned() } else { args.db_filename.display().to_string() }
+}
+
+/// Ctrl-C or SIGTERM.
+async fn signalled() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = interrupt => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot listen for SIGTERM");
+                let _ = interrupt.await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = interrupt.await;
+}

@@ -1,0 +1,52 @@
+//! The gRPC endpoint: Temporal's services, health and reflection.
+
+use std::{future::Future, time::Duration};
+
+use perdure_frontend::Frontend;
+use perdure_proto::{TEMPORAL_DESCRIPTORS, temporal::api::workflowservice::v1::workflow_service_server};
+use tokio::net::TcpListener;
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::exit::Failure;
+
+/// Clients ping every 30 s; a peer that answers none of ours for so long is gone, and its long polls with it.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Tells load balancers and clients whether to send calls here.
+pub struct Health(HealthReporter);
+
+impl Health {
+    pub async fn set_serving(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", workflow_service_server::SERVICE_NAME] {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// Makes the endpoint: the future serves until `shutdown` and until the calls under way have been answered.
+pub fn serve(
+    listener: TcpListener,
+    frontend: &Frontend,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>), Failure> {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(TEMPORAL_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |error| Failure::new(Failure::OTHER, format!("cannot serve reflection: {error}"));
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(frontend.workflow_service())
+        .add_service(frontend.operator_service())
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(broken)?)
+        .add_service(reflection().build_v1alpha().map_err(broken)?);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok((Health(reporter), router.serve_with_incoming_shutdown(incoming, shutdown)))
+}

@@ -1,0 +1,86 @@
+//! The namespace registry over the store, and the namespaces that every server has.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use perdure_cluster::{Namespace, NamespaceStore, Namespaces};
+use perdure_persistence::{Cas, NamespaceRow, Store, StoreError};
+use perdure_proto::{Error, perdure::state::v1::NamespaceRecord, temporal::api::enums::v1::NamespaceState};
+use perdure_types::Duration;
+use perdure_workflow::{NamespaceInfo, NamespaceView};
+use prost::Message;
+
+/// Retention of namespaces that the server creates itself.
+const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);
+/// What Temporal has for its own workflows; tools expect to find it.
+const SYSTEM_NAMESPACE: &str = "temporal-system";
+
+/// Keeps the registry in a [`Store`].
+pub struct StoredNamespaces(pub Arc<dyn Store>);
+
+#[async_trait]
+impl NamespaceStore for StoredNamespaces {
+    async fn list(&self) -> Result<Vec<Namespace>, Error> {
+        let rows = self.0.list_namespaces().await.map_err(unavailable)?;
+        rows.into_iter()
+            .map(|row| {
+                let record = NamespaceRecord::decode(row.record)
+                    .map_err(|error| Error::internal(format!("namespace {} does not decode: {error}", row.name)))?;
+                Ok(Namespace { record, version: row.version })
+            })
+            .collect()
+    }
+
+    async fn put(&self, expected: Option<u64>, namespace: Namespace) -> Result<bool, Error> {
+        let row = NamespaceRow {
+            id: namespace.id().to_owned(),
+            name: namespace.name().to_owned(),
+            record: namespace.record.encode_to_vec().into(),
+            version: namespace.version,
+        };
+        match self.0.cas_namespace(expected, row).await.map_err(unavailable)? {
+            Cas::Applied => Ok(true),
+            Cas::Rejected(_) => Ok(false),
+        }
+    }
+}
+
+fn unavailable(error: StoreError) -> Error {
+    tracing::warn!(%error, "namespace registry");
+    Error::unavailable(format!("namespace registry: {error}"))
+}
+
+/// Creates the namespaces that are not there yet.
+pub async fn ensure_namespaces(namespaces: &Namespaces, names: &[String]) -> Result<(), Error> {
+    let wanted = [SYSTEM_NAMESPACE, "default"].into_iter().chain(names.iter().map(String::as_str));
+    for name in wanted {
+        if namespaces.by_name(name).is_none() {
+            let record = NamespaceRecord {
+                id: uuid::Uuid::new_v4().to_string(),
+                name: name.to_owned(),
+                state: NamespaceState::Registered as i32,
+                retention_ns: DEFAULT_RETENTION.0,
+                ..NamespaceRecord::default()
+            };
+            namespaces.create(record).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The registry as the workflow core sees it.
+pub struct NamespaceRegistry(pub Arc<Namespaces>);
+
+fn info(namespace: Arc<Namespace>) -> NamespaceInfo {
+    NamespaceInfo { id: namespace.id().into(), name: namespace.name().into(), retention: namespace.retention() }
+}
+
+impl NamespaceView for NamespaceRegistry {
+    fn by_name(&self, name: &str) -> Option<NamespaceInfo> {
+        self.0.by_name(name).map(info)
+    }
+
+    fn by_id(&self, id: &str) -> Option<NamespaceInfo> {
+        self.0.by_id(id).map(info)
+    }
+}

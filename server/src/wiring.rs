@@ -1,0 +1,81 @@
+//! Ties the parts of a node together: each lower part declares what it needs of the others as a small port, and here
+//! the ports lead to the cluster, which finds the owner.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use perdure_cluster::{Cluster, LocalMatching, LocalShards};
+use perdure_matching::{Matching, TaskStarter};
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{
+        MatchingCall, MatchingReply, Offer, OfferReply, WorkflowCall, WorkflowReply, matching_call, matching_reply,
+    },
+};
+use perdure_shard::{EntityCaller, Shards, TaskSink};
+use perdure_types::ShardId;
+
+/// The way back up to the cluster for parts that are made before it is.
+#[derive(Clone, Default)]
+pub struct Uplink(Arc<OnceLock<Cluster>>);
+
+impl Uplink {
+    pub fn connect(&self, cluster: Cluster) {
+        // Wiring runs once: a second cluster would be a bug, and the first one stays.
+        let _ = self.0.set(cluster);
+    }
+
+    fn cluster(&self) -> Result<&Cluster, Error> {
+        self.0.get().ok_or_else(|| Error::unavailable("this node is still starting"))
+    }
+}
+
+#[async_trait]
+impl TaskStarter for Uplink {
+    async fn start(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        self.cluster()?.workflow(call).await
+    }
+}
+
+#[async_trait]
+impl EntityCaller for Uplink {
+    async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        self.cluster()?.workflow(call).await
+    }
+}
+
+#[async_trait]
+impl TaskSink for Uplink {
+    async fn offer(&self, offer: Offer) -> Result<OfferReply, Error> {
+        let call = MatchingCall {
+            namespace_id: offer.namespace_id.clone(),
+            task_queue: offer.task_queue.clone(),
+            command: Some(matching_call::Command::Offer(offer)),
+            ..MatchingCall::default()
+        };
+        match self.cluster()?.matching(call).await?.reply {
+            Some(matching_reply::Reply::Offer(reply)) => Ok(reply),
+            other => Err(Error::internal(format!("offer was answered with {other:?}"))),
+        }
+    }
+}
+
+/// The shards of this process, as the cluster calls them.
+pub struct ShardsHere(pub Arc<Shards>);
+
+#[async_trait]
+impl LocalShards for ShardsHere {
+    async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        self.0.call(shard, call).await
+    }
+}
+
+/// The task queues of this process, as the cluster calls them.
+pub struct MatchingHere(pub Arc<Matching>);
+
+#[async_trait]
+impl LocalMatching for MatchingHere {
+    async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error> {
+        self.0.call(call).await
+    }
+}
