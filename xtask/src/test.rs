@@ -127,6 +127,7 @@ fn go_suite(server: &Server, suite: &Path, options: &Options, tally: &mut Tally)
             .args(["test", "-count=1", "-v", "-timeout=10m", "./..."])
             .args(&options.arguments)
             .env("PERDURE_ADDRESS", server.address.to_string())
+            .env("PERDURE_STRICT", "1")
             .current_dir(suite),
         |line| tally.read_go(line),
     )
