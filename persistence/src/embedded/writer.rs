@@ -1,0 +1,354 @@
+//! Writes to the tables: one thread, which takes all that waits into one durable redb transaction.
+//!
+//! Invariant: jobs take effect in the order in which they were sent. So a row that was deleted needs no tombstone: an
+//! older write cannot come after its deletion, since all of them come through this queue, from one process.
+
+use std::sync::Arc;
+
+use perdure_types::{ChainKey, SessionId, ShardId};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{log::again, tables::*};
+use crate::{Cas, ClusterSettings, NamespaceRow, Result, SessionRow, ShardRow, StoreError, TableWrite, Wakeup};
+
+const QUEUE: usize = 256;
+/// Jobs of one transaction at most.
+const MAX_GROUP: usize = 256;
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+pub(super) enum Job {
+    Settings {
+        proposal: ClusterSettings,
+        reply: Reply<ClusterSettings>,
+    },
+    Namespace {
+        expected: Option<u64>,
+        row: NamespaceRow,
+        reply: Reply<Cas<NamespaceRow>>,
+    },
+    Session {
+        id: SessionId,
+        expected: Option<SessionRow>,
+        new: Option<SessionRow>,
+        reply: Reply<Cas<SessionRow>>,
+    },
+    Shard {
+        id: ShardId,
+        expected: Option<ShardRow>,
+        new: ShardRow,
+        reply: Reply<Cas<ShardRow>>,
+    },
+    Write {
+        writes: Vec<(i64, TableWrite)>,
+        reply: Reply<()>,
+    },
+}
+
+/// Sends the answer once it is known whether the transaction is durable.
+type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+
+#[derive(Debug)]
+pub(super) struct TableWriter {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl TableWriter {
+    /// `guard` lives as long as the thread does.
+    pub fn start<G: Send + 'static>(
+        database: Arc<Database>,
+        guard: G,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("perdure-tables".into())
+            .spawn(move || {
+                run(&database, queue);
+                drop(database);
+                drop(guard);
+            })?;
+        Ok((Self { jobs }, thread))
+    }
+
+    pub async fn send<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
+        let stopped = || StoreError::ReadOnly("the tables take no more writes since one failed".into());
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+fn run(database: &Database, mut queue: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::new();
+    while queue.blocking_recv_many(&mut jobs, MAX_GROUP) > 0 {
+        let mut answers = Vec::new();
+        let failure = transact(database, jobs.drain(..), &mut answers).err();
+        if let Some(error) = &failure {
+            tracing::error!(%error, "write to the tables failed");
+        }
+        answers.into_iter().for_each(|answer| answer(failure.as_ref()));
+    }
+}
+
+/// Does the jobs in one transaction. If it fails none of them has taken effect, unless in the moment of commit; jobs
+/// after the one that failed are dropped, which tells their callers.
+fn transact(database: &Database, jobs: impl Iterator<Item = Job>, answers: &mut Vec<Answer>) -> Result<()> {
+    let mut transaction = database.begin_write().map_err(failure)?;
+    transaction
+        .set_durability(Durability::Immediate)
+        .map_err(|error| StoreError::ReadOnly(error.to_string()))?;
+    // Slower commits, but a start after a crash need not walk the file.
+    transaction.set_quick_repair(true);
+    let mut tables = Tables::open(&transaction)?;
+    for job in jobs {
+        tables.apply(job, answers)?;
+    }
+    let dirty = tables.dirty;
+    drop(tables);
+    if dirty {
+        transaction.commit().map_err(failure)
+    } else {
+        transaction.abort().map_err(failure)
+    }
+}
+
+struct Tables<'t> {
+    cluster: Table<'t, (), (&'static str, u32, u32)>,
+    namespaces: Table<'t, &'static str, (&'static str, &'static [u8], u64)>,
+    sessions: Table<'t, u128, SessionValue>,
+    shards: Table<'t, u32, ShardValue>,
+    heads: Table<'t, (&'static str, &'static str), (i64, PositionValue, &'static [u8])>,
+    runs: Table<'t, (&'static str, &'static str, &'static str), (i64, PositionValue, Option<i64>, &'static [u8])>,
+    history: Table<'t, (&'static str, &'static str, &'static str, i64), (i64, i64, &'static [u8])>,
+    wakeups: Table<'t, (u32, i64, &'static str, &'static str, &'static str), i64>,
+    dirty: bool,
+}
+
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+        Ok(Self {
+            cluster: transaction.open_table(CLUSTER).map_err(failure)?,
+            namespaces: transaction.open_table(NAMESPACES).map_err(failure)?,
+            sessions: transaction.open_table(SESSIONS).map_err(failure)?,
+            shards: transaction.open_table(SHARDS).map_err(failure)?,
+            heads: transaction.open_table(HEADS).map_err(failure)?,
+            runs: transaction.open_table(RUNS).map_err(failure)?,
+            history: transaction.open_table(HISTORY).map_err(failure)?,
+            wakeups: transaction.open_table(WAKEUPS).map_err(failure)?,
+            dirty: false,
+        })
+    }
+
+    fn apply(&mut self, job: Job, answers: &mut Vec<Answer>) -> Result<()> {
+        match job {
+            Job::Settings { proposal, reply } => {
+                let outcome = self.settings(proposal)?;
+                answers.push(answer(reply, outcome));
+            }
+            Job::Namespace { expected, row, reply } => {
+                let outcome = self.namespace(expected, &row)?;
+                answers.push(answer(reply, outcome));
+            }
+            Job::Session {
+                id,
+                expected,
+                new,
+                reply,
+            } => {
+                let outcome = self.session(id, expected, new)?;
+                answers.push(answer(reply, outcome));
+            }
+            Job::Shard {
+                id,
+                expected,
+                new,
+                reply,
+            } => {
+                let outcome = self.shard(id, expected, &new)?;
+                answers.push(answer(reply, outcome));
+            }
+            Job::Write { writes, reply } => {
+                for (stamp, write) in writes {
+                    self.write(stamp, write)?;
+                }
+                answers.push(answer(reply, ()));
+            }
+        }
+        Ok(())
+    }
+
+    fn settings(&mut self, proposal: ClusterSettings) -> Result<ClusterSettings> {
+        if let Some(stored) = self.cluster.get(()).map_err(failure)? {
+            return settings(stored.value());
+        }
+        let value = (
+            proposal.cluster_id.as_str(),
+            proposal.slots.get(),
+            proposal.schema_version,
+        );
+        self.cluster.insert((), value).map_err(failure)?;
+        self.dirty = true;
+        Ok(proposal)
+    }
+
+    fn namespace(&mut self, expected: Option<u64>, row: &NamespaceRow) -> Result<Cas<NamespaceRow>> {
+        let stored = self.namespaces.get(row.name.as_str()).map_err(failure)?;
+        let stored = stored.map(|value| namespace_row(&row.name, value.value()));
+        if stored.as_ref().map(|row| row.version) != expected {
+            return Ok(Cas::Rejected(stored));
+        }
+        let value = (row.id.as_str(), row.record.as_ref(), row.version);
+        self.namespaces.insert(row.name.as_str(), value).map_err(failure)?;
+        self.dirty = true;
+        Ok(Cas::Applied)
+    }
+
+    fn session(
+        &mut self,
+        id: SessionId,
+        expected: Option<SessionRow>,
+        new: Option<SessionRow>,
+    ) -> Result<Cas<SessionRow>> {
+        let key = id.0.as_u128();
+        let stored = self
+            .sessions
+            .get(key)
+            .map_err(failure)?
+            .map(|value| session_row(value.value()))
+            .transpose()?;
+        if stored != expected {
+            return Ok(Cas::Rejected(stored));
+        }
+        match new {
+            Some(new) => drop(self.sessions.insert(key, session_value(&new)).map_err(failure)?),
+            None => drop(self.sessions.remove(key).map_err(failure)?),
+        }
+        self.dirty = true;
+        Ok(Cas::Applied)
+    }
+
+    fn shard(&mut self, id: ShardId, expected: Option<ShardRow>, new: &ShardRow) -> Result<Cas<ShardRow>> {
+        let stored = self
+            .shards
+            .get(id.0)
+            .map_err(failure)?
+            .map(|value| shard_row(value.value()));
+        if stored != expected {
+            return Ok(Cas::Rejected(stored));
+        }
+        self.shards.insert(id.0, shard_value(new)).map_err(failure)?;
+        self.dirty = true;
+        Ok(Cas::Applied)
+    }
+
+    fn write(&mut self, stamp: i64, write: TableWrite) -> Result<()> {
+        self.dirty = true;
+        match write {
+            TableWrite::PutHead { chain, row } => {
+                let key = (&*chain.namespace_id, &*chain.workflow_id);
+                let newer = self
+                    .heads
+                    .get(key)
+                    .map_err(failure)?
+                    .is_some_and(|stored| stored.value().0 > stamp);
+                if !newer {
+                    let value = (stamp, position_value(row.applied), row.head.as_ref());
+                    self.heads.insert(key, value).map_err(failure)?;
+                }
+            }
+            TableWrite::DeleteHead { chain } => {
+                let key = (&*chain.namespace_id, &*chain.workflow_id);
+                let newer = self
+                    .heads
+                    .get(key)
+                    .map_err(failure)?
+                    .is_some_and(|stored| stored.value().0 > stamp);
+                if !newer {
+                    self.heads.remove(key).map_err(failure)?;
+                }
+            }
+            TableWrite::PutRun { chain, run_id, row } => {
+                let key = (&*chain.namespace_id, &*chain.workflow_id, &*run_id);
+                let newer = self
+                    .runs
+                    .get(key)
+                    .map_err(failure)?
+                    .is_some_and(|stored| stored.value().0 > stamp);
+                if !newer {
+                    let wake_at = row.wake_at.map(|at| at.0);
+                    let value = (stamp, position_value(row.applied), wake_at, row.snapshot.as_ref());
+                    self.runs.insert(key, value).map_err(failure)?;
+                }
+            }
+            TableWrite::DeleteRun { chain, run_id } => self.delete_run(stamp, &chain, &run_id)?,
+            TableWrite::PutHistory { chain, run_id, row } => {
+                let key = (&*chain.namespace_id, &*chain.workflow_id, &*run_id, row.first_event_id);
+                let newer = self
+                    .history
+                    .get(key)
+                    .map_err(failure)?
+                    .is_some_and(|stored| stored.value().0 > stamp);
+                if !newer {
+                    self.history
+                        .insert(key, (stamp, row.last_event_id, row.events.as_ref()))
+                        .map_err(failure)?;
+                }
+            }
+            TableWrite::PutWakeup { shard, wakeup } => {
+                let key = wakeup_key(shard, &wakeup);
+                let newer = self
+                    .wakeups
+                    .get(key)
+                    .map_err(failure)?
+                    .is_some_and(|stored| stored.value() > stamp);
+                if !newer {
+                    self.wakeups.insert(key, stamp).map_err(failure)?;
+                }
+            }
+            TableWrite::DeleteWakeup { shard, wakeup } => {
+                let key = wakeup_key(shard, &wakeup);
+                let newer = self
+                    .wakeups
+                    .get(key)
+                    .map_err(failure)?
+                    .is_some_and(|stored| stored.value() > stamp);
+                if !newer {
+                    self.wakeups.remove(key).map_err(failure)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn delete_run(&mut self, stamp: i64, chain: &ChainKey, run_id: &str) -> Result<()> {
+        let key = (&*chain.namespace_id, &*chain.workflow_id, run_id);
+        let newer = self
+            .runs
+            .get(key)
+            .map_err(failure)?
+            .is_some_and(|stored| stored.value().0 > stamp);
+        if !newer {
+            self.runs.remove(key).map_err(failure)?;
+        }
+        let all = (key.0, key.1, key.2, i64::MIN)..=(key.0, key.1, key.2, i64::MAX);
+        self.history
+            .retain_in(all, |_, (written, ..)| written > stamp)
+            .map_err(failure)
+    }
+}
+
+fn wakeup_key(shard: ShardId, wakeup: &Wakeup) -> (u32, i64, &str, &str, &str) {
+    (
+        shard.0,
+        wakeup.at.0,
+        &wakeup.chain.namespace_id,
+        &wakeup.chain.workflow_id,
+        &wakeup.run_id,
+    )
+}
+
+fn answer<T: Send + 'static>(reply: Reply<T>, outcome: T) -> Answer {
+    // Whoever waited may be gone.
+    Box::new(move |failure| drop(reply.send(failure.map_or(Ok(outcome), |error| Err(again(error))))))
+}
