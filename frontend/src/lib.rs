@@ -1,1 +1,152 @@
-//! .
+//! Temporal's public gRPC API: `WorkflowService` and `OperatorService`.
+//!
+//! A call is validated, its namespace resolved, and then forwarded to the entity or task queue that it concerns;
+//! [`service`] is the table of all RPCs, `rpc/` has a file for each or for a tight family of them.
+//!
+//! Owns: what a request may look like, who waits how long, and the translation of errors into gRPC statuses. Does not
+//! own any state but the last heartbeats of workers ([`WorkerRegistry`]). Nothing that a client sends makes it panic.
+
+mod call;
+mod deadline;
+mod delivery;
+mod metrics;
+mod rpc;
+mod search_attributes;
+mod service;
+mod token;
+mod validate;
+mod worker_registry;
+
+use std::sync::Arc;
+
+use perdure_cluster::{Cluster, Namespaces};
+use perdure_proto::temporal::api::{
+    operatorservice::v1::operator_service_server::OperatorServiceServer,
+    workflowservice::v1::workflow_service_server::WorkflowServiceServer,
+};
+use perdure_types::Limits;
+use tokio::sync::watch;
+use tonic::codec::CompressionEncoding;
+
+pub use delivery::Guarded;
+pub use metrics::describe as describe_metrics;
+pub use service::{OPERATOR_IMPLEMENTED, OPERATOR_UNIMPLEMENTED, WORKFLOW_IMPLEMENTED, WORKFLOW_UNIMPLEMENTED};
+pub use worker_registry::WorkerRegistry;
+
+/// Largest request in bytes. gRPC's own default, which Temporal keeps and clients count on.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// The Temporal server version whose behaviour clients may expect. SDKs, CLI and UI show it and compare it with minimums.
+pub const COMPATIBLE_SERVER_VERSION: &str = "1.31.0";
+
+/// What the API tells about the cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterInfo {
+    pub cluster_id: String,
+    pub cluster_name: String,
+    pub server_version: String,
+    pub shard_count: u32,
+    pub persistence_store: String,
+    pub visibility_store: String,
+}
+
+impl Default for ClusterInfo {
+    fn default() -> Self {
+        Self {
+            cluster_id: String::new(),
+            // The name of Temporal's only cluster when there is no replication; tools compare with it.
+            cluster_name: "active".to_owned(),
+            server_version: COMPATIBLE_SERVER_VERSION.to_owned(),
+            shard_count: 1,
+            persistence_store: "perdure".to_owned(),
+            visibility_store: String::new(),
+        }
+    }
+}
+
+/// The public API. Cheap to clone.
+#[derive(Clone)]
+pub struct Frontend {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: Cluster,
+    namespaces: Arc<Namespaces>,
+    limits: Arc<Limits>,
+    info: ClusterInfo,
+    /// True from the moment when this node starts to shut down.
+    draining: watch::Receiver<bool>,
+    workers: WorkerRegistry,
+}
+
+impl Frontend {
+    pub fn new(
+        cluster: Cluster,
+        namespaces: Arc<Namespaces>,
+        limits: Arc<Limits>,
+        info: ClusterInfo,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        let workers = WorkerRegistry::default();
+        Self {
+            inner: Arc::new(Inner {
+                cluster,
+                namespaces,
+                limits,
+                info,
+                draining,
+                workers,
+            }),
+        }
+    }
+
+    /// The service to add to a gRPC server.
+    pub fn workflow_service(&self) -> Guarded<WorkflowServiceServer<Self>> {
+        Guarded::new(
+            WorkflowServiceServer::new(self.clone())
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd),
+        )
+    }
+
+    /// The operator's service, to add to a gRPC server.
+    pub fn operator_service(&self) -> Guarded<OperatorServiceServer<Self>> {
+        Guarded::new(
+            OperatorServiceServer::new(self.clone())
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd),
+        )
+    }
+
+    /// The last heartbeat of each worker that sent one to this node.
+    pub fn workers(&self) -> &WorkerRegistry {
+        &self.inner.workers
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.inner.cluster
+    }
+
+    pub(crate) fn namespaces(&self) -> &Namespaces {
+        &self.inner.namespaces
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn info(&self) -> &ClusterInfo {
+        &self.inner.info
+    }
+
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.inner.draining.clone()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.inner.draining.borrow()
+    }
+}

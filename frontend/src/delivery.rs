@@ -1,0 +1,265 @@
+//! Knows whether an answer that hands out a task left this node.
+//!
+//! A task in an answer that cannot be written any more belongs to a worker that is gone: its owner is told, so that the
+//! task is offered again at once and not at its timeout. A guard travels from the handler with the response and is
+//! disarmed when the connection has taken the last frame; dropped before that, wherever that may be, it reports.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use perdure_cluster::Cluster;
+use perdure_proto::perdure::node::v1::{TaskToken, TaskUndelivered, WorkflowCall, task_token, workflow_call};
+use prost::Message;
+use tonic::{
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+    server::NamedService,
+};
+
+use crate::metrics;
+
+/// The tasks that the answer of a call hands out.
+pub(crate) struct Deliveries {
+    cluster: Cluster,
+    tokens: Mutex<Vec<Bytes>>,
+}
+
+impl Deliveries {
+    pub(crate) fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster,
+            tokens: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn add(&self, task_token: &Bytes) {
+        if !task_token.is_empty() {
+            self.tokens
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(task_token.clone());
+        }
+    }
+
+    /// Puts a guard for the tasks on the response, if there are any.
+    pub(crate) fn attach<T>(&mut self, response: &mut tonic::Response<T>) {
+        let tokens = std::mem::take(self.tokens.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !tokens.is_empty() {
+            let guard = Guard {
+                cluster: self.cluster.clone(),
+                tokens,
+            };
+            response
+                .extensions_mut()
+                .insert(Undelivered(Arc::new(Mutex::new(Some(guard)))));
+        }
+    }
+}
+
+impl Drop for Deliveries {
+    /// The handler was dropped between taking a task and answering.
+    fn drop(&mut self) {
+        let tokens = std::mem::take(self.tokens.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if !tokens.is_empty() {
+            drop(Guard {
+                cluster: self.cluster.clone(),
+                tokens,
+            });
+        }
+    }
+}
+
+/// Extensions must be `Clone`; the guard is not: whoever takes it first has it.
+#[derive(Clone)]
+struct Undelivered(Arc<Mutex<Option<Guard>>>);
+
+impl Undelivered {
+    fn take(&self) -> Option<Guard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+struct Guard {
+    cluster: Cluster,
+    tokens: Vec<Bytes>,
+}
+
+impl Guard {
+    fn disarm(mut self) {
+        self.tokens.clear();
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        for token in std::mem::take(&mut self.tokens) {
+            let Some(call) = undelivered_call(&token) else { continue };
+            metrics::task_undelivered();
+            let cluster = self.cluster.clone();
+            runtime.spawn(async move {
+                // Best effort: the task's own timeout stands behind it.
+                if let Err(error) = cluster.workflow(call).await {
+                    tracing::debug!(%error, "undelivered task not reported");
+                }
+            });
+        }
+    }
+}
+
+/// `None` for tokens of queries: their callers wait and ask again.
+fn undelivered_call(token: &Bytes) -> Option<WorkflowCall> {
+    let token = TaskToken::decode(token.clone()).ok()?;
+    if !matches!(token.kind(), task_token::Kind::Workflow | task_token::Kind::Activity) {
+        return None;
+    }
+    Some(WorkflowCall {
+        namespace_id: token.namespace_id.clone(),
+        workflow_id: token.workflow_id.clone(),
+        command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered {
+            token: Some(token),
+        })),
+    })
+}
+
+/// A gRPC service whose answers are watched until they are written. It also says "too large" as gRPC clients know it.
+#[derive(Clone)]
+pub struct Guarded<S> {
+    inner: S,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+impl<S: NamedService> NamedService for Guarded<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B> Service<http::Request<B>> for Guarded<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            rename_too_large(response.headers_mut());
+            let Some(guard) = response.extensions_mut().remove::<Undelivered>().and_then(|u| u.take()) else {
+                return Ok(response);
+            };
+            Ok(response.map(|inner| {
+                Body::new(GuardedBody {
+                    inner,
+                    guard: Some(guard),
+                })
+            }))
+        })
+    }
+}
+
+struct GuardedBody {
+    inner: Body,
+    guard: Option<Guard>,
+}
+
+impl http_body::Body for GuardedBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        let taken = match &frame {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        if taken && let Some(guard) = self.guard.take() {
+            guard.disarm();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// tonic refuses a request over the limit as OUT_OF_RANGE. Clients look for RESOURCE_EXHAUSTED with this text, to tell
+/// it from overload and to not try again.
+fn rename_too_large(headers: &mut http::HeaderMap) {
+    if headers.get("grpc-status").is_none_or(|s| s != "11") {
+        return;
+    }
+    let Some(status) = tonic::Status::from_header_map(headers) else {
+        return;
+    };
+    let message = status.message();
+    if !message.contains("message length too large") {
+        return;
+    }
+    let mut numbers = message.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+    let (found, limit) = (numbers.next().unwrap_or("?"), numbers.next().unwrap_or("?"));
+    let renamed =
+        tonic::Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})"));
+    if renamed.add_header(headers).is_err() {
+        tracing::debug!("a status that tonic cannot encode");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_large_is_said_as_clients_know_it() {
+        let mut headers = tonic::Status::out_of_range(
+            "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes",
+        )
+        .into_http::<Body>()
+        .headers()
+        .clone();
+        rename_too_large(&mut headers);
+        assert_eq!(headers["grpc-status"], "8");
+        let status = tonic::Status::from_header_map(&headers).expect("a status");
+        assert_eq!(
+            status.message(),
+            "grpc: received message larger than max (5000000 vs. 4194304)"
+        );
+    }
+
+    #[test]
+    fn other_statuses_stay() {
+        let mut headers = tonic::Status::out_of_range("page")
+            .into_http::<Body>()
+            .headers()
+            .clone();
+        rename_too_large(&mut headers);
+        assert_eq!(headers["grpc-status"], "11");
+    }
+}

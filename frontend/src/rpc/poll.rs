@@ -1,0 +1,123 @@
+//! PollWorkflowTaskQueue and PollActivityTaskQueue.
+//!
+//! The task queue's home is told how long the client waits, and answers before that, with nothing if there is nothing. When
+//! this node shuts down its polls end at once. Dropping the call to the home takes the poll back.
+
+use std::time::Duration;
+
+use perdure_proto::{
+    Code, Error,
+    perdure::node::v1::{PollActivityTask, PollWorkflowTask, matching_call, matching_reply},
+    temporal::api::{
+        common::v1::WorkerVersionCapabilities,
+        deployment::v1::WorkerDeploymentOptions,
+        enums::v1::WorkerVersioningMode,
+        workflowservice::v1::{
+            PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
+            PollWorkflowTaskQueueResponse,
+        },
+    },
+};
+
+use crate::{call::Call, validate};
+
+/// Of a client that sets no deadline.
+const LONGEST_POLL: Duration = Duration::from_secs(60);
+
+pub(crate) async fn poll_workflow_task_queue(
+    call: &Call<'_>,
+    mut request: PollWorkflowTaskQueueRequest,
+) -> Result<PollWorkflowTaskQueueResponse, Error> {
+    let namespace = call.namespace(&request.namespace)?;
+    validate::identity(&request.identity, call.limits())?;
+    #[allow(deprecated)]
+    versioning(
+        request.worker_version_capabilities.as_ref(),
+        request.deployment_options.as_ref(),
+    )?;
+    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?
+        .name
+        .clone();
+    let command = matching_call::Command::PollWorkflowTask(PollWorkflowTask { request: Some(request) });
+    let until = call.long_poll_until(LONGEST_POLL);
+    let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
+    match call.poll(until, poll).await? {
+        Some(matching_reply::Reply::WorkflowTask(task)) => {
+            call.hands_out(&task.task_token);
+            Ok(task)
+        }
+        Some(matching_reply::Reply::Empty(_)) | None => Ok(PollWorkflowTaskQueueResponse::default()),
+        Some(_) => Err(call.unexpected_reply()),
+    }
+}
+
+pub(crate) async fn poll_activity_task_queue(
+    call: &Call<'_>,
+    mut request: PollActivityTaskQueueRequest,
+) -> Result<PollActivityTaskQueueResponse, Error> {
+    let namespace = call.namespace(&request.namespace)?;
+    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?
+        .name
+        .clone();
+    validate::identity(&request.identity, call.limits())?;
+    #[allow(deprecated)]
+    versioning(
+        request.worker_version_capabilities.as_ref(),
+        request.deployment_options.as_ref(),
+    )?;
+    let command = matching_call::Command::PollActivityTask(PollActivityTask { request: Some(request) });
+    let until = call.long_poll_until(LONGEST_POLL);
+    let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
+    match call.poll(until, poll).await? {
+        Some(matching_reply::Reply::ActivityTask(task)) => {
+            call.hands_out(&task.task_token);
+            Ok(task)
+        }
+        Some(matching_reply::Reply::Empty(_)) | None => Ok(PollActivityTaskQueueResponse::default()),
+        Some(_) => Err(call.unexpected_reply()),
+    }
+}
+
+/// A worker that asks for versioning must not get tasks as if it had not.
+fn versioning(
+    capabilities: Option<&WorkerVersionCapabilities>,
+    deployment: Option<&WorkerDeploymentOptions>,
+) -> Result<(), Error> {
+    if capabilities.is_some_and(|c| c.use_versioning) {
+        return Err(Error::new(
+            Code::PermissionDenied,
+            "Worker versioning in workflow progress APIs is disabled on this namespace.",
+        ));
+    }
+    let Some(deployment) = deployment else { return Ok(()) };
+    if deployment.worker_versioning_mode != WorkerVersioningMode::Versioned as i32 {
+        return Ok(());
+    }
+    if deployment.deployment_name.is_empty() || deployment.build_id.is_empty() {
+        return Err(Error::invalid_argument(
+            "Deployment name and build id must be set together.",
+        ));
+    }
+    Err(Error::unimplemented("Worker versioning"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versioned_workers_are_refused() {
+        let check = |mode: WorkerVersioningMode, name: &str, expect: Result<(), Code>| {
+            let options = WorkerDeploymentOptions {
+                deployment_name: name.into(),
+                build_id: "1".into(),
+                worker_versioning_mode: mode as i32,
+            };
+            assert_eq!(versioning(None, Some(&options)).map_err(|e| e.grpc_code()), expect);
+        };
+        check(WorkerVersioningMode::Unversioned, "", Ok(()));
+        check(WorkerVersioningMode::Versioned, "", Err(Code::InvalidArgument));
+        check(WorkerVersioningMode::Versioned, "orders", Err(Code::Unimplemented));
+        assert!(versioning(None, None).is_ok());
+    }
+}
