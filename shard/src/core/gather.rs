@@ -1,0 +1,198 @@
+//! What a flush takes: encoded rows of what changed, a slice at a time, and what it gives back when they are written.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use perdure_persistence::{HeadRow, HistoryRow, RunRow, TableWrite, Wakeup};
+use perdure_types::{ChainKey, Position, Timestamp};
+use prost::Message;
+
+use super::Core;
+use crate::entry::{Applied, Entry, RunMeta};
+
+/// A history row is closed when it holds this much.
+const HISTORY_ROW_BYTES: usize = 1 << 20;
+
+/// A row to write, once what it reflects is covered and its position known (M1).
+#[derive(Debug)]
+pub(crate) struct PendingWrite {
+    pub applied: Applied,
+    /// Positions inside are still zero.
+    pub write: TableWrite,
+}
+
+/// What was taken of one chain: tells the shard, after the write, what is clean now.
+#[derive(Debug)]
+pub(crate) struct FlushNote {
+    key: ChainKey,
+    head_version: Option<u64>,
+    runs: Vec<RunNote>,
+    deleted: Vec<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct RunNote {
+    run_id: String,
+    version: u64,
+    last_event_id: i64,
+    wake_at: Option<Timestamp>,
+}
+
+/// A part of what changed in a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Slice {
+    pub writes: Vec<PendingWrite>,
+    pub notes: Vec<FlushNote>,
+    /// So many tickets must be covered before any of it is written (M1).
+    pub after: u64,
+    pub bytes: usize,
+    /// There is more to take.
+    pub more: bool,
+}
+
+impl Core {
+    /// Takes rows of about `max_bytes`. `begin`: a new flush, of everything that has changed by now.
+    pub(crate) fn gather(&mut self, begin: bool, max_bytes: usize) -> Slice {
+        if begin {
+            self.dirty_flag.store(false, std::sync::atomic::Ordering::SeqCst);
+            let dirty = std::mem::take(&mut self.dirty);
+            self.gathering.extend(dirty);
+        }
+        // Snapshots of now reflect whole log rows, so that replay can skip by row.
+        self.log.cut();
+        let mut slice = Slice::default();
+        for wakeup in std::mem::take(&mut self.orphans) {
+            let write = TableWrite::DeleteWakeup { shard: self.claim.shard, wakeup };
+            slice.push(Applied::At(Position::ZERO), write, 64);
+        }
+        while slice.bytes < max_bytes {
+            let Some(key) = self.gathering.pop_front() else { return slice };
+            if let Some(entry) = self.chains.get_mut(&key) {
+                entry.listed_dirty = false;
+                slice.after = slice.after.max(entry.after);
+                gather_chain(&mut slice, self.claim.shard, &key, entry);
+            }
+        }
+        slice.more = !self.gathering.is_empty();
+        slice
+    }
+
+    /// Rows that [`Core::gather`] gave are written.
+    pub(crate) fn flushed(&mut self, notes: Vec<FlushNote>, now: Timestamp) {
+        self.now = self.now.max(now);
+        for note in notes {
+            let key = note.key.clone();
+            if let Some(entry) = self.chains.get_mut(&key) {
+                take_note(entry, note);
+            }
+            self.unload_closed_runs(&key);
+            self.touch(&key);
+        }
+    }
+}
+
+impl Slice {
+    fn push(&mut self, applied: Applied, write: TableWrite, bytes: usize) {
+        self.bytes += bytes;
+        self.writes.push(PendingWrite { applied, write });
+    }
+}
+
+fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey, entry: &mut Entry) {
+    let mut note = FlushNote { key: key.clone(), head_version: None, runs: Vec::new(), deleted: Vec::new() };
+    let Some(chain) = &entry.chain else { return };
+    for (run_id, run) in entry.runs.iter().filter(|(_, run)| run.dirty) {
+        let Some(snapshot) = chain.snapshot(run_id) else { continue };
+        let id: Arc<str> = run_id.as_str().into();
+        for row in history_rows(run) {
+            let bytes = row.events.len();
+            let write = TableWrite::PutHistory { chain: key.clone(), run_id: id.clone(), row };
+            slice.push(run.applied, write, bytes + 128);
+        }
+        let wake_at = chain.wake_at(run_id);
+        let wakeup = |at| Wakeup { at, chain: key.clone(), run_id: id.clone() };
+        if let Some(at) = run.stored_wake.filter(|at| Some(*at) != wake_at) {
+            slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup: wakeup(at) }, 128);
+        }
+        if let Some(at) = wake_at.filter(|at| Some(*at) != run.stored_wake || !run.wake_certain) {
+            slice.push(run.applied, TableWrite::PutWakeup { shard, wakeup: wakeup(at) }, 128);
+        }
+        let snapshot: Bytes = snapshot.encode_to_vec().into();
+        let bytes = snapshot.len();
+        let row = RunRow { snapshot, applied: Position::ZERO, wake_at };
+        slice.push(run.applied, TableWrite::PutRun { chain: key.clone(), run_id: id, row }, bytes + 256);
+        let last_event_id = run.tail.back().map_or(0, |batch| batch.last);
+        note.runs.push(RunNote { run_id: run_id.clone(), version: run.version, last_event_id, wake_at });
+    }
+    for run in &entry.deleted {
+        if let Some(at) = run.stored_wake {
+            let wakeup = Wakeup { at, chain: key.clone(), run_id: run.run_id.clone() };
+            slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup }, 128);
+        }
+        let write = TableWrite::DeleteRun { chain: key.clone(), run_id: run.run_id.clone() };
+        slice.push(run.applied, write, 128);
+        note.deleted.push(run.run_id.clone());
+    }
+    if entry.head_dirty {
+        let applied = entry.head_applied.unwrap_or(Applied::At(Position::ZERO));
+        let write = if chain.head().current_run_id.is_empty() {
+            TableWrite::DeleteHead { chain: key.clone() }
+        } else {
+            let head = chain.head().encode_to_vec().into();
+            TableWrite::PutHead { chain: key.clone(), row: HeadRow { head, applied: Position::ZERO } }
+        };
+        slice.push(applied, write, 256);
+        note.head_version = Some(entry.head_version);
+    }
+    slice.notes.push(note);
+}
+
+/// The unflushed events of a run as rows of bounded size.
+fn history_rows(run: &RunMeta) -> Vec<HistoryRow> {
+    let mut rows: Vec<HistoryRow> = Vec::new();
+    let mut open: Option<(i64, i64, BytesMut)> = None;
+    let close = |open: Option<(i64, i64, BytesMut)>, rows: &mut Vec<HistoryRow>| {
+        rows.extend(open.map(|(first_event_id, last_event_id, events)| HistoryRow {
+            first_event_id,
+            last_event_id,
+            events: events.freeze(),
+        }));
+    };
+    for batch in &run.tail {
+        match &mut open {
+            // Encodings of consecutive batches concatenate.
+            Some((_, last, events)) if events.len() + batch.events.len() <= HISTORY_ROW_BYTES => {
+                *last = batch.last;
+                events.extend_from_slice(&batch.events);
+            }
+            _ => {
+                close(open.take(), &mut rows);
+                open = Some((batch.first, batch.last, BytesMut::from(&batch.events[..])));
+            }
+        }
+    }
+    close(open, &mut rows);
+    rows
+}
+
+fn take_note(entry: &mut Entry, note: FlushNote) {
+    if note.head_version == Some(entry.head_version) {
+        entry.head_dirty = false;
+    }
+    for flushed in note.runs {
+        let Some(run) = entry.runs.get_mut(&flushed.run_id) else {
+            // Deleted meanwhile: the wake-up row that was just written has to go, too.
+            if let Some(run) = entry.deleted.iter_mut().find(|run| *run.run_id == *flushed.run_id) {
+                run.stored_wake = flushed.wake_at;
+            }
+            continue;
+        };
+        run.stored_wake = flushed.wake_at;
+        run.wake_certain = true;
+        run.trim_tail(flushed.last_event_id);
+        if run.version == flushed.version {
+            run.dirty = false;
+        }
+    }
+    entry.deleted.retain(|run| !note.deleted.contains(&run.run_id));
+}

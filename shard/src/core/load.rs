@@ -1,0 +1,215 @@
+//! Bringing chains into memory: on demand, and in recovery from what was not yet in the tables.
+
+use perdure_persistence::{HeadRow, RunRow, Store, StoreError};
+use perdure_proto::perdure::state::v1::{ChainHead, ChainRecord, RunSnapshot};
+use perdure_types::{ChainKey, Position, Timestamp};
+use perdure_workflow::Chain;
+use prost::Message;
+
+use super::Core;
+use crate::{
+    entry::{Applied, DeletedRun, Entry, Pending, RunMeta},
+    history,
+    recover::{ChainReplay, RecoverError},
+    telemetry,
+};
+
+/// Rows that a chain needs before its next input can be handled.
+#[derive(Debug)]
+pub(crate) struct LoadJob {
+    pub key: ChainKey,
+    /// The head and the current run, too.
+    pub head: bool,
+    pub run: Option<String>,
+}
+
+/// What a load found.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub head: Option<HeadRow>,
+    pub runs: Vec<(String, RunRow)>,
+}
+
+impl LoadJob {
+    pub(crate) async fn run(&self, store: &dyn Store) -> Result<Loaded, StoreError> {
+        let mut loaded = Loaded::default();
+        let mut wanted: Vec<String> = self.run.iter().cloned().collect();
+        if self.head {
+            loaded.head = store.read_head(&self.key).await?;
+            if let Some(row) = &loaded.head {
+                let head = ChainHead::decode(row.head.clone())
+                    .map_err(|e| StoreError::Corrupt(format!("head of {:?}: {e}", self.key)))?;
+                if !head.current_run_id.is_empty() && !wanted.contains(&head.current_run_id) {
+                    wanted.push(head.current_run_id);
+                }
+            }
+        }
+        for run_id in wanted {
+            if let Some(row) = store.read_run(&self.key, &run_id).await? {
+                loaded.runs.push((run_id, row));
+            }
+        }
+        Ok(loaded)
+    }
+}
+
+impl Core {
+    /// The rows that a load asked for have come.
+    pub(crate) fn loaded(&mut self, job: LoadJob, result: Result<Loaded, StoreError>, now: Timestamp) {
+        self.now = self.now.max(now);
+        let key = job.key.clone();
+        let Some(entry) = self.chains.get_mut(&key) else { return };
+        entry.loading = false;
+        let inserted = result.map_err(|error| history::store_error(&error)).and_then(|loaded| {
+            insert(entry, &key, &job, loaded).map_err(|error| {
+                tracing::error!(chain = ?key, %error, "stored execution cannot be read");
+                perdure_proto::Error::new(perdure_proto::Code::DataLoss, "stored execution is damaged")
+            })
+        });
+        match inserted {
+            Ok(()) => {
+                telemetry::chain_loaded();
+                self.lookahead.unpin(&key);
+                self.drain(&key);
+            }
+            Err(error) => self.load_failed(&key, &error),
+        }
+    }
+
+    /// Those who wait are told; wake-ups are tried again.
+    fn load_failed(&mut self, key: &ChainKey, error: &perdure_proto::Error) {
+        let Some(entry) = self.chains.get_mut(key) else { return };
+        let queue = std::mem::take(&mut entry.queue);
+        let unloaded = entry.chain.is_none();
+        for pending in queue {
+            match pending {
+                Pending::Call { reply: Some(reply), .. } => {
+                    let _ = reply.send(Err(error.clone()));
+                }
+                Pending::Call { reply: None, .. } => {}
+                // Until then the chain is pinned: the row would not be read again.
+                Pending::Wake { .. } => {
+                    let again = self.now + perdure_types::Duration::from_secs(1);
+                    self.lookahead.pin(key.clone(), again);
+                }
+            }
+        }
+        if unloaded {
+            self.chains.remove(key);
+        }
+    }
+
+    /// Takes a chain that recovery has rebuilt; its effects are derived and its rows written again.
+    pub(crate) fn recovered(&mut self, key: ChainKey, mut entry: Entry) {
+        entry.listed_dirty = true;
+        self.dirty.push_back(key.clone());
+        self.dirty_flag.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.chains.insert(key.clone(), entry);
+        self.drain(&key);
+    }
+}
+
+fn insert(entry: &mut Entry, key: &ChainKey, job: &LoadJob, loaded: Loaded) -> Result<(), RecoverError> {
+    if job.head {
+        let head = loaded.head.as_ref();
+        entry.head_applied = head.map(|row| Applied::At(row.applied));
+        entry.stored_head = head.map(|row| row.applied);
+        entry.chain = Some(match head {
+            Some(row) => Chain::from_head(key.clone(), decode("head", key, &row.head)?),
+            None => Chain::new(key.clone()),
+        });
+    }
+    if let Some(run) = &job.run
+        && !loaded.runs.iter().any(|(run_id, _)| run_id == run)
+    {
+        entry.absent.insert(run.clone());
+    }
+    for (run_id, row) in loaded.runs {
+        insert_run(entry, key, run_id, &row)?;
+    }
+    // What is new may have something outstanding.
+    entry.resumed = false;
+    Ok(())
+}
+
+fn insert_run(entry: &mut Entry, key: &ChainKey, run_id: String, row: &RunRow) -> Result<(), RecoverError> {
+    let snapshot: RunSnapshot = decode("run", key, &row.snapshot)?;
+    if let Some(chain) = entry.chain.as_mut()
+        && !chain.has_run(&run_id)
+    {
+        chain.insert_run(snapshot);
+        entry.runs.insert(run_id, RunMeta::stored(row.applied, row.wake_at));
+    }
+    Ok(())
+}
+
+fn decode<M: Message + Default>(what: &'static str, key: &ChainKey, bytes: &bytes::Bytes) -> Result<M, RecoverError> {
+    M::decode(bytes.clone()).map_err(|e| RecoverError::Decode { what, chain: key.clone(), reason: e.to_string() })
+}
+
+/// Rebuilds a chain from its rows and the log records after them (C2).
+///
+/// Rows may be newer than the first records, since a flush is not atomic: a record is skipped for each row that
+/// reflects it (M1). Its events are kept all the same, and all rows are written again: what a broken flush left half
+/// done is then whole.
+pub(crate) async fn restore(store: &dyn Store, key: &ChainKey, replay: ChainReplay) -> Result<Entry, RecoverError> {
+    let job = LoadJob { key: key.clone(), head: true, run: None };
+    let mut loaded = job.run(store).await?;
+    let surviving = replay.surviving_runs();
+    for run_id in surviving.iter().copied().chain(replay.deleted.keys().map(String::as_str)) {
+        if !loaded.runs.iter().any(|(id, _)| id == run_id)
+            && let Some(row) = store.read_run(key, run_id).await?
+        {
+            loaded.runs.push((run_id.to_owned(), row));
+        }
+    }
+    let (deleted_rows, rows): (Vec<_>, Vec<_>) =
+        loaded.runs.into_iter().partition(|(run_id, _)| replay.deleted.contains_key(run_id));
+    let mut entry = Entry::default();
+    insert(&mut entry, key, &job, Loaded { head: loaded.head, runs: rows })?;
+    for (run_id, position) in &replay.deleted {
+        let stored_wake = deleted_rows.iter().find(|(id, _)| id == run_id).and_then(|(_, row)| row.wake_at);
+        let (run_id, applied) = (run_id.as_str().into(), Applied::At(*position));
+        entry.deleted.push(DeletedRun { run_id, applied, stored_wake });
+    }
+    for (position, record) in replay.records {
+        apply(&mut entry, position, record, &replay.deleted)?;
+    }
+    Ok(entry)
+}
+
+fn apply(
+    entry: &mut Entry,
+    position: Position,
+    mut record: ChainRecord,
+    deleted: &std::collections::BTreeMap<String, Position>,
+) -> Result<(), RecoverError> {
+    // Against the stored rows, not what was applied since: records of one row are reflected all or none
+    // (ShardLog::cut), and have the same position.
+    let is_reflected = |stored: Option<Position>| stored.is_some_and(|stored| stored >= position);
+    if is_reflected(entry.stored_head) {
+        record.head = None;
+    }
+    entry.head_dirty = true;
+    let mut fresh = Vec::with_capacity(record.runs.len());
+    for delta in std::mem::take(&mut record.runs) {
+        if deleted.contains_key(&delta.run_id) {
+            continue;
+        }
+        match entry.runs.get_mut(&delta.run_id) {
+            Some(run) if is_reflected(run.stored_applied) => {
+                run.dirty = true;
+                run.push_events(&delta);
+            }
+            Some(_) | None => fresh.push(delta),
+        }
+    }
+    record.runs = fresh;
+    let Some(chain) = entry.chain.as_mut() else { return Ok(()) };
+    chain.apply(&record)?;
+    entry.note(&record, Applied::At(position));
+    for run in entry.runs.values_mut() {
+        run.wake_certain = false;
+    }
+    Ok(())
+}
