@@ -39,5 +39,6 @@ pub fn fix() -> Result<()> {
         "--allow-dirty",
         "--allow-staged",
     ]))?;
-    run(cargo().args(["fmt", "--all"]))
+    run(cargo().args(["fmt", "--all"]))?;
+    tidy::fix()
 }

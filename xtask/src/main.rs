@@ -38,7 +38,11 @@ enum Command {
     /// Format, and apply what clippy can fix by itself
     Fix,
     /// The repository's own rules: crate edges, file lengths, links
-    Tidy,
+    Tidy {
+        /// Bring the generated parts of documents up to date first
+        #[arg(long)]
+        fix: bool,
+    },
     /// Unit, property and end-to-end tests
     Test(test::Options),
     /// Measure speed and cost: a release server on a fresh data directory under `perdure-load`
@@ -53,7 +57,7 @@ fn main() -> ExitCode {
         Command::Dev { arguments } => server::dev(&arguments),
         Command::Check => check::check(),
         Command::Fix => check::fix(),
-        Command::Tidy => tidy::run(),
+        Command::Tidy { fix } => if fix { tidy::fix() } else { Ok(()) }.and_then(|()| tidy::run()),
         Command::Test(options) => test::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Ci => check::check().and_then(|()| test::run(&test::Options::default())),

@@ -1,8 +1,10 @@
 //! The repository's own rules. Each rule is a pure function from file contents to complaints.
 
 mod edges;
+mod features;
 mod lengths;
 mod links;
+mod rules;
 
 use std::path::PathBuf;
 
@@ -58,6 +60,8 @@ pub fn run() -> Result<()> {
     complaints.extend(edges::check(&tree.texts(&["toml"])?));
     complaints.extend(lengths::check(&tree.texts(lengths::EXTENSIONS)?));
     complaints.extend(links::check(&tree.texts(&["md"])?, &tree.files));
+    complaints.extend(rules::check(&read("ARCHITECTURE.md")?, &tree.texts(&["rs"])?));
+    complaints.extend(features::check(&read("README.md")?, &read(features::SOURCE)?));
     for complaint in &complaints {
         eprintln!("tidy: {complaint}");
     }
@@ -66,4 +70,14 @@ pub fn run() -> Result<()> {
     }
     println!("\ntidy: {} files, no problem", tree.files.len());
     Ok(())
+}
+
+/// Brings the generated parts of documents up to date.
+pub fn fix() -> Result<()> {
+    let readme = features::rewrite(&read("README.md")?, &read(features::SOURCE)?)?;
+    std::fs::write(paths::root().join("README.md"), readme).context("cannot write README.md")
+}
+
+fn read(file: &str) -> Result<String> {
+    std::fs::read_to_string(paths::root().join(file)).with_context(|| format!("cannot read {file}"))
 }
