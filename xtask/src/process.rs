@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -72,10 +73,16 @@ fn show(command: &Command) {
     let _ = std::io::stdout().flush();
 }
 
-/// The command as a person would type it, with paths below the root made short.
+/// The command as a person would type it: installed programs by name, paths below the root made short.
 fn line(command: &Command) -> String {
     let root = format!("{}/", paths::root().display());
-    std::iter::once(command.get_program())
+    let program = Path::new(command.get_program());
+    let program = if program.starts_with(&root) {
+        program.as_os_str()
+    } else {
+        program.file_name().unwrap_or_default()
+    };
+    std::iter::once(program)
         .chain(command.get_args())
         .map(|part| part.to_string_lossy().replace(&root, ""))
         .map(|part| if part.contains(' ') { format!("'{part}'") } else { part })

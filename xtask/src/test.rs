@@ -85,9 +85,12 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn unit(options: &Options, tally: &mut Tally) -> Result<()> {
     let mut tests = cargo();
-    tests
-        .args(["test", "--locked", "--workspace", "--no-fail-fast"])
-        .args(&options.arguments);
+    tests.args(["test", "--locked", "--no-fail-fast"]);
+    // With `--workspace`, cargo would not heed a `--package` of the arguments.
+    if options.arguments.is_empty() {
+        tests.arg("--workspace");
+    }
+    tests.args(&options.arguments);
     process::run_watched(&mut tests, |line| tally.read_cargo(line))
 }
 
