@@ -1,0 +1,183 @@
+//! What happens to a match: the shard is asked to start the task, and its answer goes to the poll. Runs apart from both
+//! the offer and the poll, and always comes to one of these ends: the poll has its task; or the task is back where it
+//! can be started again, in the queue or with its shard, or was found obsolete, and the poll waits again or is gone.
+
+use std::sync::Arc;
+
+use perdure_proto::{
+    Code, Error,
+    perdure::node::v1::{
+        TaskToken, TaskUndelivered, WorkflowCall, matching_reply::Reply, task_token::Kind, workflow_call,
+        workflow_reply,
+    },
+};
+use perdure_types::Timestamp;
+use prost::Message;
+use tokio::time::Instant;
+
+use crate::{
+    backlog::Queued,
+    poll::{PollRequest, Waiter},
+    queue::{Match, PollId, Queue, Work},
+    registry::QueueCell,
+    shell::Shell,
+};
+
+type BoxedMatch = Match<Box<Waiter>>;
+
+/// True if the same call may succeed later. Everything else says that there is nothing to start.
+pub(crate) fn is_transient(error: &Error) -> bool {
+    matches!(
+        error.grpc_code(),
+        Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::Cancelled
+            | Code::Internal
+            | Code::Unknown
+    )
+}
+
+impl Shell {
+    pub async fn dispatch(self: Arc<Self>, cell: Arc<QueueCell>, matched: BoxedMatch) {
+        let mut next = Some(matched);
+        while let Some(Match {
+            poll,
+            waiter,
+            work,
+            backlog,
+        }) = next
+        {
+            next = match work {
+                Work::Task(queued) => self.start_task(&cell, poll, waiter, queued, backlog).await,
+                Work::Query(id) => self.start_query(&cell, poll, waiter, id).await,
+            };
+        }
+    }
+
+    /// Returns the match that follows from this one's end, mostly of the same poll.
+    async fn start_task(
+        self: &Arc<Self>,
+        cell: &Arc<QueueCell>,
+        poll: PollId,
+        waiter: Box<Waiter>,
+        mut queued: Queued,
+        backlog: usize,
+    ) -> Option<BoxedMatch> {
+        if waiter.is_gone() {
+            return self.step(cell, |queue, now| {
+                queue.put_back(now, queued, None);
+                queue.next(now)
+            });
+        }
+        let kind = cell.key.kind;
+        let error = match self.starter.start(start_call(cell, &queued, &waiter.request)).await {
+            Ok(reply) => match poll_reply(reply.reply, backlog) {
+                Some(reply) => {
+                    self.deliver(cell, waiter, reply).await;
+                    return None;
+                }
+                None => Error::new(Code::DataLoss, "The shard's answer is not a task."),
+            },
+            Err(error) => error,
+        };
+        if is_transient(&error) {
+            tracing::debug!(%error, queue = &*cell.key.name, "task not started, tried again later");
+            self.telemetry.start_retried(kind);
+            queued.offer.failures = queued.offer.failures.saturating_add(1);
+            let pause = self.config.backoff(queued.offer.failures);
+            return self.step(cell, |queue, now| {
+                queue.put_back(now, queued, Some(Timestamp(now.0.saturating_add(pause.0))));
+                self.resume(cell, queue, now, poll, waiter)
+            });
+        }
+        if error.grpc_code() != Code::NotFound {
+            let workflow_id = queued.offer.workflow_id();
+            tracing::warn!(%error, workflow_id, queue = &*cell.key.name, "offered task dropped");
+        }
+        self.telemetry.start_obsolete(kind);
+        self.step(cell, |queue, now| {
+            queue.obsolete();
+            self.resume(cell, queue, now, poll, waiter)
+        })
+    }
+
+    /// Makes a poll wait again that was matched in vain, if it still may.
+    pub fn resume(
+        &self,
+        cell: &QueueCell,
+        queue: &mut Queue<Box<Waiter>>,
+        now: Timestamp,
+        poll: PollId,
+        waiter: Box<Waiter>,
+    ) -> Option<BoxedMatch> {
+        if waiter.is_gone() {
+            return queue.next(now);
+        }
+        if Instant::now() >= waiter.deadline || self.refuses(&cell.key.namespace_id, &waiter.request) {
+            waiter.answer_empty();
+            return queue.next(now);
+        }
+        queue.resume(now, poll, waiter)
+    }
+
+    pub async fn deliver(self: &Arc<Self>, cell: &Arc<QueueCell>, waiter: Box<Waiter>, reply: Reply) {
+        if let Err(reply) = waiter.answer(reply) {
+            self.take_back(cell, reply).await;
+        }
+    }
+
+    /// A poll's client vanished after its task was started: the shard offers the task again.
+    pub async fn take_back(self: &Arc<Self>, cell: &Arc<QueueCell>, reply: Reply) {
+        let token = match &reply {
+            Reply::WorkflowTask(task) => &task.task_token,
+            Reply::ActivityTask(task) => &task.task_token,
+            _ => return,
+        };
+        let token = match TaskToken::decode(token.clone()) {
+            Ok(token) => token,
+            Err(error) => {
+                tracing::error!(%error, "a task token of this server cannot be read; its task waits for its timeout");
+                return;
+            }
+        };
+        self.telemetry.undelivered(cell.key.kind);
+        if token.kind() == Kind::Query {
+            self.requeue_query(cell, &token.query_id);
+            return;
+        }
+        let call = WorkflowCall {
+            namespace_id: token.namespace_id.clone(),
+            workflow_id: token.workflow_id.clone(),
+            command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered {
+                token: Some(token),
+            })),
+        };
+        match self.starter.start(call).await {
+            Ok(_) => {}
+            // Closed, timed out or completed meanwhile.
+            Err(error) if error.grpc_code() == Code::NotFound => {}
+            Err(error) => tracing::warn!(%error, "an undelivered task waits for its timeout"),
+        }
+    }
+}
+
+fn start_call(cell: &QueueCell, queued: &Queued, request: &PollRequest) -> WorkflowCall {
+    let namespace_id = &*cell.key.namespace_id;
+    match request {
+        PollRequest::Workflow(poll) => queued.offer.start_workflow_task(namespace_id, poll.clone()),
+        PollRequest::Activity(poll) => queued.offer.start_activity_task(namespace_id, poll.clone()),
+    }
+}
+
+fn poll_reply(reply: Option<workflow_reply::Reply>, backlog: usize) -> Option<Reply> {
+    match reply? {
+        workflow_reply::Reply::WorkflowTask(mut task) => {
+            task.backlog_count_hint = i64::try_from(backlog).unwrap_or(i64::MAX);
+            Some(Reply::WorkflowTask(task))
+        }
+        workflow_reply::Reply::ActivityTask(task) => Some(Reply::ActivityTask(task)),
+        _ => None,
+    }
+}

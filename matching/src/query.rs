@@ -1,0 +1,285 @@
+//! Queries: they wait for a poll of a worker, and then for its answer.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use perdure_proto::{
+    Code, Error,
+    perdure::node::v1::{
+        GetQueryTask, QueryTask, TaskToken, WorkflowCall, matching_reply::Reply, task_token::Kind, workflow_call,
+        workflow_reply,
+    },
+    temporal::api::{
+        enums::v1::{QueryResultType, TaskQueueKind},
+        taskqueue::v1::TaskQueue,
+        workflowservice::v1::{PollWorkflowTaskQueueResponse, QueryWorkflowResponse, RespondQueryTaskCompletedRequest},
+    },
+};
+use perdure_types::Duration;
+use prost::Message;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::{
+    dispatch::is_transient,
+    poll::Waiter,
+    queue::{Match, PollId},
+    registry::{QueueCell, QueueKind},
+    shell::Shell,
+};
+
+type Answer = Result<QueryWorkflowResponse, Error>;
+
+const NO_STICKY_POLLER: &str = "The sticky task queue has no recent poller.";
+
+/// No worker serves the sticky queue (any more): ask through the normal queue.
+pub(crate) fn no_sticky_poller() -> Error {
+    Error::unavailable(NO_STICKY_POLLER)
+}
+
+/// True for the error of a query to a sticky queue that must be sent to the normal queue instead.
+pub fn is_no_sticky_poller(error: &Error) -> bool {
+    error.grpc_code() == Code::Unavailable && error.message == NO_STICKY_POLLER
+}
+
+struct Pending {
+    task: Arc<QueryTask>,
+    namespace_id: String,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// The queries whose callers wait.
+#[derive(Default)]
+pub(crate) struct Queries {
+    pending: Mutex<HashMap<Uuid, Pending>>,
+}
+
+impl Queries {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn task(&self, id: Uuid) -> Option<Arc<QueryTask>> {
+        self.lock().get(&id).map(|pending| Arc::clone(&pending.task))
+    }
+
+    /// False if nobody waits for the answer.
+    pub fn answer(&self, id: Uuid, answer: Answer) -> bool {
+        let pending = self.lock().remove(&id);
+        pending.is_some_and(|pending| pending.answer.send(answer).is_ok())
+    }
+
+    pub fn fail_all(&self, error: &Error) {
+        let all = std::mem::take(&mut *self.lock());
+        for pending in all.into_values() {
+            let _ = pending.answer.send(Err(error.clone()));
+        }
+    }
+}
+
+/// Takes the query out of everything when its caller has its answer, or goes.
+struct QueryWait {
+    shell: Arc<Shell>,
+    cell: Arc<QueueCell>,
+    id: Uuid,
+}
+
+impl Drop for QueryWait {
+    fn drop(&mut self) {
+        self.shell.queries.lock().remove(&self.id);
+        self.shell.step(&self.cell, |queue, _| queue.remove_query(self.id));
+    }
+}
+
+impl Shell {
+    pub async fn query(
+        self: &Arc<Self>,
+        namespace_id: &str,
+        task_queue: &str,
+        task: QueryTask,
+        timeout_ns: i64,
+    ) -> Answer {
+        let sticky = task.sticky;
+        let cell = if sticky {
+            self.registry
+                .get(namespace_id, QueueKind::Sticky, task_queue)
+                .ok_or_else(no_sticky_poller)?
+        } else {
+            self.registry
+                .get_or_create(self.now(), namespace_id, QueueKind::Workflow, task_queue)
+        };
+        let id = Uuid::new_v4();
+        let (sender, answer) = oneshot::channel();
+        let pending = Pending {
+            task: Arc::new(task),
+            namespace_id: namespace_id.to_owned(),
+            answer: sender,
+        };
+        self.queries.lock().insert(id, pending);
+        let _wait = QueryWait {
+            shell: Arc::clone(self),
+            cell: Arc::clone(&cell),
+            id,
+        };
+        // After the insertion: either this sees the flag, or the drain sees the query.
+        if self.is_draining() {
+            return Err(Error::unavailable("This node is shutting down."));
+        }
+        let window = self.config.sticky_poller_window;
+        let matched = self.step(&cell, |queue, now| {
+            if sticky && !queue.has_recent_poller(now, window) {
+                return Err(no_sticky_poller());
+            }
+            Ok(queue.query(now, id))
+        })?;
+        if let Some(matched) = matched {
+            self.dispatch_in_background(&cell, matched);
+        }
+        let answered = if timeout_ns > 0 {
+            tokio::time::timeout(Duration(timeout_ns).to_std(), answer)
+                .await
+                .map_err(|_| {
+                    let late = || Error::new(Code::DeadlineExceeded, "No worker answered the query in time.");
+                    if sticky { no_sticky_poller() } else { late() }
+                })?
+        } else {
+            answer.await
+        };
+        answered.unwrap_or_else(|_| Err(Error::unavailable("The query was dropped.")))
+    }
+
+    /// Fetches what a worker needs to answer, and hands it to the poll.
+    pub async fn start_query(
+        self: &Arc<Self>,
+        cell: &Arc<QueueCell>,
+        poll: PollId,
+        waiter: Box<Waiter>,
+        id: Uuid,
+    ) -> Option<Match<Box<Waiter>>> {
+        // No task: its caller went away.
+        if let Some(task) = self.queries.task(id) {
+            if waiter.is_gone() {
+                return self.step(cell, |queue, now| queue.query(now, id));
+            }
+            match self.starter.start(query_call(cell, &task)).await {
+                Ok(reply) => match reply.reply {
+                    Some(workflow_reply::Reply::WorkflowTask(response)) => {
+                        let reply = query_reply(cell, &waiter, &task, id, response);
+                        self.deliver(cell, waiter, Reply::WorkflowTask(reply)).await;
+                        return None;
+                    }
+                    _ => {
+                        self.queries
+                            .answer(id, Err(Error::internal("The shard's answer is not a task.")));
+                    }
+                },
+                Err(error) if is_transient(&error) => self.requeue_query_later(cell, id),
+                Err(error) => {
+                    self.queries.answer(id, Err(error));
+                }
+            }
+        }
+        self.step(cell, |queue, now| self.resume(cell, queue, now, poll, waiter))
+    }
+
+    fn requeue_query_later(self: &Arc<Self>, cell: &Arc<QueueCell>, id: Uuid) {
+        let (shell, cell) = (Arc::clone(self), Arc::clone(cell));
+        self.spawn(async move {
+            tokio::time::sleep(shell.config.retry_min.to_std()).await;
+            shell.requeue(&cell, id);
+        });
+    }
+
+    /// The worker that took the query vanished before it had it.
+    pub fn requeue_query(self: &Arc<Self>, cell: &Arc<QueueCell>, id: &str) {
+        if let Ok(id) = Uuid::try_parse(id) {
+            self.requeue(cell, id);
+        }
+    }
+
+    fn requeue(self: &Arc<Self>, cell: &Arc<QueueCell>, id: Uuid) {
+        let matched = self.step(cell, |queue, now| {
+            // Under the queue's lock, so that a caller that goes away finds the query in the queue.
+            self.queries.task(id).and_then(|_| queue.query(now, id))
+        });
+        if let Some(matched) = matched {
+            self.dispatch_in_background(cell, matched);
+        }
+    }
+
+    /// A worker's answer.
+    pub fn respond_query(&self, namespace_id: &str, request: RespondQueryTaskCompletedRequest) -> Result<(), Error> {
+        let result_type = request.completed_type();
+        let token = TaskToken::decode(request.task_token)
+            .ok()
+            .filter(|token| token.kind() == Kind::Query);
+        let Some(token) = token else {
+            return Err(Error::invalid_argument("Invalid TaskToken."));
+        };
+        let answer = match result_type {
+            QueryResultType::Answered => Ok(QueryWorkflowResponse {
+                query_result: request.query_result,
+                ..Default::default()
+            }),
+            QueryResultType::Failed => Err(Error::query_failed(request.error_message, request.failure)),
+            QueryResultType::Unspecified => return Err(Error::invalid_argument("completed_type is not set.")),
+        };
+        let unknown = || Error::not_found("Nobody waits for this query's answer any more.");
+        let id = Uuid::try_parse(&token.query_id).map_err(|_| unknown())?;
+        let known = self
+            .queries
+            .lock()
+            .get(&id)
+            .is_some_and(|pending| pending.namespace_id == namespace_id);
+        if known && self.queries.answer(id, answer) {
+            Ok(())
+        } else {
+            Err(unknown())
+        }
+    }
+}
+
+fn query_call(cell: &QueueCell, task: &QueryTask) -> WorkflowCall {
+    let get = GetQueryTask {
+        run_id: task.run_id.clone(),
+        sticky: task.sticky,
+        query: task.query.clone(),
+    };
+    WorkflowCall {
+        namespace_id: cell.key.namespace_id.to_string(),
+        workflow_id: task.workflow_id.clone(),
+        command: Some(workflow_call::Command::GetQueryTask(get)),
+    }
+}
+
+fn query_reply(
+    cell: &QueueCell,
+    waiter: &Waiter,
+    task: &QueryTask,
+    id: Uuid,
+    mut response: PollWorkflowTaskQueueResponse,
+) -> PollWorkflowTaskQueueResponse {
+    let token = TaskToken {
+        kind: Kind::Query as i32,
+        namespace_id: cell.key.namespace_id.to_string(),
+        workflow_id: task.workflow_id.clone(),
+        run_id: task.run_id.clone(),
+        query_id: id.to_string(),
+        task_queue: cell.key.name.to_string(),
+        ..Default::default()
+    };
+    response.task_token = token.encode_to_vec().into();
+    response.query = task.query.clone();
+    if response.workflow_execution_task_queue.is_none() {
+        let name = waiter.request.normal_name().unwrap_or(&cell.key.name).to_owned();
+        let kind = TaskQueueKind::Normal as i32;
+        response.workflow_execution_task_queue = Some(TaskQueue {
+            name,
+            kind,
+            ..Default::default()
+        });
+    }
+    response
+}

@@ -1,0 +1,201 @@
+//! What turns the synchronous queues into a service: the clock, the one way to step a queue, wake-ups, and the sweep.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use perdure_types::{Duration, Timestamp};
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    MatchingConfig, TaskStarter,
+    offer::TaskOffer,
+    poll::Waiter,
+    query::Queries,
+    queue::{Match, Queue},
+    registry::{QueueCell, QueueKind, Registry},
+    shutdown::StoppedWorkers,
+    telemetry::Telemetry,
+};
+
+/// How often queues are looked through for what is too old.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Wall-clock time that never goes back: the wall clock once, and the monotonic clock from there.
+struct Clock {
+    started: Instant,
+    started_wall: Timestamp,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX);
+        Self {
+            started: Instant::now(),
+            started_wall: Timestamp(wall),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        let elapsed = i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        Timestamp(self.started_wall.0.saturating_add(elapsed))
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        self.started + at.since(self.started_wall).to_std()
+    }
+}
+
+/// State and services behind [`crate::Matching`].
+pub(crate) struct Shell {
+    pub starter: Arc<dyn TaskStarter>,
+    pub config: MatchingConfig,
+    pub registry: Registry,
+    pub queries: Queries,
+    pub stopped_workers: StoppedWorkers,
+    pub telemetry: Telemetry,
+    draining: AtomicBool,
+    clock: Clock,
+    runtime: Handle,
+}
+
+impl Shell {
+    pub fn start(starter: Arc<dyn TaskStarter>, config: MatchingConfig) -> Arc<Self> {
+        let shell = Arc::new(Self {
+            starter,
+            config,
+            registry: Registry::new(),
+            queries: Queries::default(),
+            stopped_workers: StoppedWorkers::default(),
+            telemetry: Telemetry::new(),
+            draining: AtomicBool::new(false),
+            clock: Clock::new(),
+            runtime: Handle::current(),
+        });
+        shell.spawn(sweep_until_dropped(Arc::downgrade(&shell)));
+        shell
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Also from where no runtime is entered, such as a destructor.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(future);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// One step of one queue; afterwards a wake-up is set if the queue needs one. The caller dispatches the match.
+    pub fn step<R>(
+        self: &Arc<Self>,
+        cell: &Arc<QueueCell>,
+        step: impl FnOnce(&mut Queue<Box<Waiter>>, Timestamp) -> R,
+    ) -> R {
+        let now = self.now();
+        let mut core = cell.lock();
+        let before = core.queue.backlog_len();
+        let result = step(&mut core.queue, now);
+        let after = core.queue.backlog_len();
+        let wake_at = core
+            .queue
+            .wake_at()
+            .filter(|at| core.armed.is_none_or(|armed| *at < armed));
+        if wake_at.is_some() {
+            core.armed = wake_at;
+        }
+        drop(core);
+        self.telemetry.backlog_changed(cell.key.kind, before, after);
+        if let Some(at) = wake_at {
+            self.spawn(Arc::clone(self).wake(Arc::clone(cell), at));
+        }
+        result
+    }
+
+    /// Sleeps, then hands out what time alone has made possible. A later step may have set an earlier wake-up: then this
+    /// one finds nothing to do.
+    async fn wake(self: Arc<Self>, cell: Arc<QueueCell>, at: Timestamp) {
+        tokio::time::sleep_until(self.clock.instant(at)).await;
+        {
+            let mut core = cell.lock();
+            if core.armed == Some(at) {
+                core.armed = None;
+            }
+        }
+        while let Some(matched) = self.step(&cell, |queue, now| queue.next(now)) {
+            self.dispatch_in_background(&cell, matched);
+        }
+    }
+
+    /// Starts a matched task, or a query, away from the caller: neither an offer nor a poll that is dropped cancels it.
+    pub fn dispatch_in_background(self: &Arc<Self>, cell: &Arc<QueueCell>, matched: Match<Box<Waiter>>) {
+        self.spawn(Arc::clone(self).dispatch(Arc::clone(cell), matched));
+    }
+
+    /// False: a sticky queue that no worker serves.
+    pub fn offer(
+        self: &Arc<Self>,
+        namespace_id: &str,
+        kind: QueueKind,
+        name: &str,
+        offer: impl FnOnce(Timestamp) -> TaskOffer,
+    ) -> bool {
+        let sticky = kind == QueueKind::Sticky;
+        let cell = if sticky {
+            self.registry.get(namespace_id, kind, name)
+        } else {
+            Some(self.registry.get_or_create(self.now(), namespace_id, kind, name))
+        };
+        let window = self.config.sticky_poller_window;
+        let offered = cell.and_then(|cell| {
+            let matched = self.step(&cell, |queue, now| {
+                let accepted = !sticky || queue.has_recent_poller(now, window);
+                accepted.then(|| queue.offer(now, offer(now)))
+            })?;
+            Some((cell, matched))
+        });
+        let Some((cell, matched)) = offered else {
+            self.telemetry.offer_refused();
+            return false;
+        };
+        if let Some(matched) = matched {
+            self.telemetry.matched(kind, true);
+            self.dispatch_in_background(&cell, matched);
+        }
+        true
+    }
+
+    /// Answers all polls empty, from now on, and tells queries to go elsewhere.
+    pub fn drain(self: &Arc<Self>) {
+        // The flag first: a poll that misses it is in its queue before the loop comes there.
+        self.draining.store(true, Ordering::SeqCst);
+        for cell in self.registry.all() {
+            let polls = self.step(&cell, |queue, _| queue.take_polls(|_| true));
+            polls.into_iter().for_each(Waiter::answer_empty);
+        }
+        self.queries
+            .fail_all(&perdure_proto::Error::unavailable("This node is shutting down."));
+    }
+}
+
+async fn sweep_until_dropped(shell: Weak<Shell>) {
+    let mut tick = tokio::time::interval(SWEEP.to_std());
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(shell) = shell.upgrade() else { return };
+        let now = shell.now();
+        shell
+            .registry
+            .sweep(now, shell.config.queue_idle, shell.config.poller_history);
+        shell.stopped_workers.expire(now);
+    }
+}
