@@ -43,6 +43,13 @@ enum Command {
         #[arg(long, default_value = ".")]
         directory: PathBuf,
     },
+    /// Watch processes that have nothing to do
+    Idle {
+        #[arg(long = "server-pid", value_delimiter = ',', required = true)]
+        server_pids: Vec<u32>,
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+    },
 }
 
 #[derive(Args)]
@@ -96,6 +103,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(options) => run(&options),
         Command::Fsync { directory } => fsync::measure(&directory).map(|timing| println!("{timing}")),
+        Command::Idle { server_pids, seconds } => idle(&server_pids, seconds),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,6 +112,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn idle(server_pids: &[u32], seconds: f64) -> Result<()> {
+    let before = process::Usage::of(server_pids)?;
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+    let usage = process::Usage::of(server_pids)?.since(&before);
+    let cpu_percent = usage.cpu_ms as f64 / seconds / 10.0;
+    println!(
+        "idle for {seconds} s: {cpu_percent:.2} % of a core, RSS {:.1} MB",
+        usage.rss_bytes as f64 / 1e6
+    );
+    Ok(())
 }
 
 fn run(options: &RunOptions) -> Result<()> {

@@ -1,5 +1,7 @@
 //! `cargo xtask load`: the load program against a release build of this server.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use clap::Args;
 
@@ -21,21 +23,19 @@ pub fn run(options: &Options) -> Result<()> {
     let binaries = build(&["perdure", "perdure-loadtests"], Profile::Release)?;
     let directory = paths::target().join("load");
     let server_arguments: Vec<String> = options.server_args.split_whitespace().map(str::to_owned).collect();
+    let begun = Instant::now();
     let server = Server::start(&binaries.join("perdure"), &directory, &server_arguments)?;
+    println!("\nlistening after {} ms", begun.elapsed().as_millis());
 
+    let load = binaries.join("perdure-load");
+    let (address, pid) = (server.address.to_string(), server.pid().to_string());
+    process::run(command(&load).args(["idle", "--server-pid", &pid]))?;
     process::run(
-        command(binaries.join("perdure-load"))
-            .args([
-                "run",
-                "--address",
-                &server.address.to_string(),
-                "--server-pid",
-                &server.pid().to_string(),
-                "--json",
-            ])
-            .arg(directory.join("report.json"))
-            .arg("--fsync-directory")
+        command(&load)
+            .args(["run", "--address", &address, "--server-pid", &pid, "--fsync-directory"])
             .arg(&directory)
+            .arg("--json")
+            .arg(directory.join("report.json"))
             .args(&options.arguments),
     )?;
     server.stop()
