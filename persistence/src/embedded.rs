@@ -52,7 +52,7 @@ pub struct Embedded {
     parts: Option<Parts>,
     threads: Vec<JoinHandle<()>>,
     // After the threads: fields are dropped in order.
-    _directory: Arc<DataDirectory>,
+    directory: Arc<DataDirectory>,
     _temporary: Option<TempDir>,
 }
 
@@ -96,9 +96,14 @@ impl Embedded {
         Ok(Self {
             parts: Some(parts),
             threads,
-            _directory: directory,
+            directory,
             _temporary: temporary,
         })
+    }
+
+    /// Where it keeps its files.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     fn parts(&self) -> &Parts {

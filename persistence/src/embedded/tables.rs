@@ -20,20 +20,31 @@ use crate::{
 pub(super) const CLUSTER: TableDefinition<(), (&str, u32, u32)> = TableDefinition::new("cluster");
 /// Name → id, record, version.
 pub(super) const NAMESPACES: TableDefinition<&str, (&str, &[u8], u64)> = TableDefinition::new("namespaces");
-/// State, where sealed, base, base segment.
 pub(super) const SESSIONS: TableDefinition<u128, SessionValue> = TableDefinition::new("sessions");
 pub(super) const SHARDS: TableDefinition<u32, ShardValue> = TableDefinition::new("shards");
-/// Namespace id, workflow id → stamp, applied, head.
-pub(super) const HEADS: TableDefinition<(&str, &str), (i64, PositionValue, &[u8])> = TableDefinition::new("heads");
-/// Namespace id, workflow id, run id → stamp, applied, wake-up, snapshot.
-pub(super) const RUNS: TableDefinition<(&str, &str, &str), (i64, PositionValue, Option<i64>, &[u8])> =
-    TableDefinition::new("runs");
-/// Namespace id, workflow id, run id, first event → stamp, last event, events.
-pub(super) const HISTORY: TableDefinition<(&str, &str, &str, i64), (i64, i64, &[u8])> = TableDefinition::new("history");
-/// Shard, time, namespace id, workflow id, run id → stamp.
-pub(super) const WAKEUPS: TableDefinition<(u32, i64, &str, &str, &str), i64> = TableDefinition::new("wakeups");
+pub(super) const HEADS: TableDefinition<ChainKeyValue, HeadValue> = TableDefinition::new("heads");
+pub(super) const RUNS: TableDefinition<RunKey, RunValue> = TableDefinition::new("runs");
+pub(super) const HISTORY: TableDefinition<HistoryKey, HistoryValue> = TableDefinition::new("history");
+/// The value is the stamp.
+pub(super) const WAKEUPS: TableDefinition<WakeupKey, i64> = TableDefinition::new("wakeups");
 
+/// Namespace id, workflow id.
+pub(super) type ChainKeyValue<'a> = (&'a str, &'a str);
+/// Namespace id, workflow id, run id.
+pub(super) type RunKey<'a> = (&'a str, &'a str, &'a str);
+/// Namespace id, workflow id, run id, first event.
+pub(super) type HistoryKey<'a> = (&'a str, &'a str, &'a str, i64);
+/// Shard, time, namespace id, workflow id, run id.
+pub(super) type WakeupKey<'a> = (u32, i64, &'a str, &'a str, &'a str);
+/// Stamp, applied, head.
+pub(super) type HeadValue<'a> = (i64, PositionValue, &'a [u8]);
+/// Stamp, applied, wake-up, snapshot.
+pub(super) type RunValue<'a> = (i64, PositionValue, Option<i64>, &'a [u8]);
+/// Stamp, last event, events.
+pub(super) type HistoryValue<'a> = (i64, i64, &'a [u8]);
+/// Epoch, seq.
 pub(super) type PositionValue = (u64, u64);
+/// State, where sealed, base, base segment.
 pub(super) type SessionValue = (u8, u64, u64, u32);
 /// Owner, epoch, checkpoint, sources as (epoch, session, from, until).
 pub(super) type ShardValue = (Option<u128>, u64, PositionValue, Vec<(u64, u128, u64, Option<u64>)>);
@@ -401,10 +412,7 @@ impl Reader {
             None => Bound::Included((shard.0, i64::MIN, "", "", "")),
         };
         let mut wakeups = Vec::new();
-        for row in table
-            .range::<(u32, i64, &str, &str, &str)>((from, Bound::Unbounded))
-            .map_err(failure)?
-        {
+        for row in table.range::<WakeupKey>((from, Bound::Unbounded)).map_err(failure)? {
             let (key, _) = row.map_err(failure)?;
             let (row_shard, at, namespace_id, workflow_id, run_id) = key.value();
             if row_shard != shard.0 || at > until.0 || wakeups.len() >= limit {

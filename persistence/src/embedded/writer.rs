@@ -3,10 +3,10 @@
 //! Invariant: jobs take effect in the order in which they were sent. So a row that was deleted needs no tombstone: an
 //! older write cannot come after its deletion, since all of them come through this queue, from one process.
 
-use std::sync::Arc;
+use std::{borrow::Borrow, sync::Arc};
 
 use perdure_types::{ChainKey, SessionId, ShardId};
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, Key, ReadableTable, Table, Value, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{log::again, tables::*};
@@ -118,10 +118,10 @@ struct Tables<'t> {
     namespaces: Table<'t, &'static str, (&'static str, &'static [u8], u64)>,
     sessions: Table<'t, u128, SessionValue>,
     shards: Table<'t, u32, ShardValue>,
-    heads: Table<'t, (&'static str, &'static str), (i64, PositionValue, &'static [u8])>,
-    runs: Table<'t, (&'static str, &'static str, &'static str), (i64, PositionValue, Option<i64>, &'static [u8])>,
-    history: Table<'t, (&'static str, &'static str, &'static str, i64), (i64, i64, &'static [u8])>,
-    wakeups: Table<'t, (u32, i64, &'static str, &'static str, &'static str), i64>,
+    heads: Table<'t, ChainKeyValue<'static>, HeadValue<'static>>,
+    runs: Table<'t, RunKey<'static>, RunValue<'static>>,
+    history: Table<'t, HistoryKey<'static>, HistoryValue<'static>>,
+    wakeups: Table<'t, WakeupKey<'static>, i64>,
     dirty: bool,
 }
 
@@ -247,35 +247,20 @@ impl<'t> Tables<'t> {
         match write {
             TableWrite::PutHead { chain, row } => {
                 let key = (&*chain.namespace_id, &*chain.workflow_id);
-                let newer = self
-                    .heads
-                    .get(key)
-                    .map_err(failure)?
-                    .is_some_and(|stored| stored.value().0 > stamp);
-                if !newer {
+                if !is_newer(&self.heads, key, stamp, |row| row.0)? {
                     let value = (stamp, position_value(row.applied), row.head.as_ref());
                     self.heads.insert(key, value).map_err(failure)?;
                 }
             }
             TableWrite::DeleteHead { chain } => {
                 let key = (&*chain.namespace_id, &*chain.workflow_id);
-                let newer = self
-                    .heads
-                    .get(key)
-                    .map_err(failure)?
-                    .is_some_and(|stored| stored.value().0 > stamp);
-                if !newer {
+                if !is_newer(&self.heads, key, stamp, |row| row.0)? {
                     self.heads.remove(key).map_err(failure)?;
                 }
             }
             TableWrite::PutRun { chain, run_id, row } => {
                 let key = (&*chain.namespace_id, &*chain.workflow_id, &*run_id);
-                let newer = self
-                    .runs
-                    .get(key)
-                    .map_err(failure)?
-                    .is_some_and(|stored| stored.value().0 > stamp);
-                if !newer {
+                if !is_newer(&self.runs, key, stamp, |row| row.0)? {
                     let wake_at = row.wake_at.map(|at| at.0);
                     let value = (stamp, position_value(row.applied), wake_at, row.snapshot.as_ref());
                     self.runs.insert(key, value).map_err(failure)?;
@@ -284,36 +269,20 @@ impl<'t> Tables<'t> {
             TableWrite::DeleteRun { chain, run_id } => self.delete_run(stamp, &chain, &run_id)?,
             TableWrite::PutHistory { chain, run_id, row } => {
                 let key = (&*chain.namespace_id, &*chain.workflow_id, &*run_id, row.first_event_id);
-                let newer = self
-                    .history
-                    .get(key)
-                    .map_err(failure)?
-                    .is_some_and(|stored| stored.value().0 > stamp);
-                if !newer {
-                    self.history
-                        .insert(key, (stamp, row.last_event_id, row.events.as_ref()))
-                        .map_err(failure)?;
+                if !is_newer(&self.history, key, stamp, |row| row.0)? {
+                    let value = (stamp, row.last_event_id, row.events.as_ref());
+                    self.history.insert(key, value).map_err(failure)?;
                 }
             }
             TableWrite::PutWakeup { shard, wakeup } => {
                 let key = wakeup_key(shard, &wakeup);
-                let newer = self
-                    .wakeups
-                    .get(key)
-                    .map_err(failure)?
-                    .is_some_and(|stored| stored.value() > stamp);
-                if !newer {
+                if !is_newer(&self.wakeups, key, stamp, |stored| stored)? {
                     self.wakeups.insert(key, stamp).map_err(failure)?;
                 }
             }
             TableWrite::DeleteWakeup { shard, wakeup } => {
                 let key = wakeup_key(shard, &wakeup);
-                let newer = self
-                    .wakeups
-                    .get(key)
-                    .map_err(failure)?
-                    .is_some_and(|stored| stored.value() > stamp);
-                if !newer {
+                if !is_newer(&self.wakeups, key, stamp, |stored| stored)? {
                     self.wakeups.remove(key).map_err(failure)?;
                 }
             }
@@ -323,12 +292,7 @@ impl<'t> Tables<'t> {
 
     fn delete_run(&mut self, stamp: i64, chain: &ChainKey, run_id: &str) -> Result<()> {
         let key = (&*chain.namespace_id, &*chain.workflow_id, run_id);
-        let newer = self
-            .runs
-            .get(key)
-            .map_err(failure)?
-            .is_some_and(|stored| stored.value().0 > stamp);
-        if !newer {
+        if !is_newer(&self.runs, key, stamp, |row| row.0)? {
             self.runs.remove(key).map_err(failure)?;
         }
         let all = (key.0, key.1, key.2, i64::MIN)..=(key.0, key.1, key.2, i64::MAX);
@@ -338,7 +302,20 @@ impl<'t> Tables<'t> {
     }
 }
 
-fn wakeup_key(shard: ShardId, wakeup: &Wakeup) -> (u32, i64, &str, &str, &str) {
+/// Whether what is stored is newer than a write with this stamp, which then has no effect (M1).
+fn is_newer<'k, K: Key + 'static, V: Value + 'static>(
+    table: &Table<'_, K, V>,
+    key: impl Borrow<K::SelfType<'k>>,
+    stamp: i64,
+    stamp_of: impl Fn(V::SelfType<'_>) -> i64,
+) -> Result<bool> {
+    Ok(table
+        .get(key)
+        .map_err(failure)?
+        .is_some_and(|stored| stamp_of(stored.value()) > stamp))
+}
+
+fn wakeup_key(shard: ShardId, wakeup: &Wakeup) -> WakeupKey<'_> {
     (
         shard.0,
         wakeup.at.0,
