@@ -9,6 +9,7 @@
 mod call;
 mod deadline;
 mod delivery;
+mod ids;
 mod metrics;
 mod rpc;
 mod search_attributes;

@@ -1,5 +1,7 @@
 //! What becomes of a task whose worker goes away between asking for it and getting it.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on fails.
+
 mod common;
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -1,5 +1,7 @@
 //! Calls of the API as a client makes them, over scripted shards and task queues.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on fails.
+
 mod common;
 
 use std::time::Duration;

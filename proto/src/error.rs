@@ -70,7 +70,7 @@ impl Error {
         let names: Vec<String> = allowed.iter().map(|s| format!("{s:?}")).collect();
         Self::with(
             Code::FailedPrecondition,
-            format!("Namespace has invalid state: {state:?}. Must be {} for this operation.", names.join(" or ")),
+            format!("Namespace has invalid state: {state:?}. Must be {}.", names.join(" or ")),
             "NamespaceInvalidStateFailure",
             &details::NamespaceInvalidStateFailure {
                 namespace: namespace.to_owned(),

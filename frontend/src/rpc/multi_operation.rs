@@ -24,24 +24,32 @@ pub(crate) async fn execute_multi_operation(
 ) -> Result<ExecuteMultiOperationResponse, Error> {
     let namespace = call.namespace_for_start(&request.namespace)?;
     let workflow_id = prepare(&mut request, call.limits())?;
-    match call
-        .workflow(
-            namespace.id(),
-            &workflow_id,
-            workflow_call::Command::MultiOperation(request),
-        )
-        .await?
-    {
-        workflow_reply::Reply::MultiOperation(reply) => {
-            for response in &reply.responses {
-                if let Some(Response::StartWorkflow(started)) = &response.response {
-                    start::hand_out(call, started);
-                }
-            }
-            Ok(reply)
+    let command = workflow_call::Command::MultiOperation(request);
+    let reply = call
+        .workflow(namespace.id(), &workflow_id, command)
+        .await
+        .map_err(named)?;
+    let workflow_reply::Reply::MultiOperation(reply) = reply else {
+        return Err(call.unexpected_reply());
+    };
+    for response in &reply.responses {
+        if let Some(Response::StartWorkflow(started)) = &response.response {
+            start::hand_out(call, started);
         }
-        _ => Err(call.unexpected_reply()),
     }
+    Ok(reply)
+}
+
+/// Users know the call as update-with-start. What each operation says for itself stands in the detail.
+fn named(mut error: Error) -> Error {
+    if error
+        .detail
+        .as_ref()
+        .is_some_and(|d| d.type_url.ends_with("MultiOperationExecutionFailure"))
+    {
+        FAILED.clone_into(&mut error.message);
+    }
+    error
 }
 
 /// Checks both operations, so that the client learns of what is wrong with each. Gives their workflow id.

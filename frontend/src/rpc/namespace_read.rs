@@ -131,6 +131,7 @@ fn capabilities() -> Capabilities {
         sync_update: true,
         async_update: true,
         worker_heartbeats: true,
+        worker_poll_complete_on_shutdown: true,
         ..Default::default()
     }
 }

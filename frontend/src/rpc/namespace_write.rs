@@ -15,10 +15,10 @@ use perdure_proto::{
     },
 };
 use perdure_types::Duration;
-use uuid::Uuid;
 
 use crate::{
     call::Call,
+    ids::new_id,
     rpc::namespace_read::{config_of, info_of, replication_of},
     validate,
 };
@@ -43,7 +43,7 @@ pub(crate) async fn register_namespace(
     }
     let retention_ns = retention(request.workflow_execution_retention_period)?.0;
     let record = NamespaceRecord {
-        id: Uuid::new_v4().to_string(),
+        id: new_id(),
         name: request.namespace,
         state: NamespaceState::Registered as i32,
         description: request.description,

@@ -18,9 +18,8 @@ use perdure_proto::{
     },
 };
 use perdure_types::Limits;
-use uuid::Uuid;
 
-use crate::{call::Call, rpc::start::refuse_unbuilt, validate};
+use crate::{call::Call, ids::new_id, rpc::start::refuse_unbuilt, validate};
 
 /// The owner's own limit ends a wait first; this is for an owner that hangs.
 const GRACE: Duration = Duration::from_secs(2);
@@ -59,7 +58,7 @@ pub(crate) fn prepare(request: &mut UpdateWorkflowExecutionRequest, limits: &Lim
         return refuse("UpdateId length exceeds limit.");
     }
     if meta.update_id.is_empty() {
-        meta.update_id = Uuid::new_v4().to_string();
+        meta.update_id = new_id();
     }
     let Some(input) = input else {
         return refuse("Update input is not set on request.");

@@ -88,7 +88,7 @@ pub(crate) fn identity(identity: &str, limits: &Limits) -> Result<(), Error> {
 /// A request without an id gets one, so that our own retries of it count once.
 pub(crate) fn request_id(id: &mut String, limits: &Limits) -> Result<(), Error> {
     if id.is_empty() {
-        *id = Uuid::new_v4().to_string();
+        *id = crate::ids::new_id();
     }
     if is_too_long(id, limits) {
         refuse("RequestId length exceeds limit.")

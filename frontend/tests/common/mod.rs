@@ -1,6 +1,6 @@
 //! A frontend over shards and task queues that a test scripts.
 
-#![allow(dead_code)] // Each test file uses a part of it.
+#![allow(dead_code, clippy::unwrap_used)] // Each test file uses a part of it; tests may unwrap.
 
 use std::{
     sync::{
