@@ -75,6 +75,9 @@ pub struct Handled {
 #[derive(Debug)]
 pub enum Answer {
     Reply(Box<Reply>),
+    /// The call is refused, but it changed the state all the same: a workflow task's completion with a bad command fails
+    /// the task. Released as a reply is, together with the record.
+    Reject(Error),
     /// Not yet: the driver asks [`crate::Chain::check`] after this and each later transition of the chain.
     Watch(Watch),
 }

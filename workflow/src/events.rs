@@ -47,15 +47,26 @@ impl Run {
         self.add_external_prepared(now, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() })
     }
 
-    pub(crate) fn add_external_prepared(&mut self, now: Timestamp, mut event: HistoryEvent) -> Option<i64> {
-        self.make_workflow_task_durable(now);
-        if !self.workflow_task_is_started() {
-            return Some(self.add_prepared(now, event));
-        }
+    /// Buffers an event although no workflow task is started: it is caused by a completion under way, and comes after
+    /// the events of all of its commands.
+    pub(crate) fn buffer_event(&mut self, now: Timestamp, attributes: Attributes) {
+        let event = HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() };
+        self.push_buffered(now, event);
+    }
+
+    fn push_buffered(&mut self, now: Timestamp, mut event: HistoryEvent) {
         event.event_time = now.to_proto();
         event.event_type = event.attributes.as_ref().map_or(EventType::Unspecified, event_type) as i32;
         self.info.edit().history_size_bytes += event.encoded_len() as i64;
         self.buffered.edit().push(Arc::new(event));
+    }
+
+    pub(crate) fn add_external_prepared(&mut self, now: Timestamp, event: HistoryEvent) -> Option<i64> {
+        self.make_workflow_task_durable();
+        if !self.workflow_task_is_started() {
+            return Some(self.add_prepared(now, event));
+        }
+        self.push_buffered(now, event);
         None
     }
 
@@ -66,7 +77,9 @@ impl Run {
         if self.buffered.is_empty() {
             return false;
         }
-        let buffered = std::mem::take(self.buffered.edit());
+        let mut buffered = std::mem::take(self.buffered.edit());
+        // What ended comes after what else happened: a worker sees a signal before the result that came with it.
+        buffered.sort_by_key(|event| event.attributes.as_ref().is_some_and(is_end));
         let mut started_ids = BTreeMap::new();
         for event in buffered {
             let mut event = Arc::unwrap_or_clone(event);
@@ -93,12 +106,12 @@ impl Run {
 
     /// Before anything else is written on top of a speculative workflow task it becomes a normal one, at the ids that
     /// were promised for its events.
-    pub(crate) fn make_workflow_task_durable(&mut self, now: Timestamp) {
+    pub(crate) fn make_workflow_task_durable(&mut self) {
         let Some(task) = self.info.workflow_task.clone() else { return };
         if task.kind() != Kind::Speculative {
             return;
         }
-        self.write_workflow_task_events(now, &task);
+        self.write_workflow_task_events(&task);
         if let Some(task) = &mut self.info.edit().workflow_task {
             task.set_kind(Kind::Normal);
         }
@@ -133,6 +146,23 @@ fn patch_started_id(attributes: &mut Attributes, started: &BTreeMap<i64, i64>) {
     {
         *slot = *id;
     }
+}
+
+/// Does the event end an activity or a child?
+fn is_end(attributes: &Attributes) -> bool {
+    use Attributes as A;
+    matches!(
+        attributes,
+        A::ActivityTaskCompletedEventAttributes(_)
+            | A::ActivityTaskFailedEventAttributes(_)
+            | A::ActivityTaskTimedOutEventAttributes(_)
+            | A::ActivityTaskCanceledEventAttributes(_)
+            | A::ChildWorkflowExecutionCompletedEventAttributes(_)
+            | A::ChildWorkflowExecutionFailedEventAttributes(_)
+            | A::ChildWorkflowExecutionCanceledEventAttributes(_)
+            | A::ChildWorkflowExecutionTimedOutEventAttributes(_)
+            | A::ChildWorkflowExecutionTerminatedEventAttributes(_)
+    )
 }
 
 /// Of Started events: what they started.

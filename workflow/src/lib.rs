@@ -8,13 +8,20 @@
 //! Not here: storage, task queues, long polls, paging of histories.
 
 mod activity;
+mod activity_attempts;
 mod activity_respond;
 mod activity_retry;
+mod activity_timeout;
+mod activity_validation;
 mod api;
+mod begin;
 mod chain;
 mod child;
+mod child_closing;
+mod child_command;
 mod close;
 mod command;
+mod commands;
 mod completion;
 mod continuation;
 mod cron;
@@ -23,6 +30,7 @@ mod events;
 mod external;
 mod limits;
 mod multi_operation;
+mod properties;
 mod query;
 mod run;
 mod signal;

@@ -27,6 +27,7 @@ use prost::Message;
 use crate::{
     api::Effect,
     query::Queries,
+    timeouts::DelayedOffers,
     tracked::{Tracked, Value},
     update::AdmittedUpdates,
 };
@@ -71,6 +72,8 @@ pub struct Run {
     /// Not durable: callers ask again after a crash.
     pub(crate) admitted: Value<AdmittedUpdates>,
     pub(crate) queries: Queries,
+    /// Offers to make later. Derived from state.
+    pub(crate) delayed: DelayedOffers,
 }
 
 impl Run {
@@ -98,6 +101,7 @@ impl Run {
             successor: None,
             admitted: Value::default(),
             queries: Queries::default(),
+            delayed: DelayedOffers::default(),
         }
     }
 
@@ -211,6 +215,7 @@ impl Run {
             self.close_event.restore(by_id.values().next_back().cloned());
         }
         restore_pending(&mut self.activities, &delta.activities, &delta.removed_activities, &by_id);
+        self.restore_delayed_offers(delta.activities.iter().map(|activity| activity.scheduled_event_id));
         restore_pending(&mut self.children, &delta.children, &delta.removed_children, &by_id);
         restore_pending(&mut self.external_signals, &delta.external_signals, &delta.removed_external_signals, &by_id);
         restore_pending(&mut self.external_cancels, &delta.external_cancels, &delta.removed_external_cancels, &by_id);
@@ -280,6 +285,8 @@ impl Run {
         run.memo.restore(snapshot.memo.unwrap_or_default());
         run.search_attributes.restore(snapshot.search_attributes.unwrap_or_default());
         run.close_event.restore(snapshot.close_event.map(Arc::new));
+        let activities: Vec<i64> = run.activities.keys().copied().collect();
+        run.restore_delayed_offers(activities.into_iter());
         run
     }
 }

@@ -1,14 +1,213 @@
-//! Everything that happens because time passes, and everything outstanding. (W-A)
+//! Everything that happens because time passes, and everything outstanding.
+
+use std::collections::BTreeSet;
+
+use perdure_proto::{perdure::state::v1::workflow_task_info::Kind, temporal::api::common::v1::Payloads};
 use perdure_types::Timestamp;
-use crate::{api::{Effect, Env}, run::Run};
+use prost::Message;
+
+use crate::{
+    activity_timeout::next_deadline,
+    api::{Effect, Env},
+    run::Run,
+};
+
+/// Offers that are to be made later. What is here may be out of date: it is checked against the state when it is due.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DelayedOffers {
+    /// When, and the activity's scheduled event.
+    pub activities: BTreeSet<(Timestamp, i64)>,
+    pub workflow_task: Option<Timestamp>,
+}
+
+/// Something whose time has come.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Deadline,
+    WorkflowTask,
+    Timer { started_event_id: i64, timer_id: String },
+    Activity { scheduled_event_id: i64 },
+}
+
 impl Run {
-    /// Fires everything due at `env.now`.
-    pub(crate) fn on_timer(&mut self, _env: &mut Env) {}
-    /// Earliest time at which on_timer does something (volatile things included).
-    pub(crate) fn next_timer(&self) -> Option<Timestamp> { None }
-    /// Durable wake-up: earliest timer, or the scheduled time of outstanding offers and calls, or retention of a closed run.
-    pub(crate) fn wake_at(&self) -> Option<Timestamp> { None }
-    /// All outstanding effects: offers of scheduled tasks that are due, calls without result.
-    pub(crate) fn resume(&self) -> Vec<Effect> { Vec::new() }
-    pub(crate) fn weight_bytes(&self) -> usize { 1024 }
+    /// Does everything due at `env.now`, in the order in which it was due.
+    pub(crate) fn on_timer(&mut self, env: &mut Env) {
+        if !self.is_open() {
+            self.deleted |= self.retention_end().is_some_and(|end| end <= env.now);
+            return;
+        }
+        self.begin_when_due(env);
+        // Firing one thing makes others due only by what they cause at `now`, so few rounds suffice; the bound
+        // keeps a thing that does not go away from holding the shard.
+        for _ in 0..8 {
+            let mut due = self.due(env.now);
+            if due.is_empty() {
+                break;
+            }
+            due.sort_unstable();
+            for (_, due) in due {
+                if !self.is_open() {
+                    return;
+                }
+                match due {
+                    Due::Deadline => self.time_out(env),
+                    Due::WorkflowTask => self.workflow_task_deadline_passed(env),
+                    Due::Timer { timer_id, .. } => self.fire_timer(env, &timer_id),
+                    Due::Activity { scheduled_event_id } => self.time_out_activity(env, scheduled_event_id),
+                }
+            }
+        }
+        self.make_delayed_offers(env.now);
+    }
+
+    /// The first workflow task of a run that began with a delay.
+    fn begin_when_due(&mut self, env: &Env) {
+        if self.first_workflow_task_at().is_some_and(|at| at <= env.now) {
+            self.schedule_workflow_task(env, env.now);
+        }
+    }
+
+    fn first_workflow_task_at(&self) -> Option<Timestamp> {
+        let waits = self.workflow_task().is_none()
+            && self.info.last_completed_workflow_task_started_id == 0
+            && self.info.first_workflow_task_due_ns != 0;
+        waits.then_some(Timestamp(self.info.first_workflow_task_due_ns))
+    }
+
+    fn due(&self, now: Timestamp) -> Vec<(Timestamp, Due)> {
+        let mut due = Vec::new();
+        due.extend(self.deadline().map(|at| (at, Due::Deadline)));
+        due.extend(self.workflow_task_deadline().map(|(at, _)| (at, Due::WorkflowTask)));
+        due.retain(|(at, _)| *at <= now);
+        due.extend(self.timers.values().filter(|timer| timer.fire_time_ns <= now.as_nanos()).map(|timer| {
+            let due = Due::Timer { started_event_id: timer.started_event_id, timer_id: timer.timer_id.clone() };
+            (Timestamp(timer.fire_time_ns), due)
+        }));
+        due.extend(self.activities.iter().filter_map(|(id, activity)| {
+            let (at, _) = next_deadline(&activity.info).filter(|(at, _)| *at <= now)?;
+            Some((at, Due::Activity { scheduled_event_id: *id }))
+        }));
+        due
+    }
+
+    /// Of the run, or of the execution.
+    fn deadline(&self) -> Option<Timestamp> {
+        [self.info.run_deadline_ns, self.info.execution_deadline_ns]
+            .into_iter()
+            .filter(|at| *at != 0)
+            .min()
+            .map(Timestamp)
+    }
+
+    fn make_delayed_offers(&mut self, now: Timestamp) {
+        while let Some((at, id)) = self.delayed.activities.first().copied().filter(|(at, _)| *at <= now) {
+            self.delayed.activities.remove(&(at, id));
+            if self.activities.get(&id).is_some_and(|activity| activity.info.scheduled_time_ns == at.as_nanos()) {
+                self.offer_activity_when_due(id, now);
+            }
+        }
+        if self.delayed.workflow_task.is_some_and(|at| at <= now) {
+            let at = self.delayed.workflow_task.take();
+            if self.workflow_task().map(|task| Timestamp(task.not_before_ns)) == at {
+                self.offer_workflow_task();
+            }
+        }
+    }
+
+    /// Earliest time at which [`Run::on_timer`] does something.
+    pub(crate) fn next_timer(&self) -> Option<Timestamp> {
+        if !self.is_open() {
+            return self.retention_end();
+        }
+        let offers = self.delayed.activities.first().map(|(at, _)| *at);
+        [self.next_deadline(), offers, self.delayed.workflow_task].into_iter().flatten().min()
+    }
+
+    /// Earliest time at which something ends or begins by itself.
+    fn next_deadline(&self) -> Option<Timestamp> {
+        let timers = self.timers.values().map(|timer| Timestamp(timer.fire_time_ns)).min();
+        let activities =
+            self.activities.values().filter_map(|activity| next_deadline(&activity.info)).map(|(at, _)| at).min();
+        let workflow_task = self.workflow_task_deadline().map(|(at, _)| at);
+        [self.deadline(), self.first_workflow_task_at(), workflow_task, timers, activities].into_iter().flatten().min()
+    }
+
+    /// When a closed run may be deleted. Not before everybody who must know of its close does.
+    fn retention_end(&self) -> Option<Timestamp> {
+        let kept = self.info.retention_deadline_ns == 0 || !self.outstanding_calls().is_empty();
+        (!kept).then_some(Timestamp(self.info.retention_deadline_ns))
+    }
+
+    /// When a new owner must load this run: the next timer, or at once (a time that has passed) when something is
+    /// outstanding. Only what is durable counts.
+    pub(crate) fn wake_at(&self) -> Option<Timestamp> {
+        if !self.outstanding_calls().is_empty() {
+            return Some(Timestamp(self.info.last_event_time_ns));
+        }
+        if !self.is_open() {
+            return self.retention_end();
+        }
+        let activities =
+            self.activities.values().filter(|activity| activity.waits()).map(|activity| activity.info.scheduled_time_ns);
+        let workflow_task = self
+            .workflow_task()
+            .filter(|task| task.started_event_id == 0 && task.kind() != Kind::Speculative)
+            .map(|task| task.not_before_ns.max(task.scheduled_time_ns));
+        let offers = activities.chain(workflow_task).min().map(Timestamp);
+        [self.next_deadline(), offers].into_iter().flatten().min()
+    }
+
+    /// All outstanding effects: offers of tasks that are surely due, calls without result. Offers that may not be due yet
+    /// come from [`Run::on_timer`].
+    pub(crate) fn resume(&self) -> Vec<Effect> {
+        let mut effects = self.outstanding_calls();
+        if !self.is_open() {
+            return effects;
+        }
+        if self.workflow_task().is_some_and(|task| self.is_surely_due(task.not_before_ns)) {
+            effects.extend(self.workflow_task_offer().map(Effect::Offer));
+        }
+        let due = |activity: &&crate::activity::Activity| {
+            activity.waits() && self.is_surely_due(activity.info.scheduled_time_ns)
+        };
+        effects.extend(self.activities.values().filter(due).map(|activity| Effect::Offer(self.activity_offer(activity))));
+        effects
+    }
+
+    /// Without a clock: what is due when the last event was written.
+    fn is_surely_due(&self, time_ns: i64) -> bool {
+        time_ns <= self.info.last_event_time_ns
+    }
+
+    /// After loading: offers that [`Run::resume`] leaves out.
+    pub(crate) fn restore_delayed_offers(&mut self, activities: impl Iterator<Item = i64>) {
+        for id in activities {
+            let Some(activity) = self.activities.get(&id).filter(|activity| activity.waits()) else { continue };
+            let at = activity.info.scheduled_time_ns;
+            if !self.is_surely_due(at) {
+                self.delayed.activities.insert((Timestamp(at), id));
+            }
+        }
+        self.delayed.workflow_task = self
+            .workflow_task()
+            .filter(|task| task.started_event_id == 0 && !self.is_surely_due(task.not_before_ns))
+            .map(|task| Timestamp(task.not_before_ns));
+    }
+
+    /// Roughly the heap that this run holds.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        let bytes = |payloads: &Option<Payloads>| {
+            payloads.as_ref().map_or(0, |p| p.payloads.iter().map(|payload| payload.data.len() + 200).sum::<usize>())
+        };
+        let activities: usize = self
+            .activities
+            .values()
+            .map(|activity| 1200 + bytes(&activity.scheduled().input) + bytes(&activity.info.heartbeat_details))
+            .sum();
+        let input = bytes(&self.start().input);
+        let buffered: usize = self.buffered.iter().map(|event| event.encoded_len() + 300).sum();
+        let calls = self.children.len() + self.external_signals.len() + self.external_cancels.len();
+        let small = self.timers.len() + self.updates.len() + self.request_ids.len();
+        3000 + input + activities + buffered + calls * 1500 + small * 250
+    }
 }

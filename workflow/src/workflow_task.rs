@@ -36,7 +36,7 @@ impl Run {
             return;
         }
         if self.workflow_task().is_some() {
-            self.make_workflow_task_durable(env.now);
+            self.make_workflow_task_durable();
             return;
         }
         if self.info.first_workflow_task_due_ns > env.now.as_nanos() {
@@ -50,12 +50,30 @@ impl Run {
         let attempt = self.info.workflow_task_attempt.max(1);
         let kind = if attempt > 1 { Kind::Transient } else { Kind::Normal };
         self.create_workflow_task(env, kind, not_before);
+        self.offer_workflow_task_when_due(env.now);
     }
 
     /// Schedules a task for updates only: it leaves no trace if it changes nothing.
     pub(crate) fn schedule_speculative_workflow_task(&mut self, env: &Env) {
         let transient = self.info.workflow_task_attempt > 1;
         self.create_workflow_task(env, if transient { Kind::Transient } else { Kind::Speculative }, env.now);
+        self.offer_workflow_task_when_due(env.now);
+    }
+
+    /// Schedules a task and gives it to the worker that is here already. It is never offered.
+    pub(crate) fn schedule_started_workflow_task(&mut self, env: &Env, speculative: bool, identity: &str) {
+        let kind = if speculative { Kind::Speculative } else { Kind::Normal };
+        self.create_workflow_task(env, kind, env.now);
+        self.start_workflow_task(env, identity, "request-from-RespondWorkflowTaskCompleted");
+    }
+
+    fn offer_workflow_task_when_due(&mut self, now: Timestamp) {
+        let not_before = Timestamp(self.workflow_task().map_or(0, |task| task.not_before_ns));
+        if not_before <= now {
+            self.offer_workflow_task();
+        } else {
+            self.delayed.workflow_task = Some(not_before);
+        }
     }
 
     fn create_workflow_task(&mut self, env: &Env, kind: Kind, not_before: Timestamp) {
@@ -77,7 +95,7 @@ impl Run {
             original_scheduled_time_ns: now,
             task_queue,
             sticky,
-            start_to_close_ns: self.info.workflow_task_timeout_ns,
+            start_to_close_ns: self.info.workflow_task_timeout_ns + retry_slack(attempt, env).0,
             not_before_ns: not_before.as_nanos(),
             ..WorkflowTaskInfo::default()
         };
@@ -85,9 +103,6 @@ impl Run {
             self.add_event(env.now, scheduled_attributes(&task, &self.info.task_queue));
         }
         self.info.edit().workflow_task = Some(task);
-        if not_before <= env.now {
-            self.offer_workflow_task();
-        }
     }
 
     /// Emits the offer of the scheduled workflow task.
@@ -116,10 +131,12 @@ impl Run {
     }
 
     /// Writes Scheduled (and Started, if it is) of a task that had none so far. The ids are the ones promised.
-    pub(crate) fn write_workflow_task_events(&mut self, now: Timestamp, task: &WorkflowTaskInfo) {
+    /// So are the times: workflow code has seen them.
+    pub(crate) fn write_workflow_task_events(&mut self, task: &WorkflowTaskInfo) {
         let queue = self.info.task_queue.clone();
-        for attributes in task_events(task, &queue) {
-            self.add_event(now, attributes);
+        let times = [task.scheduled_time_ns, task.started_time_ns];
+        for (attributes, time) in task_events(task, &queue).zip(times) {
+            self.add_event(Timestamp(time), attributes);
         }
     }
 
@@ -173,6 +190,8 @@ impl Run {
             task.started_event_id = self.add_event(env.now, started_attributes(&task));
         }
         self.info.edit().workflow_task = Some(task);
+        // It may have been scheduled by this very transition.
+        self.effects.retain(|effect| !matches!(effect, Effect::Offer(offer) if offer.kind == TaskKind::Workflow as i32));
     }
 
     fn continue_as_new_reasons(&self, env: &Env) -> Vec<i32> {
@@ -198,7 +217,8 @@ impl Run {
         let transient = task.kind() != Kind::Normal;
         let mut extra = Vec::new();
         if transient {
-            let times = [task.scheduled_time_ns, task.started_time_ns];
+            let written = self.info.last_event_time_ns;
+            let times = [task.scheduled_time_ns.max(written), task.started_time_ns.max(written)];
             let ids = [task.scheduled_event_id, task.started_event_id];
             for ((attributes, time), id) in task_events(&task, &self.info.task_queue).zip(times).zip(ids) {
                 extra.push(Arc::new(HistoryEvent {
@@ -282,6 +302,16 @@ impl Run {
             self.offer_workflow_task();
         }
     }
+}
+
+/// Tasks that keep failing get ever more time, so that workers that let them time out retry ever more slowly.
+fn retry_slack(attempt: i32, env: &Env) -> Duration {
+    const AT_ONCE: i32 = 3;
+    const FIRST: Duration = Duration::from_secs(5);
+    if attempt <= AT_ONCE {
+        return Duration::ZERO;
+    }
+    FIRST.mul_f64(2f64.powi(attempt - AT_ONCE - 1)).min(env.limits.workflow_task_retry_max_interval)
 }
 
 /// Scheduled, and Started if the task is.
