@@ -136,8 +136,14 @@ impl Core {
         self.ended
     }
 
-    pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
-        if let Some((after, limit)) = self.lookahead.start_read() {
+    /// So much waits for the log that no new calls should be taken.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.log.is_congested()
+    }
+
+    /// What the driver has to do. `may_look_ahead`: it has room for more work than that.
+    pub(crate) fn take_outputs(&mut self, may_look_ahead: bool) -> Vec<Output> {
+        if may_look_ahead && let Some((after, limit)) = self.lookahead.start_read() {
             self.out.push(Output::ReadWakeups { after, limit });
         }
         std::mem::take(&mut self.out)
@@ -319,7 +325,10 @@ impl Core {
             };
             match answer {
                 Answer::Reply(answer) => self.hold_reply(key, after, fence, reply, Ok(answer)),
-                Answer::Watch(watch) => self.watch(key, Waiting::Core(watch), reply),
+                Answer::Reject(error) => self.hold_reply(key, after, fence, reply, Err(error)),
+                Answer::Watch(watch) => {
+                    self.watch(key, Waiting::Core(watch), reply);
+                }
             }
         }
         self.check_watchers(key);

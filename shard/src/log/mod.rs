@@ -216,6 +216,12 @@ impl Log {
         self.shared.mark_dirty();
     }
 
+    /// The store cannot be written: the session ends.
+    pub(crate) fn fail(&self, reason: String) {
+        self.shared.end(LogState::Failed(reason));
+        self.shared.work.notify_one();
+    }
+
     /// No more records and fence reads; the writer ends when all that was submitted is covered.
     pub(crate) fn close(&self) {
         self.shared.queue().closed = true;
@@ -234,7 +240,7 @@ impl Shared {
         }
     }
 
-    /// Ends the session, and tells everybody who waits for coverage.
+    /// Ends the session, and tells everybody who waits for coverage. Only the first end counts.
     fn end(&self, state: LogState) {
         let waiting: Vec<Arc<Notify>> = {
             let mut queue = self.queue();
@@ -243,7 +249,13 @@ impl Shared {
             let waiters = std::mem::take(&mut queue.fence_waiters);
             queue.items.drain(..).map(|item| item.wake).chain(waiters).collect()
         };
-        self.state.send_replace(state);
+        self.state.send_if_modified(|current| {
+            let is_live = *current == LogState::Live;
+            if is_live {
+                *current = state;
+            }
+            is_live
+        });
         for wake in waiting {
             wake.notify_one();
         }

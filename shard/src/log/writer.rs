@@ -79,6 +79,9 @@ impl Writer {
     pub(crate) async fn run(mut self) -> Option<Seq> {
         let shared = self.shared.clone();
         loop {
+            if *shared.state.borrow() != LogState::Live {
+                return None;
+            }
             self.send_rows();
             self.send_fence_read();
             if self.is_finished() {

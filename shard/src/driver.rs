@@ -1,0 +1,290 @@
+//! One task for each owned shard: the only place where a shard waits.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use perdure_proto::{Error, perdure::node::v1::workflow_call::Command};
+use perdure_types::{ChainKey, Timestamp};
+use perdure_workflow::IdSource;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    claim::Claim,
+    clock::Clock,
+    core::{Core, NodeContext, Slice, restore},
+    entry::ReplyTo,
+    jobs::{Event, Jobs, Outside},
+    log::{Log, LogState},
+    recover::{self, RecoverError, Replay},
+};
+
+/// Where a shard stands on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// Claimed; its log is being read.
+    Acquiring,
+    /// Its chains are being rebuilt.
+    Recovering,
+    Serving,
+    /// The session was fenced or has ended: the state was dropped.
+    Fenced,
+    /// Not served: damaged, or stopped.
+    Stopped,
+}
+
+/// A call for a chain of the shard.
+pub(crate) struct Call {
+    pub chain: ChainKey,
+    pub command: Command,
+    pub reply: ReplyTo,
+}
+
+/// How the rest of the node reaches a shard's task.
+#[derive(Clone)]
+pub(crate) struct ShardHandle {
+    pub calls: mpsc::Sender<Call>,
+    events: mpsc::Sender<Event>,
+    ownership: watch::Receiver<Ownership>,
+    /// Something has changed since the last flush took it.
+    dirty: Arc<AtomicBool>,
+    claim: Arc<Mutex<Claim>>,
+}
+
+impl ShardHandle {
+    pub(crate) fn ownership(&self) -> Ownership {
+        *self.ownership.borrow()
+    }
+
+    /// Waits until the shard serves; false if it will not.
+    pub(crate) async fn serving(&self) -> bool {
+        let mut ownership = self.ownership.clone();
+        let settled = |now: &Ownership| !matches!(now, Ownership::Acquiring | Ownership::Recovering);
+        ownership.wait_for(settled).await.is_ok_and(|now| *now == Ownership::Serving)
+    }
+
+    /// Something has changed since the last flush took it.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn claim(&self) -> Claim {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_claim_row(&self, row: perdure_persistence::ShardRow) {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner).row = row;
+    }
+
+    /// Rows for a flush; `None` if the shard has ended.
+    pub(crate) async fn gather(&self, begin: bool, max_bytes: usize) -> Option<Slice> {
+        let (slice, taken) = oneshot::channel();
+        self.events.send(Event::Gather { begin, max_bytes, slice }).await.ok()?;
+        taken.await.ok()
+    }
+
+    pub(crate) async fn flushed(&self, notes: Vec<crate::core::FlushNote>) {
+        let _ = self.events.send(Event::Flushed(notes)).await;
+    }
+
+    /// Returns when the shard has answered all it was asked, or has ended.
+    pub(crate) async fn quiesce(&self) {
+        let (quiet, done) = oneshot::channel();
+        if self.events.send(Event::Quiesce(quiet)).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+}
+
+/// Longest sleep: a clock that was set forward is noticed by then.
+const LONGEST_SLEEP: Duration = Duration::from_secs(600);
+
+/// Calls taken in one turn of the loop.
+const CALLS_A_TURN: usize = 64;
+
+pub(crate) struct ShardTask {
+    core: Core,
+    jobs: Jobs,
+    calls: mpsc::Receiver<Call>,
+    events: mpsc::Receiver<Event>,
+    wake: Arc<Notify>,
+    log: Log,
+    clock: Arc<Clock>,
+    ownership: watch::Sender<Ownership>,
+    outside: Outside,
+    quiet: Option<oneshot::Sender<()>>,
+    quiescing: bool,
+}
+
+impl ShardTask {
+    pub(crate) fn new(
+        claim: Claim,
+        log: &Log,
+        node: Arc<NodeContext>,
+        outside: Outside,
+        clock: Arc<Clock>,
+        ids: IdSource,
+    ) -> (Self, ShardHandle) {
+        let wake = Arc::new(Notify::new());
+        let dirty = Arc::new(AtomicBool::new(false));
+        let (call_sender, calls) = mpsc::channel(node.config.mailbox_calls.max(1));
+        let (event_sender, events) = mpsc::channel(1024);
+        let (ownership, state) = watch::channel(Ownership::Acquiring);
+        let jobs = Jobs::new(claim.shard, outside.clone(), event_sender.clone(), node.config.calls_in_flight);
+        let handle = ShardHandle {
+            calls: call_sender,
+            events: event_sender,
+            ownership: state,
+            dirty: dirty.clone(),
+            claim: Arc::new(Mutex::new(claim.clone())),
+        };
+        let core = Core::new(claim, log.for_shard(wake.clone()), node, ids, dirty, clock.now());
+        let log = log.clone();
+        let task =
+            Self { core, jobs, calls, events, wake, log, clock, ownership, outside, quiet: None, quiescing: false };
+        (task, handle)
+    }
+
+    /// Recovers, then serves until the session ends.
+    pub(crate) async fn run(mut self, replay: Result<Replay, RecoverError>) {
+        self.ownership.send_replace(Ownership::Recovering);
+        let shard_id = self.core.shard().0;
+        let recovered = match replay {
+            Ok(replay) => self.recover(replay).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = recovered {
+            // C2: never served with a hole in it.
+            tracing::error!(shard_id, %error, "shard cannot be recovered and is not served");
+            self.ownership.send_replace(Ownership::Stopped);
+            return;
+        }
+        self.ownership.send_replace(Ownership::Serving);
+        self.serve().await;
+        self.ownership.send_replace(Ownership::Fenced);
+        self.calls.close();
+        while let Ok(call) = self.calls.try_recv() {
+            let _ = call.reply.send(Err(ended()));
+        }
+        self.core.fail_all(&ended());
+    }
+
+    async fn recover(&mut self, replay: Replay) -> Result<(), RecoverError> {
+        for (key, chain) in recover::by_chain(replay) {
+            let entry = restore(&*self.outside.store, &key, chain).await?;
+            self.core.recovered(key, entry);
+            self.log.mark_dirty();
+        }
+        Ok(())
+    }
+
+    async fn serve(&mut self) {
+        let mut state = self.log.state();
+        let wake = self.wake.clone();
+        let sleep = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(sleep);
+        let mut sleeping_until: Option<Timestamp> = None;
+        loop {
+            self.step();
+            if self.core.has_ended() || *state.borrow_and_update() != LogState::Live {
+                return;
+            }
+            let deadline = self.core.next_deadline().filter(|_| !self.quiescing);
+            if deadline != sleeping_until {
+                sleeping_until = deadline;
+                if let Some(at) = deadline {
+                    let delay = at.since(self.clock.now()).to_std().min(LONGEST_SLEEP);
+                    sleep.as_mut().reset(Instant::now() + delay);
+                }
+            }
+            let (congested, busy) = (self.core.is_congested(), !self.jobs.is_empty());
+            tokio::select! {
+                biased;
+                _ = state.changed() => {}
+                () = wake.notified() => self.core.on_covered(self.clock.now()),
+                event = self.events.recv() => match event {
+                    Some(event) => self.on_event(event),
+                    None => return,
+                },
+                () = self.jobs.reap(), if busy => {}
+                () = &mut sleep, if deadline.is_some() => sleeping_until = None,
+                call = self.calls.recv(), if !congested => match call {
+                    Some(call) => self.take_calls(call),
+                    // Nobody routes to this shard any more.
+                    None => return,
+                },
+                () = tokio::time::sleep(Duration::from_millis(1)), if congested => {}
+            }
+        }
+    }
+
+    /// What follows from what has happened, and is due.
+    fn step(&mut self) {
+        let now = self.clock.now();
+        if !self.quiescing && self.core.next_deadline().is_some_and(|at| at <= now) {
+            self.core.on_timer(now);
+        }
+        for output in self.core.take_outputs(!self.quiescing && !self.jobs.are_many()) {
+            self.jobs.start(output);
+        }
+        if self.quiescing
+            && self.core.is_quiet()
+            && let Some(quiet) = self.quiet.take()
+        {
+            let _ = quiet.send(());
+        }
+    }
+
+    fn take_calls(&mut self, first: Call) {
+        let now = self.clock.now();
+        let mut next = Some(first);
+        for _ in 0..CALLS_A_TURN {
+            let Some(Call { chain, command, reply }) = next.take() else { return };
+            self.core.call(chain, command, reply, now);
+            next = self.calls.try_recv().ok();
+        }
+        if let Some(Call { chain, command, reply }) = next {
+            self.core.call(chain, command, reply, now);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let now = self.clock.now();
+        match event {
+            Event::Loaded(job, result) => self.core.loaded(job, result, now),
+            Event::WakeupsRead(rows) => self.core.wakeups_read(rows, now),
+            Event::CallResult { chain, id, result } => {
+                if !self.quiescing {
+                    self.core.call_result(&chain, &id, result, now);
+                }
+            }
+            Event::OfferRefused(offer) => {
+                if !self.quiescing {
+                    self.core.offer_refused(offer, now);
+                }
+            }
+            Event::Gather { begin, max_bytes, slice } => {
+                let _ = slice.send(self.core.gather(begin, max_bytes));
+            }
+            Event::Flushed(notes) => self.core.flushed(notes, now),
+            Event::Quiesce(quiet) => {
+                self.quiescing = true;
+                self.quiet = Some(quiet);
+                self.jobs.stop_effects();
+                self.core.dismiss_watchers(&ended());
+            }
+        }
+    }
+}
+
+/// What callers hear when a shard's serving ends under them.
+pub(crate) fn ended() -> Error {
+    Error::unavailable("the shard of this workflow is moving, try again")
+}

@@ -1,0 +1,292 @@
+//! Checkpointing: writes what changed in all shards to the tables, then moves the base of the log.
+//!
+//! One task for the node, asleep while nothing is dirty. A round takes a ticket as its cut, asks each dirty shard for
+//! rows (in slices, so that no shard is held up), waits until what they reflect is covered (M1), writes them, and then
+//! everything below the cut is materialized: the session's base moves there (M3), and whole segments below go.
+//! The base bounds replay for all shards that this session owns, so a shard's own row is rewritten only when sources
+//! from before its claim can be dropped (M2).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures::{
+    future::BoxFuture,
+    stream::{self, StreamExt},
+};
+use perdure_persistence::{Cas, SessionRow, StampedWrite, Store, StoreError, TableWrite};
+use perdure_types::{Position, Seq, ShardId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    claim::{self, Claim},
+    config::ShardConfig,
+    core::{PendingWrite, Slice},
+    driver::{Ownership, ShardHandle},
+    entry::Applied,
+    log::{
+        Log, LogState,
+        session::{cas_session, persist},
+    },
+    telemetry,
+};
+
+/// Bytes that a shard encodes in one turn of its loop.
+const SLICE_BYTES: usize = 256 << 10;
+
+/// Bytes of one write to the store.
+const WRITE_BYTES: usize = 4 << 20;
+
+/// Shortest time between two rounds that memory or log size ask for.
+const SHORTEST_GAP: Duration = Duration::from_millis(50);
+
+/// The shards of this node, by id.
+pub(crate) type Registry = Arc<RwLock<BTreeMap<ShardId, ShardHandle>>>;
+
+/// A request for a round now; the answer is whether all that had changed before is in the tables.
+pub(crate) type FlushRequest = oneshot::Sender<bool>;
+
+pub(crate) struct Flusher {
+    store: Arc<dyn Store>,
+    log: Log,
+    registry: Registry,
+    config: ShardConfig,
+    session_row: Arc<std::sync::Mutex<SessionRow>>,
+    requests: mpsc::Receiver<FlushRequest>,
+}
+
+/// Why a round ended early.
+enum Stop {
+    /// The session has ended.
+    Session,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Flusher {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        log: Log,
+        registry: Registry,
+        config: ShardConfig,
+        session_row: Arc<std::sync::Mutex<SessionRow>>,
+        requests: mpsc::Receiver<FlushRequest>,
+    ) -> Self {
+        Self { store, log, registry, config, session_row, requests }
+    }
+
+    /// Runs until the session ends.
+    pub(crate) async fn run(mut self) {
+        if let Err(error) = claim::delete_unneeded(&*self.store, self.log.session()).await {
+            tracing::warn!(%error, "old sessions are not cleaned up");
+        }
+        while self.log.is_live() {
+            let request = self.wait().await;
+            let done = match self.round().await {
+                Ok(done) => done,
+                Err(Stop::Session) => return,
+                Err(Stop::Store(error)) => {
+                    tracing::error!(%error, "the tables cannot be written, serving ends");
+                    self.log.fail(error.to_string());
+                    return;
+                }
+            };
+            if let Some(request) = request {
+                let _ = request.send(done);
+            }
+            tokio::time::sleep(SHORTEST_GAP).await;
+        }
+    }
+
+    /// Returns when a round is due: asked for, or something has been dirty for long enough.
+    async fn wait(&mut self) -> Option<FlushRequest> {
+        let mut state = self.log.state();
+        let ended = state.wait_for(|state| *state != LogState::Live);
+        tokio::pin!(ended);
+        tokio::select! {
+            biased;
+            _ = &mut ended => return None,
+            Some(request) = self.requests.recv() => return Some(request),
+            () = self.log.dirty() => {}
+        }
+        tokio::select! {
+            biased;
+            _ = &mut ended => None,
+            Some(request) = self.requests.recv() => Some(request),
+            () = self.log.flush_wanted() => None,
+            () = tokio::time::sleep(self.config.flush_interval) => None,
+        }
+    }
+
+    fn shards(&self) -> Vec<ShardHandle> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// One flush of all shards. False: a shard is not serving now, so the base stays.
+    async fn round(&self) -> Result<bool, Stop> {
+        let started = Instant::now();
+        // In this order: what is submitted from here on is for the next round.
+        self.log.begin_flush();
+        let cut = self.log.next_ticket();
+        let shards = self.shards();
+        let mut complete = true;
+        let mut bytes = 0;
+        let mut batch = Batch::default();
+        for shard in &shards {
+            if shard.ownership() != Ownership::Serving {
+                complete = false;
+                continue;
+            }
+            let mut begin = true;
+            while begin && shard.is_dirty() || !begin {
+                let Some(slice) = shard.gather(begin, SLICE_BYTES).await else {
+                    complete = false;
+                    break;
+                };
+                begin = false;
+                let more = slice.more;
+                bytes += slice.bytes;
+                batch.add(shard.clone(), slice);
+                if batch.bytes >= WRITE_BYTES {
+                    self.write(std::mem::take(&mut batch)).await?;
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        self.write(batch).await?;
+        if complete {
+            self.move_base(cut, &shards).await?;
+        }
+        telemetry::flushed(bytes, started.elapsed());
+        tracing::debug!(bytes, elapsed_ms = started.elapsed().as_millis() as u64, complete, "flushed");
+        Ok(complete)
+    }
+
+    /// Writes rows once all that they reflect is covered (M1).
+    async fn write(&self, batch: Batch) -> Result<(), Stop> {
+        if batch.slices.is_empty() {
+            return Ok(());
+        }
+        self.log.wait_covered(batch.after).await.map_err(|_| Stop::Session)?;
+        let mut writes = Vec::new();
+        let mut notes = Vec::new();
+        for (shard, slice) in batch.slices {
+            let claim = shard.claim();
+            writes.extend(slice.writes.into_iter().map(|write| self.stamp(&claim, write)));
+            notes.push((shard, slice.notes));
+        }
+        if !writes.is_empty() {
+            persist("write tables", || self.store.write(writes.clone())).await?;
+        }
+        for (shard, notes) in notes {
+            shard.flushed(notes).await;
+        }
+        Ok(())
+    }
+
+    /// Fills in the position that a row reflects, and the stamp: own epoch, own position (M1).
+    fn stamp(&self, claim: &Claim, pending: PendingWrite) -> StampedWrite {
+        let applied = match pending.applied {
+            Applied::At(position) => position,
+            Applied::Ticket(ticket) => {
+                let row = self.log.row_of(ticket).map(|(seq, _)| seq);
+                // Rows are forgotten only below a base, and a dirty run's records are above it.
+                let seq = row.expect("a covered ticket above the base has a row");
+                Position { epoch: claim.epoch(), seq }
+            }
+        };
+        let mut write = pending.write;
+        match &mut write {
+            TableWrite::PutHead { row, .. } => row.applied = applied,
+            TableWrite::PutRun { row, .. } => row.applied = applied,
+            TableWrite::DeleteHead { .. }
+            | TableWrite::PutHistory { .. }
+            | TableWrite::DeleteRun { .. }
+            | TableWrite::PutWakeup { .. }
+            | TableWrite::DeleteWakeup { .. } => {}
+        }
+        StampedWrite { stamp: applied.max(claim.floor()), write }
+    }
+
+    /// Everything below the cut is in the tables: old sources and old segments are not needed any more.
+    async fn move_base(&self, cut: u64, shards: &[ShardHandle]) -> Result<(), Stop> {
+        let base = self.log.base_for(cut);
+        let materialized = base.map_or(Seq::ZERO, |(seq, _)| Seq(seq.0 - 1));
+        let stale: Vec<&ShardHandle> = shards.iter().filter(|shard| shard.claim().row.sources.len() > 1).collect();
+        if !stale.is_empty() {
+            self.drop_sources(&stale, materialized).await?;
+        }
+        let Some((seq, segment)) = base else { return Ok(()) };
+        let current = self.session_row();
+        if seq <= current.base {
+            return Ok(());
+        }
+        let moved = SessionRow { base: seq, base_segment: segment, ..current.clone() };
+        let session = self.log.session();
+        if let Cas::Rejected(_) = cas_session(&*self.store, session, Some(current.clone()), moved.clone()).await? {
+            // Fenced: the writer finds out by its next fence read.
+            return Ok(());
+        }
+        *self.session_row.lock().unwrap_or_else(PoisonError::into_inner) = moved;
+        self.log.forget_below(seq);
+        for old in current.base_segment..segment {
+            persist("delete log segment", || self.store.delete_segment(session, old)).await?;
+        }
+        Ok(())
+    }
+
+    fn session_row(&self) -> SessionRow {
+        self.session_row.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// M2 for shards that still name logs from before their claim.
+    async fn drop_sources(&self, shards: &[&ShardHandle], materialized: Seq) -> Result<(), Stop> {
+        let mut checkpoints: Vec<BoxFuture<'static, Result<(), StoreError>>> = Vec::new();
+        for shard in shards {
+            checkpoints.push(Box::pin(drop_sources(self.store.clone(), (*shard).clone(), materialized)));
+        }
+        let mut results = stream::iter(checkpoints).buffer_unordered(64);
+        while let Some(result) = results.next().await {
+            result?;
+        }
+        claim::delete_unneeded(&*self.store, self.log.session()).await?;
+        Ok(())
+    }
+}
+
+async fn drop_sources(store: Arc<dyn Store>, shard: ShardHandle, materialized: Seq) -> Result<(), StoreError> {
+    let claim = shard.claim();
+    match claim::checkpoint(&*store, &claim, materialized).await? {
+        Some(row) => shard.set_claim_row(row),
+        None => tracing::warn!(shard_id = claim.shard.0, "the shard's row is not as this owner left it"),
+    }
+    Ok(())
+}
+
+/// Slices of several shards that are written together.
+#[derive(Default)]
+struct Batch {
+    slices: Vec<(ShardHandle, Slice)>,
+    bytes: usize,
+    after: u64,
+}
+
+impl Batch {
+    fn add(&mut self, shard: ShardHandle, slice: Slice) {
+        self.bytes += slice.bytes;
+        self.after = self.after.max(slice.after);
+        self.slices.push((shard, slice));
+    }
+}

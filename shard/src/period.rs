@@ -1,0 +1,252 @@
+//! One serving period: from the start of a session to its end. A fenced node begins another one with nothing left of
+//! the one before.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use futures::{
+    future::BoxFuture,
+    stream::{self, StreamExt, TryStreamExt},
+};
+use perdure_persistence::{SessionRow, SessionState, Store, StoreError};
+use perdure_types::{Seq, SessionId, ShardId};
+use perdure_workflow::IdSource;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{Id, JoinError, JoinHandle, JoinSet},
+};
+
+use crate::{
+    claim::{self, Claim, Sealed},
+    core::NodeContext,
+    driver::{ShardHandle, ShardTask},
+    fence::fence,
+    flush::{FlushRequest, Flusher, Registry},
+    jobs::Outside,
+    log::{
+        Log, Ticket,
+        session::{open, persist, seal_own},
+        writer::Writer,
+    },
+    node::Setup,
+    recover::{RecoverError, Replay, read_sources},
+    telemetry,
+};
+
+/// Claims and fences made at once.
+const CONCURRENT: usize = 64;
+
+/// A task that ends with its owner.
+struct Owned<T>(JoinHandle<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(crate) struct Period {
+    setup: Arc<Setup>,
+    pub log: Log,
+    pub registry: Registry,
+    node: Arc<NodeContext>,
+    outside: Outside,
+    ids: IdSource,
+    session_row: Arc<Mutex<SessionRow>>,
+    writer: Owned<Option<Seq>>,
+    _flusher: Owned<()>,
+    flushes: mpsc::Sender<FlushRequest>,
+    tasks: JoinSet<()>,
+    shard_of_task: HashMap<Id, ShardId>,
+}
+
+impl Period {
+    /// Opens a session (A1), ends all others (F1 to F3), claims the shards (C1), recovers them (C2), and serves.
+    pub(crate) async fn start(setup: Arc<Setup>, mut ids: IdSource) -> Result<Self, StoreError> {
+        let store = &*setup.store;
+        let (session, row) = open_session(store, &mut ids).await?;
+        let log = Log::new(session, setup.config.flush_log_bytes, setup.config.log_queue_bytes);
+        let writer = Writer::new(&log, setup.store.clone(), setup.config.clone());
+        let writer = Owned(tokio::spawn(writer.run()));
+        let sealed = fence_others(store, session).await?;
+        let claims = claim_shards(store, &setup.shards, session, &log, &sealed).await?;
+        let mut replays = read_sources(store, &claims, &sealed).await?;
+        let node = NodeContext {
+            config: setup.config.clone(),
+            namespaces: setup.namespaces.clone(),
+            cache_bytes: AtomicUsize::new(0),
+            shard_count: claims.len(),
+        };
+        let registry: Registry = Arc::new(RwLock::default());
+        let session_row = Arc::new(Mutex::new(row));
+        let (flushes, requests) = mpsc::channel(8);
+        let flusher = Flusher::new(
+            setup.store.clone(),
+            log.clone(),
+            registry.clone(),
+            setup.config.clone(),
+            session_row.clone(),
+            requests,
+        );
+        let outside =
+            Outside { store: setup.store.clone(), tasks: setup.tasks.clone(), entities: setup.entities.clone() };
+        let mut period = Self {
+            setup: setup.clone(),
+            log,
+            registry,
+            node: Arc::new(node),
+            outside,
+            ids,
+            session_row,
+            writer,
+            _flusher: Owned(tokio::spawn(flusher.run())),
+            flushes,
+            tasks: JoinSet::new(),
+            shard_of_task: HashMap::new(),
+        };
+        let mut handles = Vec::new();
+        for claim in claims {
+            let replay = replays.remove(&claim.shard).unwrap_or_else(|| Ok(Replay::new()));
+            handles.push(period.spawn_shard(claim, replay));
+        }
+        let serving = futures::future::join_all(handles.iter().map(ShardHandle::serving)).await;
+        let serving = serving.into_iter().filter(|serving| *serving).count();
+        tracing::info!(%session, shards = handles.len(), serving, "serving");
+        Ok(period)
+    }
+
+    fn spawn_shard(&mut self, claim: Claim, replay: Result<Replay, RecoverError>) -> ShardHandle {
+        let shard = claim.shard;
+        let ids = IdSource::new(seed(&mut self.ids));
+        let clock = self.setup.clock.clone();
+        let (task, handle) =
+            ShardTask::new(claim, &self.log, self.node.clone(), self.outside.clone(), clock, ids);
+        let id = self.tasks.spawn(task.run(replay)).id();
+        self.shard_of_task.insert(id, shard);
+        self.registry.write().unwrap_or_else(PoisonError::into_inner).insert(shard, handle.clone());
+        handle
+    }
+
+    /// Waits until a shard's task ends by a panic, and gives the shard.
+    pub(crate) async fn panicked(&mut self) -> ShardId {
+        loop {
+            let (id, error) = match self.tasks.join_next_with_id().await {
+                Some(Ok((id, ()))) => (id, None),
+                Some(Err(error)) => (error.id(), Some(error)),
+                None => std::future::pending().await,
+            };
+            let shard = self.shard_of_task.remove(&id);
+            if let (Some(shard), Some(error)) = (shard, error.filter(JoinError::is_panic)) {
+                telemetry::shard_panicked();
+                tracing::error!(shard_id = shard.0, %error, "a shard's task panicked; it is loaded again");
+                return shard;
+            }
+        }
+    }
+
+    /// Loads a shard again whose task is gone, while the session goes on: under a new epoch, from what it had logged.
+    pub(crate) async fn reload(&mut self, shard: ShardId) -> Result<(), StoreError> {
+        // Its last records must be covered: they are replayed.
+        let tickets = self.log.next_ticket();
+        if self.log.wait_covered(tickets).await.is_err() {
+            return Ok(());
+        }
+        let last = tickets.checked_sub(1).and_then(|ticket| self.log.row_of(Ticket(ticket)));
+        let own_end = last.map_or(Seq::ZERO, |(seq, _)| seq);
+        let store = &*self.setup.store;
+        let session = self.log.session();
+        let mut sessions = Sealed::new();
+        for (id, row) in persist("list sessions", || store.list_sessions()).await? {
+            if matches!(row.state, SessionState::Sealed(_)) || id == session {
+                sessions.insert(id, row);
+            }
+        }
+        let mut others = sessions.clone();
+        others.remove(&session);
+        let next = self.log.next_seq();
+        let Some(claim) = claim::claim(store, shard, session, next, &others, Some(own_end)).await? else {
+            tracing::error!(shard_id = shard.0, "the shard belongs to somebody else now");
+            return Ok(());
+        };
+        let replay = read_sources(store, std::slice::from_ref(&claim), &sessions).await?.remove(&shard);
+        self.spawn_shard(claim, replay.unwrap_or_else(|| Ok(Replay::new())));
+        Ok(())
+    }
+
+    /// Ends the period in good order: everything answered, written to the tables, and the own session sealed (F3), so
+    /// that the next start has nothing to replay.
+    pub(crate) async fn stop(mut self) -> Result<(), StoreError> {
+        let shards: Vec<ShardHandle> =
+            self.registry.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        futures::future::join_all(shards.iter().map(ShardHandle::quiesce)).await;
+        let mut flushed = false;
+        for _ in 0..3 {
+            let (done, written) = oneshot::channel();
+            if self.flushes.send(done).await.is_err() {
+                break;
+            }
+            flushed = written.await.unwrap_or(false);
+            if flushed && !shards.iter().any(ShardHandle::is_dirty) {
+                break;
+            }
+        }
+        self.log.close();
+        let last = (&mut self.writer.0).await.ok().flatten();
+        let row = self.session_row.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(last) = last {
+            let sealed = seal_own(&*self.setup.store, self.log.session(), row, last).await?;
+            tracing::info!(session = %self.log.session(), flushed, sealed, "stopped");
+        }
+        Ok(())
+    }
+}
+
+async fn open_session(store: &dyn Store, ids: &mut IdSource) -> Result<(SessionId, SessionRow), StoreError> {
+    loop {
+        let id = SessionId::parse(&ids.uuid()).unwrap_or_else(|| SessionId(uuid::Uuid::new_v4()));
+        if let Some(row) = open(store, id).await? {
+            return Ok((id, row));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Ends every other session: on one machine the holder of the data directory is alone, so all of them are dead.
+async fn fence_others(store: &dyn Store, own: SessionId) -> Result<Sealed, StoreError> {
+    let sessions = persist("list sessions", || store.list_sessions()).await?;
+    let mut fences: Vec<BoxFuture<'_, _>> = Vec::new();
+    for (id, _) in sessions.into_iter().filter(|(id, _)| *id != own) {
+        fences.push(Box::pin(async move { Ok::<_, StoreError>(fence(store, id).await?.map(|row| (id, row))) }));
+    }
+    let sealed: Vec<Option<(SessionId, SessionRow)>> = stream::iter(fences).buffered(CONCURRENT).try_collect().await?;
+    Ok(sealed.into_iter().flatten().collect())
+}
+
+async fn claim_shards(
+    store: &dyn Store,
+    shards: &[ShardId],
+    session: SessionId,
+    log: &Log,
+    sealed: &Sealed,
+) -> Result<Vec<Claim>, StoreError> {
+    let mut claims: Vec<BoxFuture<'_, _>> = Vec::new();
+    for shard in shards.iter().copied() {
+        claims.push(Box::pin(async move {
+            let claim = claim::claim(store, shard, session, log.next_seq(), sealed, None).await?;
+            if claim.is_none() {
+                tracing::warn!(shard_id = shard.0, "the shard belongs to a live session and is not claimed");
+            }
+            Ok::<_, StoreError>(claim)
+        }));
+    }
+    let claims: Vec<Option<Claim>> = stream::iter(claims).buffered(CONCURRENT).try_collect().await?;
+    Ok(claims.into_iter().flatten().collect())
+}
+
+/// Seeds one stream of ids from another.
+pub(crate) fn seed(ids: &mut IdSource) -> u64 {
+    uuid::Uuid::parse_str(&ids.uuid()).map_or(0, |id| id.as_u64_pair().1)
+}
