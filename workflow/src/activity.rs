@@ -62,7 +62,9 @@ impl Activity {
 impl Chain {
     pub(crate) fn record_activity_task_started(&mut self, c: RecordActivityTaskStarted, env: &mut Env) -> Answered {
         let run = self.open_run(&c.run_id)?;
-        let Some(activity) = run.activities.get(&c.scheduled_event_id) else { return Err(activity_not_found()) };
+        let Some(activity) = run.activities.get(&c.scheduled_event_id) else {
+            return Err(activity_not_found());
+        };
         if activity.is_started() {
             // The reply to the same poll was lost on its way.
             return if !c.request_id.is_empty() && activity.info.request_id == c.request_id {
@@ -74,10 +76,15 @@ impl Chain {
         let info = &activity.info;
         let current = info.attempt == c.attempt && info.stamp == c.stamp && !info.paused;
         if !current || info.scheduled_time_ns > env.now.as_nanos() {
-            return Err(Error::not_found(format!("Activity task with this stamp not found: {}", c.stamp)));
+            return Err(Error::not_found(format!(
+                "Activity task with this stamp not found: {}",
+                c.stamp
+            )));
         }
         let identity = c.poll.map(|poll| poll.identity).unwrap_or_default();
-        let task = run.start_activity(c.scheduled_event_id, &identity, c.request_id, env).ok_or_else(activity_not_found)?;
+        let task = run
+            .start_activity(c.scheduled_event_id, &identity, c.request_id, env)
+            .ok_or_else(activity_not_found)?;
         reply(workflow_reply::Reply::ActivityTask(task))
     }
 }
@@ -135,28 +142,34 @@ impl Run {
             eager,
             ..ActivityInfo::default()
         };
-        let event = ctx.event(Attributes::ActivityTaskScheduledEventAttributes(ActivityTaskScheduledEventAttributes {
-            activity_id: activity.activity_id,
-            activity_type: activity.activity_type,
-            task_queue: activity.task_queue,
-            header: activity.header,
-            input: activity.input,
-            schedule_to_close_timeout: activity.schedule_to_close_timeout,
-            schedule_to_start_timeout: activity.schedule_to_start_timeout,
-            start_to_close_timeout: activity.start_to_close_timeout,
-            heartbeat_timeout: activity.heartbeat_timeout,
-            workflow_task_completed_event_id: ctx.completed_event_id,
-            retry_policy: activity.retry_policy,
-            priority: activity.priority,
-            ..ActivityTaskScheduledEventAttributes::default()
-        }));
+        let event = ctx.event(Attributes::ActivityTaskScheduledEventAttributes(
+            ActivityTaskScheduledEventAttributes {
+                activity_id: activity.activity_id,
+                activity_type: activity.activity_type,
+                task_queue: activity.task_queue,
+                header: activity.header,
+                input: activity.input,
+                schedule_to_close_timeout: activity.schedule_to_close_timeout,
+                schedule_to_start_timeout: activity.schedule_to_start_timeout,
+                start_to_close_timeout: activity.start_to_close_timeout,
+                heartbeat_timeout: activity.heartbeat_timeout,
+                workflow_task_completed_event_id: ctx.completed_event_id,
+                retry_policy: activity.retry_policy,
+                priority: activity.priority,
+                ..ActivityTaskScheduledEventAttributes::default()
+            },
+        ));
         let id = self.add_prepared(env.now, event);
-        let Some(event) = self.new_events.last().cloned() else { return };
+        let Some(event) = self.new_events.last().cloned() else {
+            return;
+        };
         let scheduled = Timestamp::from_proto(event.event_time.as_ref());
         info.scheduled_event_id = id;
         info.scheduled_time_ns = scheduled.as_nanos();
         info.first_scheduled_time_ns = scheduled.as_nanos();
-        info.expiration_time_ns = schedule_to_close.or_none().map_or(0, |timeout| (scheduled + timeout).as_nanos());
+        info.expiration_time_ns = schedule_to_close
+            .or_none()
+            .map_or(0, |timeout| (scheduled + timeout).as_nanos());
         self.activities.insert(id, Pending { info, event });
         if !eager {
             self.offer_activity_when_due(id, env.now);
@@ -171,13 +184,21 @@ impl Run {
     ) -> CommandResult {
         let bad = |message: String| BadCommand::new(Cause::BadRequestCancelActivityAttributes, message);
         if a.scheduled_event_id <= 0 {
-            return Err(bad("ScheduledEventId is not set on RequestCancelActivityTaskCommand.".to_owned()));
+            return Err(bad(
+                "ScheduledEventId is not set on RequestCancelActivityTaskCommand.".to_owned()
+            ));
         }
         let id = a.scheduled_event_id;
         let started = match self.activities.get(&id) {
             Some(activity) if !activity.info.cancel_requested => Some(activity.is_started()),
             // Its end waits in the buffer: the worker could not know.
-            None if self.buffered.iter().any(|event| event.attributes.as_ref().is_some_and(|e| ends_activity(e, id))) => None,
+            None if self
+                .buffered
+                .iter()
+                .any(|event| event.attributes.as_ref().is_some_and(|e| ends_activity(e, id))) =>
+            {
+                None
+            }
             Some(_) | None => {
                 let action = "invalid history builder state for action: add-activitytask-cancel-requested-event";
                 return Err(bad(format!("{action}, ScheduledEventID: {id}")));
@@ -204,11 +225,21 @@ impl Run {
 
     /// The end of an activity that no worker has.
     pub(crate) fn canceled_before_start(&self, id: i64, identity: &str) -> Attributes {
-        let requested = self.activities.get(&id).map_or(0, |activity| activity.info.cancel_requested_event_id);
-        let mut details = Payload { data: br#""ACTIVITY_ID_NOT_STARTED""#.as_slice().into(), ..Payload::default() };
-        details.metadata.insert("encoding".to_owned(), b"json/plain".as_slice().into());
+        let requested = self
+            .activities
+            .get(&id)
+            .map_or(0, |activity| activity.info.cancel_requested_event_id);
+        let mut details = Payload {
+            data: br#""ACTIVITY_ID_NOT_STARTED""#.as_slice().into(),
+            ..Payload::default()
+        };
+        details
+            .metadata
+            .insert("encoding".to_owned(), b"json/plain".as_slice().into());
         Attributes::ActivityTaskCanceledEventAttributes(ActivityTaskCanceledEventAttributes {
-            details: Some(Payloads { payloads: vec![details] }),
+            details: Some(Payloads {
+                payloads: vec![details],
+            }),
             latest_cancel_requested_event_id: requested,
             scheduled_event_id: id,
             identity: identity.to_owned(),
@@ -217,7 +248,9 @@ impl Run {
     }
 
     pub(crate) fn activity_by_id(&self, activity_id: &str) -> Option<&Activity> {
-        self.activities.values().find(|activity| activity.info.activity_id == activity_id)
+        self.activities
+            .values()
+            .find(|activity| activity.info.activity_id == activity_id)
     }
 
     /// Hands the activity to a worker.
@@ -240,7 +273,11 @@ impl Run {
     /// What the worker gets.
     fn activity_task(&self, activity: &Activity, env: &Env) -> PollActivityTaskQueueResponse {
         let (info, scheduled) = (&activity.info, activity.scheduled());
-        let namespace = env.namespaces.by_id(&self.key.namespace_id).map(|n| n.name.to_string()).unwrap_or_default();
+        let namespace = env
+            .namespaces
+            .by_id(&self.key.namespace_id)
+            .map(|n| n.name.to_string())
+            .unwrap_or_default();
         PollActivityTaskQueueResponse {
             task_token: self.activity_token(info).encode_to_vec().into(),
             workflow_namespace: namespace,
@@ -281,9 +318,13 @@ impl Run {
 
     /// Offers the waiting activity, now or when its backoff is over.
     pub(crate) fn offer_activity_when_due(&mut self, id: i64, now: Timestamp) {
-        let Some(activity) = self.activities.get(&id).filter(|activity| activity.waits()) else { return };
+        let Some(activity) = self.activities.get(&id).filter(|activity| activity.waits()) else {
+            return;
+        };
         if activity.info.scheduled_time_ns > now.as_nanos() {
-            self.delayed.activities.insert((Timestamp(activity.info.scheduled_time_ns), id));
+            self.delayed
+                .activities
+                .insert((Timestamp(activity.info.scheduled_time_ns), id));
         } else {
             let offer = self.activity_offer(activity);
             self.effects.push(Effect::Offer(offer));
@@ -295,7 +336,11 @@ impl Run {
         Offer {
             kind: TaskKind::Activity as i32,
             namespace_id: self.key.namespace_id.to_string(),
-            task_queue: scheduled.task_queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default(),
+            task_queue: scheduled
+                .task_queue
+                .as_ref()
+                .map(|queue| queue.name.clone())
+                .unwrap_or_default(),
             workflow_id: self.key.workflow_id.to_string(),
             run_id: self.run_id.clone(),
             scheduled_event_id: info.scheduled_event_id,
@@ -316,11 +361,25 @@ pub(crate) fn delivery(info: &ActivityInfo) -> i64 {
 
 /// The activity's own priority over the workflow's, field by field.
 fn merged(base: Option<&Priority>, own: Option<&Priority>) -> Option<Priority> {
-    let (Some(base), Some(own)) = (base, own) else { return own.or(base).cloned() };
+    let (Some(base), Some(own)) = (base, own) else {
+        return own.or(base).cloned();
+    };
     Some(Priority {
-        priority_key: if own.priority_key != 0 { own.priority_key } else { base.priority_key },
-        fairness_key: if own.fairness_key.is_empty() { base.fairness_key.clone() } else { own.fairness_key.clone() },
-        fairness_weight: if own.fairness_weight != 0.0 { own.fairness_weight } else { base.fairness_weight },
+        priority_key: if own.priority_key != 0 {
+            own.priority_key
+        } else {
+            base.priority_key
+        },
+        fairness_key: if own.fairness_key.is_empty() {
+            base.fairness_key.clone()
+        } else {
+            own.fairness_key.clone()
+        },
+        fairness_weight: if own.fairness_weight != 0.0 {
+            own.fairness_weight
+        } else {
+            base.fairness_weight
+        },
     })
 }
 

@@ -19,8 +19,12 @@ const LAST_FAILURE_MAX_BYTES: usize = 4 * 1024;
 impl Run {
     /// Begins the next attempt, after its backoff; or says why there is none.
     pub(crate) fn retry_activity(&mut self, env: &Env, id: i64, failure: Option<&Failure>) -> Result<(), RetryState> {
-        let Some(activity) = self.activities.get(&id) else { return Err(RetryState::InternalServerError) };
-        let Some(policy) = activity.retry_policy() else { return Err(RetryState::RetryPolicyNotSet) };
+        let Some(activity) = self.activities.get(&id) else {
+            return Err(RetryState::InternalServerError);
+        };
+        let Some(policy) = activity.retry_policy() else {
+            return Err(RetryState::RetryPolicyNotSet);
+        };
         let info = &activity.info;
         if info.cancel_requested {
             return Err(RetryState::CancelRequested);
@@ -38,7 +42,9 @@ impl Run {
     }
 
     fn next_attempt(&mut self, env: &Env, id: i64, interval: Duration, failure: Option<&Failure>) {
-        let Some(activity) = self.activities.get_mut(&id) else { return };
+        let Some(activity) = self.activities.get_mut(&id) else {
+            return;
+        };
         let info = &mut activity.info;
         info.attempt += 1;
         info.stamp += 1;
@@ -57,7 +63,10 @@ impl Run {
 fn is_schedule_timeout(failure: Option<&Failure>) -> bool {
     match failure.and_then(|failure| failure.failure_info.as_ref()) {
         Some(FailureInfo::TimeoutFailureInfo(timeout)) => {
-            matches!(timeout.timeout_type(), TimeoutType::ScheduleToStart | TimeoutType::ScheduleToClose)
+            matches!(
+                timeout.timeout_type(),
+                TimeoutType::ScheduleToStart | TimeoutType::ScheduleToClose
+            )
         }
         _ => false,
     }
@@ -76,7 +85,10 @@ fn bounded(failure: Failure) -> Failure {
 
 fn truncated(failure: &Failure, rest: &mut usize, depth: u32) -> Failure {
     let mut cut = |text: &str| {
-        let end = (0..=text.len().min(*rest)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        let end = (0..=text.len().min(*rest))
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(0);
         *rest = rest.saturating_sub(end + 4);
         text[..end].to_owned()
     };
@@ -97,7 +109,10 @@ fn truncated(failure: &Failure, rest: &mut usize, depth: u32) -> Failure {
     kept.message = cut(&failure.message);
     kept.stack_trace = cut(&failure.stack_trace);
     if *rest > 4 && depth > 0 {
-        kept.cause = failure.cause.as_ref().map(|cause| Box::new(truncated(cause, rest, depth - 1)));
+        kept.cause = failure
+            .cause
+            .as_ref()
+            .map(|cause| Box::new(truncated(cause, rest, depth - 1)));
     }
     kept
 }
@@ -108,7 +123,10 @@ mod tests {
 
     #[test]
     fn a_big_failure_keeps_its_beginning() {
-        let cause = Failure { message: "root".to_owned(), ..Failure::default() };
+        let cause = Failure {
+            message: "root".to_owned(),
+            ..Failure::default()
+        };
         let big = Failure {
             message: "é".repeat(1000),
             stack_trace: "frame\n".repeat(10_000),
@@ -119,7 +137,10 @@ mod tests {
         assert!(kept.encoded_len() < LAST_FAILURE_MAX_BYTES + 100);
         assert_eq!(kept.message, "Failure exceeds size limit.");
         assert_eq!(kept.cause.expect("kept").message, big.message);
-        let small = Failure { message: "small".to_owned(), ..Failure::default() };
+        let small = Failure {
+            message: "small".to_owned(),
+            ..Failure::default()
+        };
         assert_eq!(bounded(small.clone()), small);
     }
 }

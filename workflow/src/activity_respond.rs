@@ -27,7 +27,9 @@ use crate::{
 impl Chain {
     pub(crate) fn respond_activity_task(&mut self, c: RespondActivityTask, env: &mut Env) -> Answered {
         let activity = c.activity.unwrap_or_default();
-        let outcome = c.outcome.ok_or_else(|| Error::invalid_argument("Outcome is not set on request."))?;
+        let outcome = c
+            .outcome
+            .ok_or_else(|| Error::invalid_argument("Outcome is not set on request."))?;
         let run = self.open_run(&activity.run_id)?;
         let may_be_waiting = matches!(outcome, Outcome::Completed(_));
         let id = run.find_activity(&activity, may_be_waiting)?;
@@ -66,8 +68,7 @@ impl Run {
             let Some(pending) = self.activities.get(&activity.scheduled_event_id) else {
                 return Err(activity_not_found());
             };
-            let stale_delivery =
-                activity.started_event_id != 0 && activity.started_event_id != delivery(&pending.info);
+            let stale_delivery = activity.started_event_id != 0 && activity.started_event_id != delivery(&pending.info);
             if !pending.is_started() || pending.info.attempt != activity.attempt || stale_delivery {
                 return Err(activity_not_found());
             }
@@ -96,21 +97,24 @@ impl Run {
         identity: &str,
         version: Option<WorkerVersionStamp>,
     ) {
-        if let Some(activity) = self.activities.get_mut(&id).filter(|activity| activity.info.started_time_ns == 0) {
+        if let Some(activity) = self
+            .activities
+            .get_mut(&id)
+            .filter(|activity| activity.info.started_time_ns == 0)
+        {
             // Completed by id before a worker had it: the completer stands for the worker.
             activity.info.started_time_ns = env.now.as_nanos();
             activity.info.request_id.clear();
             activity.info.identity = identity.to_owned();
         }
         let started_event_id = self.add_activity_started(id, version);
-        let attributes =
-            Attributes::ActivityTaskCompletedEventAttributes(ActivityTaskCompletedEventAttributes {
-                result: completed.result,
-                scheduled_event_id: id,
-                started_event_id,
-                identity: identity.to_owned(),
-                ..ActivityTaskCompletedEventAttributes::default()
-            });
+        let attributes = Attributes::ActivityTaskCompletedEventAttributes(ActivityTaskCompletedEventAttributes {
+            result: completed.result,
+            scheduled_event_id: id,
+            started_event_id,
+            identity: identity.to_owned(),
+            ..ActivityTaskCompletedEventAttributes::default()
+        });
         self.end_activity(env, id, attributes);
     }
 
@@ -172,7 +176,9 @@ impl Run {
         heartbeat: Heartbeat,
         identity: &str,
     ) -> RespondActivityTaskReply {
-        let Some(activity) = self.activities.get_mut(&id) else { return RespondActivityTaskReply::default() };
+        let Some(activity) = self.activities.get_mut(&id) else {
+            return RespondActivityTaskReply::default();
+        };
         let info = &mut activity.info;
         info.heartbeat_details = heartbeat.details;
         info.last_heartbeat_time_ns = env.now.as_nanos();
@@ -188,7 +194,9 @@ impl Run {
 
     fn activity_task_undelivered(&mut self, env: &Env, token: &TaskToken) -> Result<(), Error> {
         let id = token.scheduled_event_id;
-        let Some(activity) = self.activities.get(&id) else { return Err(activity_not_found()) };
+        let Some(activity) = self.activities.get(&id) else {
+            return Err(activity_not_found());
+        };
         let same = activity.info.attempt == token.attempt
             && activity.info.started_time_ns == token.started_time_ns
             && token.started_event_id == delivery(&activity.info);
@@ -215,7 +223,9 @@ impl Run {
     #[allow(deprecated, reason = "older workers still send their version")]
     /// Writes the Started event of the attempt that has ended. 0 if it has been buffered.
     pub(crate) fn add_activity_started(&mut self, id: i64, worker_version: Option<WorkerVersionStamp>) -> i64 {
-        let Some(info) = self.activities.get(&id).map(|activity| &activity.info) else { return 0 };
+        let Some(info) = self.activities.get(&id).map(|activity| &activity.info) else {
+            return 0;
+        };
         if info.started_time_ns == 0 {
             return 0;
         }

@@ -13,18 +13,30 @@ use perdure_proto::{
 };
 use perdure_types::Timestamp;
 
-use crate::{activity_retry::{timeout_failure, timeout_name}, api::Env, run::Run};
+use crate::{
+    activity_retry::{timeout_failure, timeout_name},
+    api::Env,
+    run::Run,
+};
 
 /// The next deadline of an activity, and which one it is.
 pub(crate) fn next_deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutType)> {
     if info.paused {
         return None;
     }
-    let after = |start: i64, timeout: i64, kind| (timeout != 0).then(|| (Timestamp(start.saturating_add(timeout)), kind));
-    let closing = (info.expiration_time_ns != 0)
-        .then_some((Timestamp(info.expiration_time_ns), TimeoutType::ScheduleToClose));
+    let after =
+        |start: i64, timeout: i64, kind| (timeout != 0).then(|| (Timestamp(start.saturating_add(timeout)), kind));
+    let closing =
+        (info.expiration_time_ns != 0).then_some((Timestamp(info.expiration_time_ns), TimeoutType::ScheduleToClose));
     let (first, second) = if info.started_time_ns == 0 {
-        (after(info.scheduled_time_ns, info.schedule_to_start_ns, TimeoutType::ScheduleToStart), None)
+        (
+            after(
+                info.scheduled_time_ns,
+                info.schedule_to_start_ns,
+                TimeoutType::ScheduleToStart,
+            ),
+            None,
+        )
     } else {
         let alive = info.last_heartbeat_time_ns.max(info.started_time_ns);
         (
@@ -33,13 +45,18 @@ pub(crate) fn next_deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutTy
         )
     };
     // Of deadlines at the same time the one that ends the activity counts.
-    [closing, first, second].into_iter().flatten().min_by_key(|(time, _)| *time)
+    [closing, first, second]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(time, _)| *time)
 }
 
 impl Run {
     /// The activity has reached its next deadline.
     pub(crate) fn time_out_activity(&mut self, env: &Env, id: i64) {
-        let Some(activity) = self.activities.get(&id) else { return };
+        let Some(activity) = self.activities.get(&id) else {
+            return;
+        };
         let Some((_, kind)) = next_deadline(&activity.info).filter(|(deadline, _)| *deadline <= env.now) else {
             return;
         };
@@ -54,7 +71,9 @@ impl Run {
                 TimeoutType::ScheduleToClose,
             );
         }
-        let Some(activity) = self.activities.get(&id) else { return };
+        let Some(activity) = self.activities.get(&id) else {
+            return;
+        };
         if let Some(FailureInfo::TimeoutFailureInfo(info)) = &mut failure.failure_info {
             info.last_heartbeat_details = activity.info.heartbeat_details.clone();
         }

@@ -18,7 +18,13 @@ impl Run {
     /// Writes an event now. Only for events that may stand where they are written: those of a workflow task's
     /// completion, workflow task events, and closing events.
     pub(crate) fn add_event(&mut self, now: Timestamp, attributes: Attributes) -> i64 {
-        self.add_prepared(now, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() })
+        self.add_prepared(
+            now,
+            HistoryEvent {
+                attributes: Some(attributes),
+                ..HistoryEvent::default()
+            },
+        )
     }
 
     /// As [`Run::add_event`], for an event with links, user metadata or a worker-may-ignore flag set.
@@ -44,13 +50,22 @@ impl Run {
     /// Writes an event that came from outside: at once, or into the buffer while a workflow task is started.
     /// The id is `None` for a buffered event.
     pub(crate) fn add_external(&mut self, now: Timestamp, attributes: Attributes) -> Option<i64> {
-        self.add_external_prepared(now, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() })
+        self.add_external_prepared(
+            now,
+            HistoryEvent {
+                attributes: Some(attributes),
+                ..HistoryEvent::default()
+            },
+        )
     }
 
     /// Buffers an event although no workflow task is started: it is caused by a completion under way, and comes after
     /// the events of all of its commands.
     pub(crate) fn buffer_event(&mut self, now: Timestamp, attributes: Attributes) {
-        let event = HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() };
+        let event = HistoryEvent {
+            attributes: Some(attributes),
+            ..HistoryEvent::default()
+        };
         self.push_buffered(now, event);
     }
 
@@ -107,7 +122,9 @@ impl Run {
     /// Before anything else is written on top of a speculative workflow task it becomes a normal one, at the ids that
     /// were promised for its events.
     pub(crate) fn make_workflow_task_durable(&mut self) {
-        let Some(task) = self.info.workflow_task.clone() else { return };
+        let Some(task) = self.info.workflow_task.clone() else {
+            return;
+        };
         if task.kind() != Kind::Speculative {
             return;
         }
@@ -213,9 +230,15 @@ pub(crate) fn event_type(attributes: &Attributes) -> EventType {
         A::WorkflowExecutionTerminatedEventAttributes(_) => EventType::WorkflowExecutionTerminated,
         A::WorkflowExecutionCancelRequestedEventAttributes(_) => EventType::WorkflowExecutionCancelRequested,
         A::WorkflowExecutionCanceledEventAttributes(_) => EventType::WorkflowExecutionCanceled,
-        A::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(_) => EventType::RequestCancelExternalWorkflowExecutionInitiated,
-        A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(_) => EventType::RequestCancelExternalWorkflowExecutionFailed,
-        A::ExternalWorkflowExecutionCancelRequestedEventAttributes(_) => EventType::ExternalWorkflowExecutionCancelRequested,
+        A::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(_) => {
+            EventType::RequestCancelExternalWorkflowExecutionInitiated
+        }
+        A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(_) => {
+            EventType::RequestCancelExternalWorkflowExecutionFailed
+        }
+        A::ExternalWorkflowExecutionCancelRequestedEventAttributes(_) => {
+            EventType::ExternalWorkflowExecutionCancelRequested
+        }
         A::WorkflowExecutionContinuedAsNewEventAttributes(_) => EventType::WorkflowExecutionContinuedAsNew,
         A::StartChildWorkflowExecutionInitiatedEventAttributes(_) => EventType::StartChildWorkflowExecutionInitiated,
         A::StartChildWorkflowExecutionFailedEventAttributes(_) => EventType::StartChildWorkflowExecutionFailed,
@@ -225,7 +248,9 @@ pub(crate) fn event_type(attributes: &Attributes) -> EventType {
         A::ChildWorkflowExecutionCanceledEventAttributes(_) => EventType::ChildWorkflowExecutionCanceled,
         A::ChildWorkflowExecutionTimedOutEventAttributes(_) => EventType::ChildWorkflowExecutionTimedOut,
         A::ChildWorkflowExecutionTerminatedEventAttributes(_) => EventType::ChildWorkflowExecutionTerminated,
-        A::SignalExternalWorkflowExecutionInitiatedEventAttributes(_) => EventType::SignalExternalWorkflowExecutionInitiated,
+        A::SignalExternalWorkflowExecutionInitiatedEventAttributes(_) => {
+            EventType::SignalExternalWorkflowExecutionInitiated
+        }
         A::SignalExternalWorkflowExecutionFailedEventAttributes(_) => EventType::SignalExternalWorkflowExecutionFailed,
         A::ExternalWorkflowExecutionSignaledEventAttributes(_) => EventType::ExternalWorkflowExecutionSignaled,
         A::UpsertWorkflowSearchAttributesEventAttributes(_) => EventType::UpsertWorkflowSearchAttributes,
@@ -248,6 +273,8 @@ pub(crate) fn event_type(attributes: &Attributes) -> EventType {
         A::NexusOperationCancelRequestFailedEventAttributes(_) => EventType::NexusOperationCancelRequestFailed,
         A::WorkflowExecutionPausedEventAttributes(_) => EventType::WorkflowExecutionPaused,
         A::WorkflowExecutionUnpausedEventAttributes(_) => EventType::WorkflowExecutionUnpaused,
-        A::WorkflowExecutionTimeSkippingTransitionedEventAttributes(_) => EventType::WorkflowExecutionTimeSkippingTransitioned,
+        A::WorkflowExecutionTimeSkippingTransitionedEventAttributes(_) => {
+            EventType::WorkflowExecutionTimeSkippingTransitioned
+        }
     }
 }

@@ -16,9 +16,7 @@ use perdure_proto::{
     temporal::api::{
         common::v1::{Memo, SearchAttributes},
         enums::v1::WorkflowExecutionStatus,
-        history::v1::{
-            History, HistoryEvent, WorkflowExecutionStartedEventAttributes, history_event::Attributes,
-        },
+        history::v1::{History, HistoryEvent, WorkflowExecutionStartedEventAttributes, history_event::Attributes},
     },
 };
 use perdure_types::{ChainKey, Timestamp};
@@ -83,7 +81,11 @@ impl Run {
             key,
             run_id,
             started: Arc::default(),
-            info: Value::new(RunInfo { next_event_id: 1, workflow_task_attempt: 1, ..RunInfo::default() }),
+            info: Value::new(RunInfo {
+                next_event_id: 1,
+                workflow_task_attempt: 1,
+                ..RunInfo::default()
+            }),
             activities: Tracked::default(),
             timers: Tracked::default(),
             children: Tracked::default(),
@@ -134,10 +136,17 @@ impl Run {
     /// Ends a transition: what changed, if anything durable did.
     pub(crate) fn commit(&mut self) -> Option<RunDelta> {
         if self.deleted {
-            return Some(RunDelta { run_id: self.run_id.clone(), deleted: true, ..RunDelta::default() });
+            return Some(RunDelta {
+                run_id: self.run_id.clone(),
+                deleted: true,
+                ..RunDelta::default()
+            });
         }
         self.admitted.commit();
-        let info_changed = self.info.before().is_some_and(|before| durable(before) != durable(&self.info));
+        let info_changed = self
+            .info
+            .before()
+            .is_some_and(|before| durable(before) != durable(&self.info));
         let others_clean = self.new_events.is_empty()
             && self.activities.is_clean()
             && self.timers.is_clean()
@@ -156,16 +165,32 @@ impl Run {
         self.info.edit().state_transition_count += 1;
         self.info.commit();
         self.close_event.commit();
-        let mut delta = RunDelta { run_id: self.run_id.clone(), info: Some(durable(&self.info)), ..RunDelta::default() };
+        let mut delta = RunDelta {
+            run_id: self.run_id.clone(),
+            info: Some(durable(&self.info)),
+            ..RunDelta::default()
+        };
         let events = std::mem::take(&mut self.new_events);
         if let Some(first) = events.first() {
             delta.first_event_id = first.event_id;
             delta.events = encode_events(&events).into();
         }
-        commit_pending(&mut self.activities, &mut delta.activities, &mut delta.removed_activities);
+        commit_pending(
+            &mut self.activities,
+            &mut delta.activities,
+            &mut delta.removed_activities,
+        );
         commit_pending(&mut self.children, &mut delta.children, &mut delta.removed_children);
-        commit_pending(&mut self.external_signals, &mut delta.external_signals, &mut delta.removed_external_signals);
-        commit_pending(&mut self.external_cancels, &mut delta.external_cancels, &mut delta.removed_external_cancels);
+        commit_pending(
+            &mut self.external_signals,
+            &mut delta.external_signals,
+            &mut delta.removed_external_signals,
+        );
+        commit_pending(
+            &mut self.external_cancels,
+            &mut delta.external_cancels,
+            &mut delta.removed_external_cancels,
+        );
         (delta.timers, delta.removed_timers) = self.timers.commit();
         delta.updates = self.updates.commit().0;
         delta.request_ids = self.request_ids.commit().0;
@@ -203,8 +228,10 @@ impl Run {
     pub(crate) fn apply(&mut self, delta: &RunDelta) -> Result<(), prost::DecodeError> {
         let was_open = self.info.status == 0 || self.is_open();
         let events = History::decode(delta.events.clone())?.events;
-        let by_id: BTreeMap<i64, Arc<HistoryEvent>> =
-            events.into_iter().map(|event| (event.event_id, Arc::new(event))).collect();
+        let by_id: BTreeMap<i64, Arc<HistoryEvent>> = events
+            .into_iter()
+            .map(|event| (event.event_id, Arc::new(event)))
+            .collect();
         if let Some(first) = by_id.get(&1) {
             self.started = first.clone();
         }
@@ -214,11 +241,26 @@ impl Run {
         if was_open && !self.is_open() {
             self.close_event.restore(by_id.values().next_back().cloned());
         }
-        restore_pending(&mut self.activities, &delta.activities, &delta.removed_activities, &by_id);
+        restore_pending(
+            &mut self.activities,
+            &delta.activities,
+            &delta.removed_activities,
+            &by_id,
+        );
         self.restore_delayed_offers(delta.activities.iter().map(|activity| activity.scheduled_event_id));
         restore_pending(&mut self.children, &delta.children, &delta.removed_children, &by_id);
-        restore_pending(&mut self.external_signals, &delta.external_signals, &delta.removed_external_signals, &by_id);
-        restore_pending(&mut self.external_cancels, &delta.external_cancels, &delta.removed_external_cancels, &by_id);
+        restore_pending(
+            &mut self.external_signals,
+            &delta.external_signals,
+            &delta.removed_external_signals,
+            &by_id,
+        );
+        restore_pending(
+            &mut self.external_cancels,
+            &delta.external_cancels,
+            &delta.removed_external_cancels,
+            &by_id,
+        );
         for timer in &delta.timers {
             self.timers.restore(timer.timer_id.clone(), Some(timer.clone()));
         }
@@ -229,10 +271,12 @@ impl Run {
             self.updates.restore(update.update_id.clone(), Some(update.clone()));
         }
         for request in &delta.request_ids {
-            self.request_ids.restore(request.request_id.clone(), Some(request.clone()));
+            self.request_ids
+                .restore(request.request_id.clone(), Some(request.clone()));
         }
         if delta.buffered_events_changed {
-            self.buffered.restore(delta.buffered_events.iter().cloned().map(Arc::new).collect());
+            self.buffered
+                .restore(delta.buffered_events.iter().cloned().map(Arc::new).collect());
         }
         if let Some(memo) = &delta.memo {
             self.memo.restore(memo.clone());
@@ -281,9 +325,11 @@ impl Run {
         for request in snapshot.request_ids {
             run.request_ids.restore(request.request_id.clone(), Some(request));
         }
-        run.buffered.restore(snapshot.buffered_events.into_iter().map(Arc::new).collect());
+        run.buffered
+            .restore(snapshot.buffered_events.into_iter().map(Arc::new).collect());
         run.memo.restore(snapshot.memo.unwrap_or_default());
-        run.search_attributes.restore(snapshot.search_attributes.unwrap_or_default());
+        run.search_attributes
+            .restore(snapshot.search_attributes.unwrap_or_default());
         run.close_event.restore(snapshot.close_event.map(Arc::new));
         let activities: Vec<i64> = run.activities.keys().copied().collect();
         run.restore_delayed_offers(activities.into_iter());
@@ -294,7 +340,11 @@ impl Run {
 /// The info without what lives in memory only: a speculative workflow task.
 fn durable(info: &RunInfo) -> RunInfo {
     let mut info = info.clone();
-    if info.workflow_task.as_ref().is_some_and(|task| task.kind() == Kind::Speculative) {
+    if info
+        .workflow_task
+        .as_ref()
+        .is_some_and(|task| task.kind() == Kind::Speculative)
+    {
         info.workflow_task = None;
     }
     info
@@ -357,7 +407,13 @@ fn restore_pending<T: PendingInfo>(
             Some(known) => known.event.clone(),
             None => events.get(&info.id()).cloned().unwrap_or_default(),
         };
-        map.restore(info.id(), Some(Pending { info: info.clone(), event }));
+        map.restore(
+            info.id(),
+            Some(Pending {
+                info: info.clone(),
+                event,
+            }),
+        );
     }
     for id in removed {
         map.restore(*id, None);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use perdure_proto::{
     Error,
     perdure::{
-        node::v1::{Offer, RecordWorkflowTaskStarted, StickyQueueUnavailable, TaskKind, TaskToken, task_token, workflow_reply},
+        node::v1::{
+            Offer, RecordWorkflowTaskStarted, StickyQueueUnavailable, TaskKind, TaskToken, task_token, workflow_reply,
+        },
         state::v1::{WorkflowTaskInfo, workflow_task_info::Kind},
     },
     temporal::api::{
@@ -39,7 +41,9 @@ impl Run {
             self.make_workflow_task_durable();
             return;
         }
-        if self.info.first_workflow_task_due_ns > env.now.as_nanos() {
+        // Later clocks may lag behind the one that the run was started by.
+        let is_first = self.info.last_completed_workflow_task_started_id == 0;
+        if is_first && self.info.first_workflow_task_due_ns > env.now.as_nanos() {
             return;
         }
         self.schedule_workflow_task(env, env.now);
@@ -56,7 +60,11 @@ impl Run {
     /// Schedules a task for updates only: it leaves no trace if it changes nothing.
     pub(crate) fn schedule_speculative_workflow_task(&mut self, env: &Env) {
         let transient = self.info.workflow_task_attempt > 1;
-        self.create_workflow_task(env, if transient { Kind::Transient } else { Kind::Speculative }, env.now);
+        self.create_workflow_task(
+            env,
+            if transient { Kind::Transient } else { Kind::Speculative },
+            env.now,
+        );
         self.offer_workflow_task_when_due(env.now);
     }
 
@@ -147,7 +155,9 @@ impl Run {
         request: &RecordWorkflowTaskStarted,
     ) -> Result<(Reply, Release), Error> {
         let stale = || Error::not_found("Workflow task not found.");
-        let Some(task) = self.workflow_task().filter(|_| self.is_open()) else { return Err(stale()) };
+        let Some(task) = self.workflow_task().filter(|_| self.is_open()) else {
+            return Err(stale());
+        };
         if task.started_event_id != 0 {
             // The reply to the same poll was lost on its way.
             return if !request.request_id.is_empty() && task.request_id == request.request_id {
@@ -169,7 +179,9 @@ impl Run {
 
     /// Starts the scheduled task. Also used for tasks that start where they are scheduled (eager, heartbeats).
     pub(crate) fn start_workflow_task(&mut self, env: &Env, identity: &str, request_id: &str) {
-        let Some(mut task) = self.workflow_task().cloned() else { return };
+        let Some(mut task) = self.workflow_task().cloned() else {
+            return;
+        };
         // Events came after a retry was scheduled: the retry is an ordinary task now, with a Scheduled event after them.
         if task.kind() == Kind::Transient && task.scheduled_event_id != self.info.next_event_id {
             task.set_kind(Kind::Normal);
@@ -191,7 +203,8 @@ impl Run {
         }
         self.info.edit().workflow_task = Some(task);
         // It may have been scheduled by this very transition.
-        self.effects.retain(|effect| !matches!(effect, Effect::Offer(offer) if offer.kind == TaskKind::Workflow as i32));
+        self.effects
+            .retain(|effect| !matches!(effect, Effect::Offer(offer) if offer.kind == TaskKind::Workflow as i32));
     }
 
     fn continue_as_new_reasons(&self, env: &Env) -> Vec<i32> {
@@ -211,9 +224,14 @@ impl Run {
 
     /// What the worker gets for the started task. The driver adds the history.
     pub(crate) fn workflow_task_reply(&mut self, env: &Env) -> Reply {
-        let Some(task) = self.workflow_task().cloned() else { return Reply::default() };
-        let from_event_id =
-            if task.sticky { self.info.last_completed_workflow_task_started_id + 1 } else { 1 };
+        let Some(task) = self.workflow_task().cloned() else {
+            return Reply::default();
+        };
+        let from_event_id = if task.sticky {
+            self.info.last_completed_workflow_task_started_id + 1
+        } else {
+            1
+        };
         let transient = task.kind() != Kind::Normal;
         let mut extra = Vec::new();
         if transient {
@@ -252,7 +270,11 @@ impl Run {
         let history = HistoryFill {
             run_id: self.run_id.clone(),
             from_event_id,
-            until_event_id: if transient { task.scheduled_event_id } else { task.started_event_id + 1 },
+            until_event_id: if transient {
+                task.scheduled_event_id
+            } else {
+                task.started_event_id + 1
+            },
             extra,
         };
         let mut reply = Reply::new(workflow_reply::Reply::WorkflowTask(response));
@@ -275,7 +297,10 @@ impl Run {
     }
 
     pub(crate) fn execution(&self) -> WorkflowExecution {
-        WorkflowExecution { workflow_id: self.key.workflow_id.to_string(), run_id: self.run_id.clone() }
+        WorkflowExecution {
+            workflow_id: self.key.workflow_id.to_string(),
+            run_id: self.run_id.clone(),
+        }
     }
 
     /// The sticky queue has nobody polling: the scheduled task goes to the normal queue, with full history.
@@ -296,7 +321,11 @@ impl Run {
         let normal = self.info.task_queue.clone();
         let info = self.info.edit();
         info.sticky = None;
-        if let Some(task) = info.workflow_task.as_mut().filter(|task| task.sticky && task.started_event_id == 0) {
+        if let Some(task) = info
+            .workflow_task
+            .as_mut()
+            .filter(|task| task.sticky && task.started_event_id == 0)
+        {
             task.sticky = false;
             task.task_queue = normal;
             self.offer_workflow_task();
@@ -311,7 +340,9 @@ fn retry_slack(attempt: i32, env: &Env) -> Duration {
     if attempt <= AT_ONCE {
         return Duration::ZERO;
     }
-    FIRST.mul_f64(2f64.powi(attempt - AT_ONCE - 1)).min(env.limits.workflow_task_retry_max_interval)
+    FIRST
+        .mul_f64(2f64.powi(attempt - AT_ONCE - 1))
+        .min(env.limits.workflow_task_retry_max_interval)
 }
 
 /// Scheduled, and Started if the task is.
@@ -328,7 +359,11 @@ fn scheduled_attributes(task: &WorkflowTaskInfo, normal_queue: &str) -> Attribut
             normal_name: normal_queue.to_owned(),
         }
     } else {
-        TaskQueue { name: task.task_queue.clone(), kind: TaskQueueKind::Normal as i32, ..TaskQueue::default() }
+        TaskQueue {
+            name: task.task_queue.clone(),
+            kind: TaskQueueKind::Normal as i32,
+            ..TaskQueue::default()
+        }
     };
     Attributes::WorkflowTaskScheduledEventAttributes(WorkflowTaskScheduledEventAttributes {
         task_queue: Some(queue),

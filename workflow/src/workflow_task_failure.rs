@@ -1,9 +1,13 @@
 //! Failure and timeouts of workflow tasks. Only the first failure in a row is in the history: the attempts after it are
 //! transient, and leave no events until one completes.
 
-#![allow(deprecated, reason = "older workers still send what newer ones replaced, and histories show both")]
+#![allow(
+    deprecated,
+    reason = "older workers still send what newer ones replaced, and histories show both"
+)]
 
 use perdure_proto::{
+    Error,
     perdure::{
         node::v1::{TaskToken, task_token},
         state::v1::workflow_task_info::Kind,
@@ -11,10 +15,11 @@ use perdure_proto::{
     temporal::api::{
         enums::v1::{TimeoutType, WorkflowTaskFailedCause as Cause},
         failure::v1::Failure,
-        history::v1::{WorkflowTaskFailedEventAttributes, WorkflowTaskTimedOutEventAttributes, history_event::Attributes},
+        history::v1::{
+            WorkflowTaskFailedEventAttributes, WorkflowTaskTimedOutEventAttributes, history_event::Attributes,
+        },
         workflowservice::v1::RespondWorkflowTaskFailedRequest,
     },
-    Error,
 };
 use perdure_types::{Duration, Timestamp};
 
@@ -75,7 +80,9 @@ impl Run {
         binary_checksum: &str,
     ) {
         self.make_workflow_task_durable();
-        let Some(task) = self.info.edit().workflow_task.take() else { return };
+        let Some(task) = self.info.edit().workflow_task.take() else {
+            return;
+        };
         if task.kind() == Kind::Normal {
             self.info.edit().last_workflow_task_failure = failure.clone();
             let attributes = WorkflowTaskFailedEventAttributes {
@@ -95,7 +102,9 @@ impl Run {
     /// The task timed out, and the next one is scheduled.
     pub(crate) fn time_out_workflow_task(&mut self, env: &Env, kind: TimeoutType) {
         self.make_workflow_task_durable();
-        let Some(task) = self.info.edit().workflow_task.take() else { return };
+        let Some(task) = self.info.edit().workflow_task.take() else {
+            return;
+        };
         if task.kind() == Kind::Normal {
             self.info.edit().last_workflow_task_failure = Some(timeout_failure("workflow task timeout", kind));
             let attributes = WorkflowTaskTimedOutEventAttributes {
@@ -113,7 +122,11 @@ impl Run {
     fn count_failed_attempt(&mut self, counts: bool) {
         let info = self.info.edit();
         let sticky = info.sticky.take().is_some();
-        info.workflow_task_attempt = if counts && !sticky { info.workflow_task_attempt.max(1).saturating_add(1) } else { 1 };
+        info.workflow_task_attempt = if counts && !sticky {
+            info.workflow_task_attempt.max(1).saturating_add(1)
+        } else {
+            1
+        };
         self.updates_not_answered();
     }
 
@@ -166,14 +179,25 @@ impl Run {
         if !task.sticky {
             return None;
         }
-        let given = self.info.sticky.as_ref().and_then(|sticky| Duration(sticky.schedule_to_start_ns).or_none());
+        let given = self
+            .info
+            .sticky
+            .as_ref()
+            .and_then(|sticky| Duration(sticky.schedule_to_start_ns).or_none());
         let deadline = Timestamp(task.scheduled_time_ns) + given.unwrap_or(STICKY_SCHEDULE_TO_START);
         Some((deadline, TimeoutType::ScheduleToStart))
     }
 
     pub(crate) fn workflow_task_deadline_passed(&mut self, env: &Env) {
-        let Some((_, kind)) = self.workflow_task_deadline().filter(|(deadline, _)| *deadline <= env.now) else { return };
-        let speculative = self.workflow_task().is_some_and(|task| task.kind() == Kind::Speculative);
+        let Some((_, kind)) = self
+            .workflow_task_deadline()
+            .filter(|(deadline, _)| *deadline <= env.now)
+        else {
+            return;
+        };
+        let speculative = self
+            .workflow_task()
+            .is_some_and(|task| task.kind() == Kind::Speculative);
         if speculative && kind == TimeoutType::ScheduleToStart {
             // It may still leave no trace.
             self.move_to_normal_queue();
