@@ -4,12 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use perdure_cluster::{Cluster, MemberId, Namespaces, Ring};
 use perdure_frontend::{ClusterInfo, Frontend};
-use perdure_matching::Matching;
+use perdure_matching::{Matching, MatchingConfig};
 use perdure_persistence::{
     ClusterSettings, Store, StoreError,
     embedded::{Config, Embedded, OpenError},
 };
-use perdure_shard::{ShardConfig, Shards};
+use perdure_shard::{Clock, Setup, ShardConfig, Shards, StartError};
 use perdure_types::{Limits, SlotCount};
 use tokio::{net::TcpListener, sync::watch};
 
@@ -39,35 +39,34 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let store: Arc<dyn Store> = Arc::new(open(&args)?);
     let node = Node::start(store, limits, &args.namespace).await?;
 
-    let (stop, stopped) = watch::channel(());
-    let shutdown = async move {
-        let mut stopped = stopped;
-        let _ = stopped.changed().await;
-    };
-    let (health, server) = grpc::serve(listener, &node.frontend, shutdown)?;
+    let (stop, stopped) = watch::channel(false);
+    let (health, server) = grpc::serve(listener, &node.frontend, stopped)?;
     let server = tokio::spawn(server);
     health.set_serving(true).await;
     tracing::info!(%address, metrics = %metrics_address, data = %data_name(&args), "perdure is ready");
 
-    signalled().await;
+    let outcome = tokio::select! {
+        () = signalled() => Ok(()),
+        reason = node.shards.ended() => Err(Failure::new(Failure::DATA_NOT_WRITABLE, reason)),
+    };
     tracing::info!("draining");
     health.set_serving(false).await;
     node.draining.send_replace(true);
     node.matching.drain();
-    let _ = stop.send(());
+    stop.send_replace(true);
     if tokio::time::timeout(DRAIN, server).await.is_err() {
         tracing::info!("calls still under way are cut off");
     }
     node.shards.stop().await;
     tracing::info!("stopped");
-    Ok(())
+    outcome
 }
 
 /// The parts of a node that the process has to hold on to.
 struct Node {
     frontend: Frontend,
-    shards: Arc<Shards>,
-    matching: Arc<Matching>,
+    shards: Shards,
+    matching: Matching,
     draining: watch::Sender<bool>,
 }
 
@@ -81,24 +80,24 @@ impl Node {
         let uplink = Uplink::default();
         let me = MemberId(uuid::Uuid::new_v4().to_string());
         let mine = Ring::new([me.clone()]).shards_of(&me, settings.slots);
-        let matching = Arc::new(Matching::new(Arc::new(uplink.clone()), Default::default()));
-        let shards = Shards::start(
-            store,
-            ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
-            Arc::new(NamespaceRegistry(namespaces.clone())),
-            Arc::new(uplink.clone()),
-            Arc::new(uplink.clone()),
-            mine,
-        )
-        .await
-        .map_err(|error| Failure::new(Failure::DATA_CORRUPT, error.to_string()))?;
-        let shards = Arc::new(shards);
-        let cluster = Cluster::new(
-            settings.slots,
-            Arc::new(ShardsHere(shards.clone())),
-            Arc::new(MatchingHere(matching.clone())),
-        );
+        let matching = Matching::new(Arc::new(uplink.clone()), MatchingConfig::default());
+        let shards = Shards::new();
+        let cluster =
+            Cluster::new(settings.slots, Arc::new(ShardsHere(shards.clone())), Arc::new(MatchingHere(matching.clone())));
         uplink.connect(cluster.clone());
+        let setup = Setup {
+            store,
+            shards: mine,
+            config: ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
+            clock: Arc::new(Clock::system()),
+            namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
+            tasks: Arc::new(uplink.clone()),
+            entities: Arc::new(uplink),
+        };
+        shards.start(setup).await.map_err(|error| match error {
+            StartError::Store(error) => store_failure(&error),
+            StartError::AlreadyStarted => Failure::new(Failure::OTHER, error.to_string()),
+        })?;
 
         let (draining, watch_draining) = watch::channel(false);
         let info = ClusterInfo {

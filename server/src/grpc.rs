@@ -1,10 +1,10 @@
 //! The gRPC endpoint: Temporal's services, health and reflection.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use perdure_frontend::Frontend;
 use perdure_proto::{TEMPORAL_DESCRIPTORS, temporal::api::workflowservice::v1::workflow_service_server};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -26,11 +26,11 @@ impl Health {
     }
 }
 
-/// Makes the endpoint: the future serves until `shutdown` and until the calls under way have been answered.
+/// Makes the endpoint: the future serves until `shutdown` turns true and until the calls under way have been answered.
 pub fn serve(
     listener: TcpListener,
     frontend: &Frontend,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    shutdown: watch::Receiver<bool>,
 ) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>), Failure> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let reflection = || {
@@ -47,6 +47,11 @@ pub fn serve(
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);
+    let shutdown = async move {
+        let mut shutdown = shutdown;
+        // A dropped sender is a shutdown too.
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Ok((Health(reporter), router.serve_with_incoming_shutdown(incoming, shutdown)))
 }

@@ -61,7 +61,7 @@ impl TaskSink for Uplink {
 }
 
 /// The shards of this process, as the cluster calls them.
-pub struct ShardsHere(pub Arc<Shards>);
+pub struct ShardsHere(pub Shards);
 
 #[async_trait]
 impl LocalShards for ShardsHere {
@@ -71,7 +71,7 @@ impl LocalShards for ShardsHere {
 }
 
 /// The task queues of this process, as the cluster calls them.
-pub struct MatchingHere(pub Arc<Matching>);
+pub struct MatchingHere(pub Matching);
 
 #[async_trait]
 impl LocalMatching for MatchingHere {
