@@ -1,0 +1,167 @@
+//! Calls as the frontend makes them.
+
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{SignalWorkflow, StartWorkflow, WorkflowCall, WorkflowReply, workflow_call::Command, workflow_reply::Reply},
+    temporal::api::{
+        common::v1::{WorkflowExecution, WorkflowType},
+        enums::v1::{HistoryEventFilterType, WorkflowExecutionStatus},
+        history::v1::HistoryEvent,
+        taskqueue::v1::TaskQueue,
+        workflowservice::v1::{
+            DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest, GetWorkflowExecutionHistoryResponse,
+            GetWorkflowExecutionHistoryReverseRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+        },
+    },
+};
+use perdure_shard::Shards;
+use perdure_types::{ChainKey, SlotCount};
+
+use crate::node::{NAMESPACE, NAMESPACE_ID};
+
+/// A client of one node.
+#[derive(Clone)]
+pub struct Client {
+    shards: Shards,
+    slots: SlotCount,
+}
+
+fn execution(workflow_id: &str, run_id: &str) -> WorkflowExecution {
+    WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run_id.to_owned() }
+}
+
+fn unexpected(reply: &WorkflowReply) -> Error {
+    Error::internal(format!("unexpected reply {reply:?}"))
+}
+
+impl Client {
+    pub(crate) fn new(shards: Shards, slots: SlotCount) -> Self {
+        Self { shards, slots }
+    }
+
+    pub async fn call(&self, workflow_id: &str, command: Command) -> Result<WorkflowReply, Error> {
+        let shard = ChainKey::new(NAMESPACE_ID, workflow_id).shard(self.slots);
+        let call = WorkflowCall {
+            namespace_id: NAMESPACE_ID.to_owned(),
+            workflow_id: workflow_id.to_owned(),
+            command: Some(command),
+        };
+        self.shards.call(shard, call).await
+    }
+
+    /// Starts a run and gives its id. The request id is the workflow id, so that a repeated start is the same one.
+    pub async fn start(&self, workflow_id: &str, workflow_type: &str) -> Result<String, Error> {
+        let request = StartWorkflowExecutionRequest {
+            namespace: NAMESPACE.to_owned(),
+            workflow_id: workflow_id.to_owned(),
+            workflow_type: Some(WorkflowType { name: workflow_type.to_owned() }),
+            task_queue: Some(TaskQueue { name: "queue".to_owned(), ..Default::default() }),
+            request_id: format!("start-{workflow_id}"),
+            identity: "client".to_owned(),
+            ..Default::default()
+        };
+        let reply = self.call(workflow_id, Command::Start(StartWorkflow { request: Some(request), parent: None })).await?;
+        match reply.reply {
+            Some(Reply::Start(started)) => Ok(started.run_id),
+            _ => Err(unexpected(&reply)),
+        }
+    }
+
+    pub async fn signal(&self, workflow_id: &str, name: &str, request_id: &str) -> Result<(), Error> {
+        let request = SignalWorkflowExecutionRequest {
+            namespace: NAMESPACE.to_owned(),
+            workflow_execution: Some(execution(workflow_id, "")),
+            signal_name: name.to_owned(),
+            request_id: request_id.to_owned(),
+            identity: "client".to_owned(),
+            ..Default::default()
+        };
+        let signal = SignalWorkflow { request: Some(request), ..Default::default() };
+        self.call(workflow_id, Command::Signal(signal)).await.map(|_| ())
+    }
+
+    pub async fn status(&self, workflow_id: &str, run_id: &str) -> Result<WorkflowExecutionStatus, Error> {
+        let request = DescribeWorkflowExecutionRequest {
+            namespace: NAMESPACE.to_owned(),
+            execution: Some(execution(workflow_id, run_id)),
+        };
+        let reply = self.call(workflow_id, Command::Describe(request)).await?;
+        match &reply.reply {
+            Some(Reply::Describe(description)) => {
+                Ok(description.workflow_execution_info.as_ref().map(|info| info.status()).unwrap_or_default())
+            }
+            _ => Err(unexpected(&reply)),
+        }
+    }
+
+    /// One page.
+    pub async fn history_page(
+        &self,
+        workflow_id: &str,
+        request: GetWorkflowExecutionHistoryRequest,
+    ) -> Result<GetWorkflowExecutionHistoryResponse, Error> {
+        let reply = self.call(workflow_id, Command::GetHistory(request)).await?;
+        match reply.reply {
+            Some(Reply::GetHistory(page)) => Ok(page),
+            _ => Err(unexpected(&reply)),
+        }
+    }
+
+    /// The whole history, in pages of a given size (0: the server's).
+    pub async fn history(&self, workflow_id: &str, run_id: &str, page: i32) -> Result<Vec<HistoryEvent>, Error> {
+        let mut request = history_of(workflow_id, run_id);
+        request.maximum_page_size = page;
+        let mut events = Vec::new();
+        loop {
+            let response = self.history_page(workflow_id, request.clone()).await?;
+            events.extend(response.history.unwrap_or_default().events);
+            if response.next_page_token.is_empty() {
+                return Ok(events);
+            }
+            request.next_page_token = response.next_page_token;
+        }
+    }
+
+    /// The whole history, newest first.
+    pub async fn history_reverse(&self, workflow_id: &str, page: i32) -> Result<Vec<HistoryEvent>, Error> {
+        let mut request = GetWorkflowExecutionHistoryReverseRequest {
+            namespace: NAMESPACE.to_owned(),
+            execution: Some(execution(workflow_id, "")),
+            maximum_page_size: page,
+            ..Default::default()
+        };
+        let mut events = Vec::new();
+        loop {
+            let reply = self.call(workflow_id, Command::GetHistoryReverse(request.clone())).await?;
+            let Some(Reply::GetHistoryReverse(response)) = reply.reply else { return Err(unexpected(&reply)) };
+            events.extend(response.history.unwrap_or_default().events);
+            if response.next_page_token.is_empty() {
+                return Ok(events);
+            }
+            request.next_page_token = response.next_page_token;
+        }
+    }
+
+    /// Waits for the close of a run, as a client that wants the result does.
+    pub async fn close_event(&self, workflow_id: &str, run_id: &str) -> Result<HistoryEvent, Error> {
+        let mut request = history_of(workflow_id, run_id);
+        request.wait_new_event = true;
+        request.history_event_filter_type = HistoryEventFilterType::CloseEvent as i32;
+        loop {
+            let response = self.history_page(workflow_id, request.clone()).await?;
+            if let Some(event) = response.history.unwrap_or_default().events.pop() {
+                return Ok(event);
+            }
+            request.next_page_token = response.next_page_token;
+        }
+    }
+}
+
+/// The request for a history from its beginning.
+pub fn history_of(workflow_id: &str, run_id: &str) -> GetWorkflowExecutionHistoryRequest {
+    GetWorkflowExecutionHistoryRequest {
+        namespace: NAMESPACE.to_owned(),
+        execution: Some(execution(workflow_id, run_id)),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,155 @@
+//! One node: shards, and a worker for every task queue.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use perdure_persistence::Store;
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{Offer, OfferReply, WorkflowCall, WorkflowReply},
+};
+use perdure_shard::{Clock, EntityCaller, Setup, ShardConfig, Shards, StartError, TaskSink};
+use perdure_types::{ChainKey, Duration, SlotCount, Timestamp};
+use perdure_workflow::{NamespaceInfo, NamespaceView};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::{
+    client::Client,
+    worker::{self, Script},
+};
+
+pub const NAMESPACE: &str = "default";
+pub const NAMESPACE_ID: &str = "9f8e3f0e-0000-4000-8000-000000000001";
+
+/// How a node of a test is set up.
+#[derive(Clone)]
+pub struct Options {
+    pub slots: u32,
+    pub config: ShardConfig,
+    pub script: Script,
+    /// Offers are thrown away: nobody works.
+    pub no_worker: bool,
+    pub retention: Duration,
+    /// Start of the node's time; it follows the runtime's clock from there.
+    pub start: Timestamp,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            slots: 4,
+            config: ShardConfig { seed: Some(1), ..ShardConfig::default() },
+            script: Script::default(),
+            no_worker: false,
+            retention: Duration::from_secs(86_400),
+            start: Timestamp(1_700_000_000_000_000_000),
+        }
+    }
+}
+
+/// A node that serves. Dropping it without [`Node::stop`] is a crash.
+pub struct Node {
+    shards: Shards,
+    slots: SlotCount,
+    worker: JoinHandle<()>,
+}
+
+struct Namespace {
+    retention: Duration,
+}
+
+impl NamespaceView for Namespace {
+    fn by_name(&self, name: &str) -> Option<NamespaceInfo> {
+        (name == NAMESPACE).then(|| NamespaceInfo {
+            id: NAMESPACE_ID.into(),
+            name: NAMESPACE.into(),
+            retention: self.retention,
+        })
+    }
+
+    fn by_id(&self, id: &str) -> Option<NamespaceInfo> {
+        if id == NAMESPACE_ID { self.by_name(NAMESPACE) } else { None }
+    }
+}
+
+/// Offers go to the worker through a bounded channel.
+struct Sink(Option<mpsc::Sender<Offer>>);
+
+#[async_trait]
+impl TaskSink for Sink {
+    async fn offer(&self, offer: Offer) -> Result<OfferReply, Error> {
+        match &self.0 {
+            Some(offers) => match offers.send(offer).await {
+                Ok(()) => Ok(OfferReply { accepted: true }),
+                Err(_) => Err(Error::unavailable("the worker is gone")),
+            },
+            None => Ok(OfferReply { accepted: true }),
+        }
+    }
+}
+
+/// Calls to entities of the same node.
+#[derive(Clone)]
+pub(crate) struct Router {
+    shards: Arc<OnceLock<Shards>>,
+    slots: SlotCount,
+}
+
+#[async_trait]
+impl EntityCaller for Router {
+    async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        let shards = self.shards.get().ok_or_else(|| Error::unavailable("starting"))?;
+        let shard = ChainKey::new(call.namespace_id.as_str(), call.workflow_id.as_str()).shard(self.slots);
+        shards.call(shard, call).await
+    }
+}
+
+impl Node {
+    /// Starts a node over a store that may hold what an earlier one left.
+    pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Self, StartError> {
+        let slots = SlotCount::new(options.slots).expect("a power of two");
+        let shards = Shards::new();
+        let router = Router { shards: Arc::new(OnceLock::new()), slots };
+        let _ = router.shards.set(shards.clone());
+        let (offers, offered) = mpsc::channel(1024);
+        let worker = tokio::spawn(worker::run(offered, router.clone(), options.script.clone()));
+        let setup = Setup {
+            store,
+            shards: slots.shards().collect(),
+            config: options.config,
+            clock: Arc::new(Clock::runtime(options.start)),
+            namespaces: Arc::new(Namespace { retention: options.retention }),
+            tasks: Arc::new(Sink((!options.no_worker).then_some(offers))),
+            entities: Arc::new(router),
+        };
+        shards.start(setup).await?;
+        Ok(Self { shards, slots, worker })
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.shards.clone(), self.slots)
+    }
+
+    /// Returns when serving has ended for good.
+    pub async fn ended(&self) -> String {
+        self.shards.ended().await
+    }
+
+    /// In good order.
+    pub async fn stop(self) {
+        self.shards.stop().await;
+        self.worker.abort();
+    }
+
+    /// As kill -9 does.
+    pub async fn crash(self) {
+        self.worker.abort();
+        self.shards.crash().await;
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.worker.abort();
+    }
+}
