@@ -46,7 +46,7 @@ class Proxy:
 async def proxy_to(target: str) -> AsyncIterator[Proxy]:
     proxy = Proxy(target)
     server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
-    proxy.address = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    proxy.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield proxy
     finally:

@@ -44,7 +44,9 @@ class RawWorker:
         response = await self.service.start_workflow_execution(start_request(workflow_id, self.task_queue, **fields))
         return self.client.get_workflow_handle(workflow_id, run_id=response.run_id)
 
-    async def poll_workflow(self, task_queue: str | None = None, timeout: timedelta = POLL) -> PollWorkflowTaskQueueResponse:
+    async def poll_workflow(
+        self, task_queue: str | None = None, timeout: timedelta = POLL
+    ) -> PollWorkflowTaskQueueResponse:
         request = PollWorkflowTaskQueueRequest(
             namespace=self.client.namespace,
             task_queue=TaskQueue(name=task_queue or self.task_queue),

@@ -85,7 +85,9 @@ class Server:
                 return
             except (RPCError, RuntimeError) as error:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise RuntimeError(f"the server was not ready in {READY_SECONDS} s: {error}\n{self.tail()}") from error
+                    raise RuntimeError(
+                        f"the server was not ready in {READY_SECONDS} s: {error}\n{self.tail()}"
+                    ) from error
             await asyncio.sleep(0.02)
 
     def kill(self) -> None:

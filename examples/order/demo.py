@@ -223,7 +223,9 @@ def problems(order_id: str, events: list[HistoryEvent], attempts: Counter[str], 
         found.append("the history's event ids are not contiguous")
     if events[-1].event_type != EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
         found.append("the history does not end with the workflow's completion")
-    expected = {f"{order_id}/{step}" for step in ("charge_payment", "provision_resource", "update_billing", "send_email")}
+    expected = {
+        f"{order_id}/{step}" for step in ("charge_payment", "provision_resource", "update_billing", "send_email")
+    }
     expected |= {f"{order_id}/{item.sku}/ship_item" for item in ITEMS}
     found += [f"effect {key} is missing" for key in sorted(expected - set(effects))]
     found += [f"effect {key} was not expected" for key in sorted(set(effects) - expected)]
@@ -244,7 +246,14 @@ async def main() -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     effects_path = workdir / f"effects-{uuid.uuid4().hex[:6]}.db"
     ledger = Ledger(effects_path)
-    worker_command = [sys.executable, str(HERE / "worker.py"), "--address", options.address, "--ledger", str(effects_path)]
+    worker_command = [
+        sys.executable,
+        str(HERE / "worker.py"),
+        "--address",
+        options.address,
+        "--ledger",
+        str(effects_path),
+    ]
     server = Process("server", shlex.split(options.server_cmd), workdir / "server.log")
     worker = Process("worker", worker_command, workdir / "worker.log")
 

@@ -15,7 +15,17 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState
 
-from support import ACTIVITY, SOON, WORKFLOW_TASK, attributes_of, events_of, eventually, new_id, only, run_worker, types_of
+from support import (
+    ACTIVITY,
+    WORKFLOW_TASK,
+    attributes_of,
+    events_of,
+    eventually,
+    new_id,
+    only,
+    run_worker,
+    types_of,
+)
 
 ATTEMPTS: dict[str, list[float]] = defaultdict(list)
 """When each attempt of an activity began, by workflow id."""
@@ -39,7 +49,11 @@ async def flaky(plan: Plan) -> int:
     if info.attempt <= plan.fail:
         delay = timedelta(seconds=plan.next_delay) if plan.next_delay is not None else None
         raise ApplicationError(
-            f"attempt {info.attempt}", info.attempt, type=plan.kind, non_retryable=plan.non_retryable, next_retry_delay=delay
+            f"attempt {info.attempt}",
+            info.attempt,
+            type=plan.kind,
+            non_retryable=plan.non_retryable,
+            next_retry_delay=delay,
         )
     return info.attempt
 

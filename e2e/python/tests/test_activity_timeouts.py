@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, TimeoutError, TimeoutType
 
-from support import SOON, attributes_of, events_of, eventually, new_id, only, run_worker, types_of
+from support import attributes_of, events_of, eventually, new_id, only, run_worker, types_of
 
 CHUNKS: dict[str, list[tuple[int, int]]] = defaultdict(list)
 """(attempt, chunk) in the order of work, by workflow id."""

@@ -113,9 +113,7 @@ async def test_cancellation_reaches_a_heartbeating_activity(client: Client) -> N
     async with run_worker(
         client, [LongWork], [work_until_cancelled], max_heartbeat_throttle_interval=short
     ) as task_queue:
-        handle = await client.start_workflow(
-            LongWork.run, id=new_id(), task_queue=task_queue, execution_timeout=SOON
-        )
+        handle = await client.start_workflow(LongWork.run, id=new_id(), task_queue=task_queue, execution_timeout=SOON)
 
         async def working() -> bool:
             pending = (await handle.describe()).raw_description.pending_activities

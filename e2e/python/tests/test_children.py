@@ -25,7 +25,18 @@ from temporalio.exceptions import (
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.workflow import ParentClosePolicy
 
-from support import SOON, WORKFLOW_TASK, attributes_of, event_types, events_of, eventually, new_id, only, run_worker, types_of
+from support import (
+    SOON,
+    WORKFLOW_TASK,
+    attributes_of,
+    event_types,
+    events_of,
+    eventually,
+    new_id,
+    only,
+    run_worker,
+    types_of,
+)
 
 
 @workflow.defn

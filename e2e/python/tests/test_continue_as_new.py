@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from temporalio import workflow
 from temporalio.api.enums.v1 import ContinueAsNewInitiator
 from temporalio.client import Client, WorkflowContinuedAsNewError, WorkflowExecutionStatus
-import pytest
 
 from conftest import NewServer
 from support import SOON, WORKFLOW_TASK, attributes_of, event_types, events_of, eventually, new_id, run_worker

@@ -1,4 +1,7 @@
-"""Bad requests: the gRPC status, the message and the detail that clients parse. Messages are Temporal's, word for word."""
+"""Bad requests: the gRPC status, the message and the detail that clients parse.
+
+The messages are Temporal's, word for word.
+"""
 
 from __future__ import annotations
 
@@ -238,8 +241,14 @@ async def test_bad_messages_to_a_run(client: Client) -> None:
             "QueryType is not set on request.",
         ),
         (api.UpdateWorkflowExecutionRequest(**default), "Update meta is not set on request."),
-        (api.UpdateWorkflowExecutionRequest(**default, request=Request(input=body)), "Update meta is not set on request."),
-        (api.UpdateWorkflowExecutionRequest(**default, request=Request(meta=meta)), "Update input is not set on request."),
+        (
+            api.UpdateWorkflowExecutionRequest(**default, request=Request(input=body)),
+            "Update meta is not set on request.",
+        ),
+        (
+            api.UpdateWorkflowExecutionRequest(**default, request=Request(meta=meta)),
+            "Update input is not set on request.",
+        ),
         (
             api.UpdateWorkflowExecutionRequest(**default, request=Request(meta=meta, input=Input())),
             "Update name is not set on request.",
@@ -254,7 +263,9 @@ async def test_bad_messages_to_a_run(client: Client) -> None:
             "Invalid NextPageToken.",
         ),
         (
-            api.GetWorkflowExecutionHistoryReverseRequest(namespace="default", execution=run, next_page_token=b"garbage"),
+            api.GetWorkflowExecutionHistoryReverseRequest(
+                namespace="default", execution=run, next_page_token=b"garbage"
+            ),
             "Invalid NextPageToken.",
         ),
     ]:

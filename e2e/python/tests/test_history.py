@@ -132,9 +132,7 @@ async def test_many_long_polls_at_once(client: Client) -> None:
     raw = RawWorker(client)
     handle = await raw.start()
     token = (await read(client, handle, wait_new_event=True)).next_page_token
-    waiting = [
-        asyncio.create_task(read(client, handle, wait_new_event=True, next_page_token=token)) for _ in range(20)
-    ]
+    waiting = [asyncio.create_task(read(client, handle, wait_new_event=True, next_page_token=token)) for _ in range(20)]
     await asyncio.sleep(0.1)
     await handle.signal("knock")
     for page in await asyncio.gather(*waiting):

@@ -18,7 +18,11 @@ async def signal_until_terminated(handle: WorkflowHandle[Any, Any], *arguments: 
         try:
             await handle.signal("knock", *arguments)
         except RPCError as error:
-            assert error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.RESOURCE_EXHAUSTED)
+            assert error.status in (
+                RPCStatusCode.NOT_FOUND,
+                RPCStatusCode.INVALID_ARGUMENT,
+                RPCStatusCode.RESOURCE_EXHAUSTED,
+            )
         return (await handle.describe()).status == WorkflowExecutionStatus.TERMINATED
 
     await eventually(terminated)

@@ -81,9 +81,7 @@ class FailingLocal:
 
 async def test_local_activities_are_markers(client: Client) -> None:
     async with run_worker(client, [TwoLocals], [double, third_time_lucky]) as task_queue:
-        handle = await client.start_workflow(
-            TwoLocals.run, id=new_id(), task_queue=task_queue, execution_timeout=SOON
-        )
+        handle = await client.start_workflow(TwoLocals.run, id=new_id(), task_queue=task_queue, execution_timeout=SOON)
         assert await handle.result() == [42, 3]
     events = await events_of(handle)
     assert types_of(events) == [

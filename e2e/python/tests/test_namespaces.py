@@ -74,9 +74,7 @@ async def test_list(client: Client) -> None:
     listed: list[str] = []
     token = b""
     while True:
-        page = await client.workflow_service.list_namespaces(
-            ListNamespacesRequest(page_size=2, next_page_token=token)
-        )
+        page = await client.workflow_service.list_namespaces(ListNamespacesRequest(page_size=2, next_page_token=token))
         listed += [namespace.namespace_info.name for namespace in page.namespaces]
         token = page.next_page_token
         if not token:

@@ -105,7 +105,9 @@ async def test_history_of_an_order_event_by_event(client: Client, tmp_path: Path
     assert billing_started.last_failure.message == "billing system is down (attempt 2)"
     assert attributes_of(events[-1]).workflow_task_completed_event_id == len(events) - 1
 
-    keys = [f"{order.order_id}/{step}" for step in ("charge_payment", "provision_resource", "update_billing", "send_email")]
+    keys = [
+        f"{order.order_id}/{step}" for step in ("charge_payment", "provision_resource", "update_billing", "send_email")
+    ]
     assert ledger.effects() == Counter(keys)
 
 

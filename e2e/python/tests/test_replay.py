@@ -11,7 +11,18 @@ from temporalio.client import Client
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
-from support import ACTIVITY, SOON, WORKFLOW_TASK, attributes_of, events_of, eventually, new_id, only, run_worker, types_of
+from support import (
+    ACTIVITY,
+    SOON,
+    WORKFLOW_TASK,
+    attributes_of,
+    events_of,
+    eventually,
+    new_id,
+    only,
+    run_worker,
+    types_of,
+)
 
 
 @activity.defn
@@ -83,7 +94,12 @@ async def test_changed_code_is_recorded_and_a_patched_version_recovers(client: C
     workflow_id, task_queue = new_id(), new_id("queue")
     async with run_worker(client, [GreetingV1], [greet], task_queue=task_queue):
         handle = await client.start_workflow(
-            GreetingV1.run, "Ada", id=workflow_id, task_queue=task_queue, execution_timeout=SOON, task_timeout=ONE_SECOND
+            GreetingV1.run,
+            "Ada",
+            id=workflow_id,
+            task_queue=task_queue,
+            execution_timeout=SOON,
+            task_timeout=ONE_SECOND,
         )
 
         async def greeted() -> bool:

@@ -132,19 +132,19 @@ async def kill_again_and_again(server: Server) -> None:
 async def test_nothing_acknowledged_is_lost(new_server: NewServer) -> None:
     server = await new_server()
     client = await Client.connect(server.address)
-    customers = [Customer(client, new_id("queue")) for _ in range(1)]
-    customers += [Customer(client, customers[0].task_queue) for _ in range(WORKFLOWS - 1)]
+    task_queue = new_id("queue")
+    customers = [Customer(client, task_queue) for _ in range(WORKFLOWS)]
     async with run_worker(
         client,
         [Busy],
         [BusyActivities().step],
-        task_queue=customers[0].task_queue,
+        task_queue=task_queue,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
     ):
         over = asyncio.Event()
 
         async def live(customer: Customer) -> list[str]:
-            await asyncio.sleep(random.uniform(0, 2.0 * ROUNDS * 0.5))  # some start between the kills
+            await asyncio.sleep(random.uniform(0, ROUNDS))  # some start between the kills
             await customer.start()
             await customer.talk(over)
             return await customer.finish()

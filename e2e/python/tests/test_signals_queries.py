@@ -367,9 +367,7 @@ async def test_query_attached_to_a_workflow_task(client: Client) -> None:
     assert types_of(task.history.events)[-2:] == ["WorkflowTaskScheduled", "WorkflowTaskStarted"]
     [query_id] = task.queries
     assert task.queries[query_id].query_type == "read"
-    answer = WorkflowQueryResult(
-        result_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED, answer=payloads("the answer")
-    )
+    answer = WorkflowQueryResult(result_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED, answer=payloads("the answer"))
     await raw.complete(task, query_results={query_id: answer})
     assert await query == "the answer"
     await handle.terminate()

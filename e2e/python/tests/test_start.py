@@ -114,9 +114,7 @@ async def test_already_started_tells_the_run_and_the_request(client: Client) -> 
 
 async def test_a_repeated_request_gets_the_same_run(client: Client) -> None:
     request = start_request(new_id(), new_id("queue"))
-    responses = await asyncio.gather(
-        *(client.workflow_service.start_workflow_execution(request) for _ in range(10))
-    )
+    responses = await asyncio.gather(*(client.workflow_service.start_workflow_execution(request) for _ in range(10)))
     assert len({response.run_id for response in responses}) == 1
     assert await event_types(client.get_workflow_handle(request.workflow_id)) == [
         "WorkflowExecutionStarted", "WorkflowTaskScheduled",

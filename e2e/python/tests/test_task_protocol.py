@@ -125,7 +125,12 @@ async def test_stale_activity_tokens(client: Client) -> None:
     )
     await client.workflow_service.respond_activity_task_completed(complete)
     before = await event_types(handle)
-    assert before[4:] == ["ActivityTaskScheduled", "ActivityTaskStarted", "ActivityTaskCompleted", "WorkflowTaskScheduled"]
+    assert before[4:] == [
+        "ActivityTaskScheduled",
+        "ActivityTaskStarted",
+        "ActivityTaskCompleted",
+        "WorkflowTaskScheduled",
+    ]
     service = client.workflow_service
     token = {"namespace": "default", "task_token": task.task_token}
     for late in (
@@ -180,7 +185,12 @@ BAD_COMMANDS: list[tuple[str, list[Command]]] = [
     ("BAD_START_TIMER_ATTRIBUTES", [start_timer("timer", -1)]),
     (
         "BAD_START_TIMER_ATTRIBUTES",
-        [command("START_TIMER", start_timer=StartTimerCommandAttributes(timer_id="x" * 1001, start_to_fire_timeout=duration(1)))],
+        [
+            command(
+                "START_TIMER",
+                start_timer=StartTimerCommandAttributes(timer_id="x" * 1001, start_to_fire_timeout=duration(1)),
+            )
+        ],
     ),
     ("START_TIMER_DUPLICATE_ID", [start_timer(), start_timer()]),
     ("BAD_CANCEL_TIMER_ATTRIBUTES", [command("CANCEL_TIMER", cancel_timer=CancelTimerCommandAttributes())]),
@@ -244,7 +254,9 @@ BAD_COMMANDS: list[tuple[str, list[Command]]] = [
 
 
 @pytest.mark.parametrize(("cause", "commands"), BAD_COMMANDS, ids=[case[0] for case in BAD_COMMANDS])
-async def test_a_bad_command_fails_the_task_not_the_workflow(client: Client, cause: str, commands: list[Command]) -> None:
+async def test_a_bad_command_fails_the_task_not_the_workflow(
+    client: Client, cause: str, commands: list[Command]
+) -> None:
     raw = RawWorker(client)
     handle = await raw.start()
     with rpc_error(RPCStatusCode.INVALID_ARGUMENT):

@@ -34,9 +34,7 @@ class Routes:
     @workflow.run
     async def run(self, queues: list[str]) -> list[str]:
         return [
-            await workflow.execute_activity(
-                "where", task_queue=queue, start_to_close_timeout=SOON, result_type=str
-            )
+            await workflow.execute_activity("where", task_queue=queue, start_to_close_timeout=SOON, result_type=str)
             for queue in queues
         ]
 
@@ -46,9 +44,7 @@ class Steps:
     @workflow.run
     async def run(self, count: int) -> int:
         for _ in range(count):
-            await workflow.execute_activity(
-                "where", start_to_close_timeout=timedelta(seconds=5), result_type=str
-            )
+            await workflow.execute_activity("where", start_to_close_timeout=timedelta(seconds=5), result_type=str)
             await workflow.sleep(timedelta(milliseconds=100))
         return count
 

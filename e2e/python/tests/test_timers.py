@@ -148,8 +148,8 @@ async def test_timers_survive_a_server_that_is_killed(new_server: NewServer) -> 
     async with run_worker(client, [Sleeper], task_queue=task_queue):
         short = await client.start_workflow(Sleeper.run, 2.0, id=new_id("short"), task_queue=task_queue)
         long = await client.start_workflow(Sleeper.run, 30 * 86400.0, id=new_id("long"), task_queue=task_queue)
-        for handle in (short, long):
-            await eventually(lambda: _has(handle, "TimerStarted"))
+        await eventually(lambda: _has(short, "TimerStarted"))
+        await eventually(lambda: _has(long, "TimerStarted"))
 
     before = await event_types(long)
     await server.restart()

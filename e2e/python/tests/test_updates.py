@@ -101,7 +101,9 @@ async def start(client: Client, task_queue: str) -> WorkflowHandle[Counter, int]
     return handle
 
 
-def update_request(handle: WorkflowHandle[Counter, int], update_id: str, name: str = "add") -> UpdateWorkflowExecutionRequest:
+def update_request(
+    handle: WorkflowHandle[Counter, int], update_id: str, name: str = "add"
+) -> UpdateWorkflowExecutionRequest:
     return UpdateWorkflowExecutionRequest(
         namespace="default",
         workflow_execution=execution(handle),

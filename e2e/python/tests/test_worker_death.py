@@ -139,8 +139,10 @@ async def cancel_all(tasks: list[asyncio.Task]) -> None:
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        assert outcome is None or isinstance(outcome, (RPCError, asyncio.CancelledError)) or not isinstance(
-            outcome, BaseException
+        assert (
+            outcome is None
+            or isinstance(outcome, (RPCError, asyncio.CancelledError))
+            or not isinstance(outcome, BaseException)
         )
 
 
