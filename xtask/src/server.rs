@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -40,10 +41,11 @@ pub fn build(packages: &[&str], profile: Profile) -> Result<PathBuf> {
     }))
 }
 
-/// `cargo xtask dev`.
+/// `cargo xtask dev`: becomes the server, so that signals reach it.
 pub fn dev(arguments: &[String]) -> Result<()> {
     let binary = build(&["perdure"], Profile::Dev)?.join("perdure");
-    run(command(binary).arg("dev").args(arguments))
+    let error = command(&binary).arg("dev").args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", binary.display()))
 }
 
 pub fn free_port() -> Result<u16> {
