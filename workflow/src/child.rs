@@ -51,11 +51,15 @@ impl Run {
     /// Must a call to this execution wait? It means a child whose start has no result so far.
     pub(crate) fn awaits_child(&self, namespace_id: &str, execution: &WorkflowExecution, call_event_id: i64) -> bool {
         execution.run_id.is_empty()
-            && self.children.range(..call_event_id).map(|(_, child)| child).any(|child| {
-                child.info.run_id.is_empty()
-                    && initiated(child)
-                        .is_some_and(|i| i.workflow_id == execution.workflow_id && i.namespace_id == namespace_id)
-            })
+            && self
+                .children
+                .range(..call_event_id)
+                .map(|(_, child)| child)
+                .any(|child| {
+                    child.info.run_id.is_empty()
+                        && initiated(child)
+                            .is_some_and(|i| i.workflow_id == execution.workflow_id && i.namespace_id == namespace_id)
+                })
     }
 
     /// The call that starts the child. The request id makes it repeatable.
@@ -90,7 +94,10 @@ impl Run {
             root_execution: Some(root_execution(self)),
             ..ParentInfo::default()
         };
-        let command = Command::Start(StartWorkflow { request: Some(request), parent: Some(parent) });
+        let command = Command::Start(StartWorkflow {
+            request: Some(request),
+            parent: Some(parent),
+        });
         let call = call(&attributes.namespace_id, &attributes.workflow_id, command);
         Some(self.call_effect(CallKind::StartChild, child.info.initiated_event_id, call))
     }
@@ -101,13 +108,17 @@ impl Run {
         result: Result<WorkflowReply, Error>,
         env: &mut Env,
     ) {
-        let Some(child) = self.children.get(&initiated_event_id) else { return };
+        let Some(child) = self.children.get(&initiated_event_id) else {
+            return;
+        };
         if !child.info.run_id.is_empty() {
             return;
         }
         match result {
             Ok(reply) => {
-                let Some(Answer::Start(response)) = reply.reply else { return };
+                let Some(Answer::Start(response)) = reply.reply else {
+                    return;
+                };
                 if self.is_open() {
                     self.record_child_started(initiated_event_id, &response.run_id, env);
                 } else {
@@ -127,8 +138,12 @@ impl Run {
     }
 
     fn record_child_started(&mut self, initiated_event_id: i64, run_id: &str, env: &mut Env) {
-        let Some(child) = self.children.get(&initiated_event_id) else { return };
-        let Some(initiated) = initiated(child).cloned() else { return };
+        let Some(child) = self.children.get(&initiated_event_id) else {
+            return;
+        };
+        let Some(initiated) = initiated(child).cloned() else {
+            return;
+        };
         let event = ChildWorkflowExecutionStartedEventAttributes {
             namespace: initiated.namespace.clone(),
             namespace_id: initiated.namespace_id.clone(),
@@ -155,7 +170,9 @@ impl Run {
         cause: StartChildWorkflowExecutionFailedCause,
         env: &mut Env,
     ) {
-        let Some(child) = self.children.remove(&initiated_event_id) else { return };
+        let Some(child) = self.children.remove(&initiated_event_id) else {
+            return;
+        };
         let Some(initiated) = initiated(&child) else { return };
         self.add_external(env.now, child_not_started(initiated_event_id, initiated, cause));
         self.release_calls_to_child(&initiated.namespace_id, &initiated.workflow_id, initiated_event_id);
@@ -171,9 +188,12 @@ impl Run {
         if execution.workflow_id != initiated.workflow_id {
             return Err(unknown());
         }
-        // The child was faster than the answer to the call that started it.
+        let first_run_id = command.first_execution_run_id;
         if child.info.run_id.is_empty() {
-            self.record_child_started(id, &execution.run_id, env);
+            // The child was faster than the answer to the call that started it.
+            self.record_child_started(id, &first_run_id, env);
+        } else if child.info.run_id != first_run_id {
+            return Err(unknown());
         }
         let started_event_id = self.children.get(&id).map_or(0, |child| child.info.started_event_id);
         let closed = command.close_event.and_then(|event| event.attributes);
@@ -187,7 +207,9 @@ impl Run {
 
     /// The run closes: children that no call has been made for are not started.
     pub(crate) fn drop_unsent_children(&mut self) {
-        let Some(first) = self.new_events.first().map(|event| event.event_id) else { return };
+        let Some(first) = self.new_events.first().map(|event| event.event_id) else {
+            return;
+        };
         let unsent: Vec<i64> = self.children.range(first..).map(|(id, _)| *id).collect();
         for id in unsent {
             self.children.remove(&id);
@@ -199,7 +221,9 @@ impl Run {
     pub(crate) fn close_children(&mut self) {
         let ids: Vec<i64> = self.children.keys().copied().collect();
         for id in ids {
-            let Some(child) = self.children.get_mut(&id) else { continue };
+            let Some(child) = self.children.get_mut(&id) else {
+                continue;
+            };
             let policy = initiated(child).map_or(ParentClosePolicy::Abandon, |i| i.parent_close_policy());
             if policy == ParentClosePolicy::Abandon {
                 self.children.remove(&id);
@@ -220,7 +244,10 @@ impl Run {
     }
 
     fn emit_close_policy(&mut self, initiated_event_id: i64) {
-        let effect = self.children.get(&initiated_event_id).and_then(|child| self.close_policy_call(child));
+        let effect = self
+            .children
+            .get(&initiated_event_id)
+            .and_then(|child| self.close_policy_call(child));
         self.effects.extend(effect);
     }
 
@@ -228,7 +255,10 @@ impl Run {
     fn close_policy_call(&self, child: &Pending<ChildInfo>) -> Option<Effect> {
         let attributes = initiated(child)?;
         let namespace = attributes.namespace.clone();
-        let execution = WorkflowExecution { workflow_id: attributes.workflow_id.clone(), run_id: String::new() };
+        let execution = WorkflowExecution {
+            workflow_id: attributes.workflow_id.clone(),
+            run_id: String::new(),
+        };
         let first_execution_run_id = child.info.run_id.clone();
         let command = match attributes.parent_close_policy() {
             ParentClosePolicy::Abandon => return None,
@@ -319,10 +349,25 @@ fn start_failure(error: &Error) -> Option<StartChildWorkflowExecutionFailedCause
 
 /// The child's own settings, and the parent's where it has none.
 fn merge(parent: Option<&Priority>, child: Option<&Priority>) -> Option<Priority> {
-    let (Some(parent), Some(child)) = (parent, child) else { return child.or(parent).cloned() };
+    let (Some(parent), Some(child)) = (parent, child) else {
+        return child.or(parent).cloned();
+    };
     Some(Priority {
-        priority_key: if child.priority_key != 0 { child.priority_key } else { parent.priority_key },
-        fairness_key: if child.fairness_key.is_empty() { &parent.fairness_key } else { &child.fairness_key }.clone(),
-        fairness_weight: if child.fairness_weight != 0.0 { child.fairness_weight } else { parent.fairness_weight },
+        priority_key: if child.priority_key != 0 {
+            child.priority_key
+        } else {
+            parent.priority_key
+        },
+        fairness_key: if child.fairness_key.is_empty() {
+            &parent.fairness_key
+        } else {
+            &child.fairness_key
+        }
+        .clone(),
+        fairness_weight: if child.fairness_weight != 0.0 {
+            child.fairness_weight
+        } else {
+            parent.fairness_weight
+        },
     })
 }

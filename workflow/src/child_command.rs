@@ -44,7 +44,12 @@ impl Run {
         let target = self.target(env, &command.namespace);
         self.complete_start_child(env, &target.namespace, &mut command)?;
         let size = command.input.as_ref().map_or(0, Message::encoded_len);
-        check_payload_bytes(env, size, CAUSE, "StartChildWorkflowExecutionCommandAttributes. Input exceeds size limit.")?;
+        check_payload_bytes(
+            env,
+            size,
+            CAUSE,
+            "StartChildWorkflowExecutionCommandAttributes. Input exceeds size limit.",
+        )?;
         let message = "StartChildWorkflowExecutionCommandAttributes.Memo exceeds size limit.";
         check_memo_bytes(env, command.memo.as_ref(), CAUSE, message)?;
         check_pending(
@@ -63,7 +68,9 @@ impl Run {
             self.buffer_event(env.now, child_not_started(id, &initiated, cause));
             return Ok(());
         }
-        let Some(event) = self.new_events.last().cloned() else { return Ok(()) };
+        let Some(event) = self.new_events.last().cloned() else {
+            return Ok(());
+        };
         let info = ChildInfo {
             initiated_event_id: id,
             request_id: format!("{}:{id}", self.run_id),
@@ -84,7 +91,11 @@ impl Run {
     ) -> CommandResult {
         let limit = env.limits.max_id_length;
         let workflow_id = command.workflow_id.clone();
-        let workflow_type = command.workflow_type.as_ref().map(|t| t.name.clone()).unwrap_or_default();
+        let workflow_type = command
+            .workflow_type
+            .as_ref()
+            .map(|t| t.name.clone())
+            .unwrap_or_default();
         let place = format!("WorkflowId={workflow_id} WorkflowType={workflow_type} Namespace={namespace}");
         let bad = |message: String| BadCommand::new(CAUSE, format!("{message} {place}"));
         for (name, value) in [("WorkflowId", &workflow_id), ("WorkflowType", &workflow_type)] {
@@ -93,12 +104,16 @@ impl Run {
                 return Err(bad(format!("Required field {name} is not set on {COMMAND}.")));
             }
             if length as i64 > limit {
-                return Err(bad(format!("{name} on {COMMAND} exceeds length limit. Length={length} Limit={limit}")));
+                return Err(bad(format!(
+                    "{name} on {COMMAND} exceeds length limit. Length={length} Limit={limit}"
+                )));
             }
         }
         if namespace.len() as i64 > limit {
             let length = namespace.len();
-            return Err(bad(format!("Namespace on {COMMAND} exceeds length limit. Length={length} Limit={limit}")));
+            return Err(bad(format!(
+                "Namespace on {COMMAND} exceeds length limit. Length={length} Limit={limit}"
+            )));
         }
         for (field, name) in [
             (&mut command.workflow_execution_timeout, "WorkflowExecutionTimeout"),
@@ -114,7 +129,11 @@ impl Run {
         cron::validate(&command.cron_schedule, env.now)
             .map_err(|e| bad(format!("invalid CronSchedule on {COMMAND}: {}.", e.message)))?;
         check_priority(command.priority.as_ref()).map_err(|e| BadCommand::new(CAUSE, e))?;
-        let given = command.task_queue.take().map(|queue| queue.name).filter(|name| !name.is_empty());
+        let given = command
+            .task_queue
+            .take()
+            .map(|queue| queue.name)
+            .filter(|name| !name.is_empty());
         let task_queue = given.unwrap_or_else(|| self.info.task_queue.clone());
         check_task_queue(&task_queue, limit)
             .map_err(|e| bad(format!("invalid TaskQueue on {COMMAND}: {e}. TaskQueue={task_queue}")))?;
@@ -132,7 +151,10 @@ impl Run {
 
 fn complete_timeouts(env: &Env, command: &mut StartChildWorkflowExecutionCommandAttributes) {
     let of = |field: &Option<prost_types::Duration>| Duration::from_proto(field.as_ref());
-    let run = effective_run_timeout(of(&command.workflow_run_timeout), of(&command.workflow_execution_timeout));
+    let run = effective_run_timeout(
+        of(&command.workflow_run_timeout),
+        of(&command.workflow_execution_timeout),
+    );
     let task = effective_workflow_task_timeout(of(&command.workflow_task_timeout), run, env.limits);
     command.workflow_run_timeout = Some(run.to_proto());
     command.workflow_task_timeout = Some(task.to_proto());

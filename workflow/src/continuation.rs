@@ -17,8 +17,8 @@ use crate::{
     activity_retry::{backoff, check_duration, fill_in_defaults, is_retryable, requested_delay, validate},
     api::Env,
     begin::{
-        Beginning, effective_run_timeout, effective_workflow_task_timeout, normal_queue, search_attributes_without_nulls,
-        without_nulls,
+        Beginning, effective_run_timeout, effective_workflow_task_timeout, normal_queue,
+        search_attributes_without_nulls, without_nulls,
     },
     command::{BadCommand, CommandContext, CommandResult},
     cron,
@@ -40,7 +40,11 @@ impl Run {
         let start = self.start();
         let due = self.start_time() + Duration::from_proto(start.first_workflow_task_backoff.as_ref());
         let backoff = cron::next_backoff(&start.cron_schedule, due, env.now)?;
-        Some(NextRun { run_id: env.ids.uuid(), backoff, initiator: ContinueAsNewInitiator::CronSchedule })
+        Some(NextRun {
+            run_id: env.ids.uuid(),
+            backoff,
+            initiator: ContinueAsNewInitiator::CronSchedule,
+        })
     }
 
     /// What follows a failure: a retry as long as the policy allows, else what the cron schedule says.
@@ -48,7 +52,14 @@ impl Run {
         match self.retry_backoff(env, failure) {
             Ok(backoff) => {
                 let run_id = env.ids.uuid();
-                (RetryState::InProgress, Some(NextRun { run_id, backoff, initiator: ContinueAsNewInitiator::Retry }))
+                (
+                    RetryState::InProgress,
+                    Some(NextRun {
+                        run_id,
+                        backoff,
+                        initiator: ContinueAsNewInitiator::Retry,
+                    }),
+                )
             }
             Err(state) => (state, self.next_cron_run(env)),
         }
@@ -62,7 +73,13 @@ impl Run {
         }
         let deadline = self.info.execution_deadline_ns;
         let deadline = (deadline != 0).then_some(Timestamp(deadline));
-        backoff(policy, start.attempt.max(1), requested_delay(Some(failure)), env.now, deadline)
+        backoff(
+            policy,
+            start.attempt.max(1),
+            requested_delay(Some(failure)),
+            env.now,
+            deadline,
+        )
     }
 
     /// Begins a retry or a cron run: as this run began, with what it leaves behind.
@@ -77,7 +94,11 @@ impl Run {
         let start = self.start();
         let mut attributes = WorkflowExecutionStartedEventAttributes {
             attempt: if retry { start.attempt + 1 } else { 1 },
-            completion_callbacks: if retry { start.completion_callbacks.clone() } else { Vec::new() },
+            completion_callbacks: if retry {
+                start.completion_callbacks.clone()
+            } else {
+                Vec::new()
+            },
             last_completion_result,
             continued_failure: failure,
             first_workflow_task_backoff: Some(next.backoff.to_proto()),
@@ -135,7 +156,10 @@ impl Run {
         }
         let run_id = env.ids.uuid();
         let event = continued_event(&command, run_id.clone(), ctx.completed_event_id);
-        self.close(env, ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(event)));
+        self.close(
+            env,
+            ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(event)),
+        );
 
         let start = self.start();
         let retry = command.initiator() == ContinueAsNewInitiator::Retry;
@@ -175,7 +199,11 @@ impl Run {
         if command.initiator() == ContinueAsNewInitiator::Unspecified {
             command.set_initiator(ContinueAsNewInitiator::Workflow);
         }
-        let given = command.workflow_type.take().map(|t| t.name).filter(|name| !name.is_empty());
+        let given = command
+            .workflow_type
+            .take()
+            .map(|t| t.name)
+            .filter(|name| !name.is_empty());
         let workflow_type =
             given.unwrap_or_else(|| start.workflow_type.as_ref().map(|t| t.name.clone()).unwrap_or_default());
         let length = workflow_type.len();
@@ -184,10 +212,15 @@ impl Run {
                 "WorkflowType on {COMMAND} exceeds length limit. WorkflowType={workflow_type} Length={length} Limit={limit}"
             )));
         }
-        let given = command.task_queue.take().map(|queue| queue.name).filter(|name| !name.is_empty());
+        let given = command
+            .task_queue
+            .take()
+            .map(|queue| queue.name)
+            .filter(|name| !name.is_empty());
         let task_queue = given.unwrap_or_else(|| self.info.task_queue.clone());
         let place = format!("WorkflowType={workflow_type} TaskQueue={task_queue}");
-        check_task_queue(&task_queue, limit).map_err(|e| bad(format!("error validating {COMMAND} TaskQueue: {e}. {place}")))?;
+        check_task_queue(&task_queue, limit)
+            .map_err(|e| bad(format!("error validating {COMMAND} TaskQueue: {e}. {place}")))?;
         command.workflow_type = Some(WorkflowType { name: workflow_type });
         command.task_queue = Some(normal_queue(task_queue));
 
@@ -199,7 +232,9 @@ impl Run {
             check_duration(field).map_err(|e| bad(format!("Invalid {name} on {COMMAND}: {e}. {place}")))?;
         }
         let or = |field: &Option<prost_types::Duration>, before: &Option<prost_types::Duration>| {
-            Duration::from_proto(field.as_ref()).or_none().unwrap_or(Duration::from_proto(before.as_ref()))
+            Duration::from_proto(field.as_ref())
+                .or_none()
+                .unwrap_or(Duration::from_proto(before.as_ref()))
         };
         let run = or(&command.workflow_run_timeout, &start.workflow_run_timeout);
         let run = effective_run_timeout(run, Duration::from_proto(start.workflow_execution_timeout.as_ref()));
@@ -260,7 +295,10 @@ fn continued_event(
         last_completion_result: command.last_completion_result.clone(),
         header: command.header.clone(),
         memo: command.memo.clone().and_then(without_nulls),
-        search_attributes: command.search_attributes.clone().and_then(search_attributes_without_nulls),
+        search_attributes: command
+            .search_attributes
+            .clone()
+            .and_then(search_attributes_without_nulls),
         inherit_build_id: command.inherit_build_id,
         initial_versioning_behavior: command.initial_versioning_behavior,
     }

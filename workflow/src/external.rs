@@ -13,8 +13,8 @@ use perdure_proto::{
         },
         common::v1::WorkflowExecution,
         enums::v1::{
-            CancelExternalWorkflowExecutionFailedCause as CancelFailed, WorkflowTaskFailedCause as Cause,
-            SignalExternalWorkflowExecutionFailedCause as SignalFailed,
+            CancelExternalWorkflowExecutionFailedCause as CancelFailed,
+            SignalExternalWorkflowExecutionFailedCause as SignalFailed, WorkflowTaskFailedCause as Cause,
         },
         history::v1::{
             ExternalWorkflowExecutionCancelRequestedEventAttributes, ExternalWorkflowExecutionSignaledEventAttributes,
@@ -92,8 +92,14 @@ impl Run {
             self.buffer_event(env.now, signal_failed(id, &initiated, cause.for_signal()));
             return Ok(());
         }
-        let Some(event) = self.new_events.last().cloned() else { return Ok(()) };
-        let info = ExternalSignalInfo { initiated_event_id: id, request_id: env.ids.uuid(), ..Default::default() };
+        let Some(event) = self.new_events.last().cloned() else {
+            return Ok(());
+        };
+        let info = ExternalSignalInfo {
+            initiated_event_id: id,
+            request_id: env.ids.uuid(),
+            ..Default::default()
+        };
         let pending = Pending { info, event };
         self.effects.extend(self.signal_call(&pending));
         self.external_signals.insert(id, pending);
@@ -109,7 +115,10 @@ impl Run {
     ) -> CommandResult {
         const CAUSE: Cause = Cause::BadRequestCancelExternalWorkflowExecutionAttributes;
         const COMMAND: &str = "RequestCancelExternalWorkflowExecutionCommand";
-        let execution = WorkflowExecution { workflow_id: command.workflow_id, run_id: command.run_id };
+        let execution = WorkflowExecution {
+            workflow_id: command.workflow_id,
+            run_id: command.run_id,
+        };
         check_target(&execution, &command.namespace, env).map_err(|e| BadCommand::new(CAUSE, e.text(COMMAND)))?;
         if self.initiated_child_in_task(&execution.workflow_id, ctx.completed_event_id) {
             let message = format!(
@@ -142,8 +151,14 @@ impl Run {
             self.buffer_event(env.now, cancel_failed(id, &initiated, cause.for_cancel()));
             return Ok(());
         }
-        let Some(event) = self.new_events.last().cloned() else { return Ok(()) };
-        let info = ExternalCancelInfo { initiated_event_id: id, request_id: env.ids.uuid(), ..Default::default() };
+        let Some(event) = self.new_events.last().cloned() else {
+            return Ok(());
+        };
+        let info = ExternalCancelInfo {
+            initiated_event_id: id,
+            request_id: env.ids.uuid(),
+            ..Default::default()
+        };
         let pending = Pending { info, event };
         self.effects.extend(self.cancel_call(&pending));
         self.external_cancels.insert(id, pending);
@@ -158,8 +173,14 @@ impl Run {
             env.namespaces.by_name(namespace)
         };
         match known {
-            Some(known) => Target { namespace: known.name.to_string(), namespace_id: known.id.to_string() },
-            None => Target { namespace: namespace.to_owned(), namespace_id: String::new() },
+            Some(known) => Target {
+                namespace: known.name.to_string(),
+                namespace_id: known.id.to_string(),
+            },
+            None => Target {
+                namespace: namespace.to_owned(),
+                namespace_id: String::new(),
+            },
         }
     }
 
@@ -222,22 +243,41 @@ impl Run {
     }
 
     pub(crate) fn call_effect(&self, kind: CallKind, event_id: i64, call: WorkflowCall) -> Effect {
-        Effect::Call { id: CallId { run_id: self.run_id.clone(), kind, event_id }, call: Box::new(call) }
+        Effect::Call {
+            id: CallId {
+                run_id: self.run_id.clone(),
+                kind,
+                event_id,
+            },
+            call: Box::new(call),
+        }
     }
 
     /// Sends what waited for this child's start.
     pub(crate) fn release_calls_to_child(&mut self, namespace_id: &str, workflow_id: &str, initiated_event_id: i64) {
         let to_child = |ns: &str, execution: &Option<WorkflowExecution>| {
             ns == namespace_id
-                && execution.as_ref().is_some_and(|e| e.workflow_id == workflow_id && e.run_id.is_empty())
+                && execution
+                    .as_ref()
+                    .is_some_and(|e| e.workflow_id == workflow_id && e.run_id.is_empty())
         };
-        let signals = self.external_signals.range(initiated_event_id..).map(|(_, pending)| pending);
+        let signals = self
+            .external_signals
+            .range(initiated_event_id..)
+            .map(|(_, pending)| pending);
         let signals = signals
-            .filter(|pending| signal_initiated(pending).is_some_and(|i| to_child(&i.namespace_id, &i.workflow_execution)))
+            .filter(|pending| {
+                signal_initiated(pending).is_some_and(|i| to_child(&i.namespace_id, &i.workflow_execution))
+            })
             .filter_map(|pending| self.signal_call(pending));
-        let cancels = self.external_cancels.range(initiated_event_id..).map(|(_, pending)| pending);
+        let cancels = self
+            .external_cancels
+            .range(initiated_event_id..)
+            .map(|(_, pending)| pending);
         let cancels = cancels
-            .filter(|pending| cancel_initiated(pending).is_some_and(|i| to_child(&i.namespace_id, &i.workflow_execution)))
+            .filter(|pending| {
+                cancel_initiated(pending).is_some_and(|i| to_child(&i.namespace_id, &i.workflow_execution))
+            })
             .filter_map(|pending| self.cancel_call(pending));
         let released: Vec<Effect> = signals.chain(cancels).collect();
         self.effects.extend(released);
@@ -252,8 +292,12 @@ impl Run {
         if !self.is_open() || !is_settled(&result) {
             return;
         }
-        let Some(pending) = self.external_signals.remove(&initiated) else { return };
-        let Some(attributes) = signal_initiated(&pending) else { return };
+        let Some(pending) = self.external_signals.remove(&initiated) else {
+            return;
+        };
+        let Some(attributes) = signal_initiated(&pending) else {
+            return;
+        };
         let event = match &result {
             Ok(_) => Attributes::ExternalWorkflowExecutionSignaledEventAttributes(
                 ExternalWorkflowExecutionSignaledEventAttributes {
@@ -279,8 +323,12 @@ impl Run {
         if !self.is_open() || !is_settled(&result) {
             return;
         }
-        let Some(pending) = self.external_cancels.remove(&initiated) else { return };
-        let Some(attributes) = cancel_initiated(&pending) else { return };
+        let Some(pending) = self.external_cancels.remove(&initiated) else {
+            return;
+        };
+        let Some(attributes) = cancel_initiated(&pending) else {
+            return;
+        };
         let event = match &result {
             Ok(_) => Attributes::ExternalWorkflowExecutionCancelRequestedEventAttributes(
                 ExternalWorkflowExecutionCancelRequestedEventAttributes {
@@ -298,9 +346,20 @@ impl Run {
 
     /// All calls without a result, from state.
     pub(crate) fn outstanding_calls(&self) -> Vec<Effect> {
-        let signals = self.external_signals.values().filter_map(|pending| self.signal_call(pending));
-        let cancels = self.external_cancels.values().filter_map(|pending| self.cancel_call(pending));
-        self.child_calls().into_iter().chain(signals).chain(cancels).chain(self.parent_notification()).collect()
+        let signals = self
+            .external_signals
+            .values()
+            .filter_map(|pending| self.signal_call(pending));
+        let cancels = self
+            .external_cancels
+            .values()
+            .filter_map(|pending| self.cancel_call(pending));
+        self.child_calls()
+            .into_iter()
+            .chain(signals)
+            .chain(cancels)
+            .chain(self.parent_notification())
+            .collect()
     }
 }
 
@@ -343,7 +402,10 @@ impl Unreached {
 }
 
 pub(crate) fn is_namespace_not_found(error: &Error) -> bool {
-    error.detail.as_ref().is_some_and(|detail| detail.type_url.ends_with("NamespaceNotFoundFailure"))
+    error
+        .detail
+        .as_ref()
+        .is_some_and(|detail| detail.type_url.ends_with("NamespaceNotFoundFailure"))
 }
 
 /// Asking again would not change the answer.
@@ -352,13 +414,21 @@ pub(crate) fn is_settled(result: &Result<WorkflowReply, Error>) -> bool {
         Ok(_) => true,
         Err(error) => matches!(
             error.grpc_code(),
-            Code::NotFound | Code::AlreadyExists | Code::InvalidArgument | Code::FailedPrecondition | Code::PermissionDenied
+            Code::NotFound
+                | Code::AlreadyExists
+                | Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::PermissionDenied
         ),
     }
 }
 
 pub(crate) fn call(namespace_id: &str, workflow_id: &str, command: Command) -> WorkflowCall {
-    WorkflowCall { namespace_id: namespace_id.to_owned(), workflow_id: workflow_id.to_owned(), command: Some(command) }
+    WorkflowCall {
+        namespace_id: namespace_id.to_owned(),
+        workflow_id: workflow_id.to_owned(),
+        command: Some(command),
+    }
 }
 
 fn signal_initiated(
@@ -374,7 +444,9 @@ fn cancel_initiated(
     pending: &Pending<ExternalCancelInfo>,
 ) -> Option<&RequestCancelExternalWorkflowExecutionInitiatedEventAttributes> {
     match &pending.event.attributes {
-        Some(Attributes::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(attributes)) => Some(attributes),
+        Some(Attributes::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(attributes)) => {
+            Some(attributes)
+        }
         _ => None,
     }
 }
@@ -385,15 +457,17 @@ fn signal_failed(
     initiated: &SignalExternalWorkflowExecutionInitiatedEventAttributes,
     cause: SignalFailed,
 ) -> Attributes {
-    Attributes::SignalExternalWorkflowExecutionFailedEventAttributes(SignalExternalWorkflowExecutionFailedEventAttributes {
-        cause: cause as i32,
-        namespace: initiated.namespace.clone(),
-        namespace_id: initiated.namespace_id.clone(),
-        workflow_execution: initiated.workflow_execution.clone(),
-        initiated_event_id,
-        control: initiated.control.clone(),
-        ..SignalExternalWorkflowExecutionFailedEventAttributes::default()
-    })
+    Attributes::SignalExternalWorkflowExecutionFailedEventAttributes(
+        SignalExternalWorkflowExecutionFailedEventAttributes {
+            cause: cause as i32,
+            namespace: initiated.namespace.clone(),
+            namespace_id: initiated.namespace_id.clone(),
+            workflow_execution: initiated.workflow_execution.clone(),
+            initiated_event_id,
+            control: initiated.control.clone(),
+            ..SignalExternalWorkflowExecutionFailedEventAttributes::default()
+        },
+    )
 }
 
 fn cancel_failed(
@@ -429,7 +503,12 @@ fn check_target(execution: &WorkflowExecution, namespace: &str, env: &Env) -> Re
     let WorkflowExecution { workflow_id, run_id } = execution;
     let limit = env.limits.max_id_length;
     let place = format!("WorkflowId={workflow_id} RunId={run_id} Namespace={namespace}");
-    let bad = |what: &str| Err(BadTarget { what: what.to_owned(), place: place.clone() });
+    let bad = |what: &str| {
+        Err(BadTarget {
+            what: what.to_owned(),
+            place: place.clone(),
+        })
+    };
     if workflow_id.is_empty() {
         return bad("WorkflowId is not set on {command}.");
     }

@@ -80,7 +80,9 @@ impl StartOutcome {
 
 impl Chain {
     pub(crate) fn start_workflow(&mut self, command: StartWorkflow, env: &mut Env) -> Answered {
-        let request = command.request.ok_or_else(|| Error::invalid_argument("Request is not set."))?;
+        let request = command
+            .request
+            .ok_or_else(|| Error::invalid_argument("Request is not set."))?;
         let outcome = self.start_run(request, command.parent, env)?;
         Ok((Answer::Reply(Box::new(outcome.into_reply())), Release::Durable))
     }
@@ -115,7 +117,11 @@ impl Chain {
 
     /// A run that has seen this request before. A request that started a run is looked for in all runs in memory, so
     /// that a parent's repeated call finds its child even when the id has been used again since.
-    pub(crate) fn deduplicate_start(&mut self, request: &StartWorkflowExecutionRequest, env: &Env) -> Option<StartOutcome> {
+    pub(crate) fn deduplicate_start(
+        &mut self,
+        request: &StartWorkflowExecutionRequest,
+        env: &Env,
+    ) -> Option<StartOutcome> {
         let request_id = request.request_id.as_str();
         let current = self.current_run_id().to_owned();
         let seen = |run: &Run| run.request_ids.get(request_id).map(|info| info.event_type);
@@ -127,7 +133,11 @@ impl Chain {
         let started = seen(run) == Some(started);
         let eager_task = (started && request.request_eager_execution && run.first_workflow_task_is_started())
             .then(|| Box::new(run.workflow_task_reply(env)));
-        let link = if started { started_link(request, &run.run_id) } else { attached_link(request, &run.run_id) };
+        let link = if started {
+            started_link(request, &run.run_id)
+        } else {
+            attached_link(request, &run.run_id)
+        };
         Some(run.start_outcome(StartKind::Deduplicated, started, link, eager_task))
     }
 
@@ -139,7 +149,9 @@ impl Chain {
         env: &mut Env,
     ) -> Result<Way, Error> {
         let workflow_id = self.key().workflow_id.clone();
-        let Some(current) = self.current() else { return Ok(Way::Clear) };
+        let Some(current) = self.current() else {
+            return Ok(Way::Clear);
+        };
         let already_started = |message: String| {
             Err(Error::workflow_already_started(
                 message,
@@ -151,10 +163,12 @@ impl Chain {
         let run_id = &current.run_id;
         if !current.is_open() {
             return match request.workflow_id_reuse_policy() {
-                WorkflowIdReusePolicy::AllowDuplicateFailedOnly if !ended_badly(current.status()) => already_started(format!(
-                    "Workflow execution already finished successfully. WorkflowId: {workflow_id}, RunId: {run_id}. \
+                WorkflowIdReusePolicy::AllowDuplicateFailedOnly if !ended_badly(current.status()) => {
+                    already_started(format!(
+                        "Workflow execution already finished successfully. WorkflowId: {workflow_id}, RunId: {run_id}. \
                      Workflow Id reuse policy: allow duplicate workflow Id if last run failed."
-                )),
+                    ))
+                }
                 WorkflowIdReusePolicy::RejectDuplicate => already_started(format!(
                     "Workflow execution already finished. WorkflowId: {workflow_id}, RunId: {run_id}. \
                      Workflow Id reuse policy: reject duplicate workflow Id."
@@ -226,7 +240,13 @@ pub(crate) enum Way {
 }
 
 impl Run {
-    fn start_outcome(&self, kind: StartKind, started: bool, link: Link, eager_task: Option<Box<Reply>>) -> StartOutcome {
+    fn start_outcome(
+        &self,
+        kind: StartKind,
+        started: bool,
+        link: Link,
+        eager_task: Option<Box<Reply>>,
+    ) -> StartOutcome {
         StartOutcome {
             kind,
             run_id: self.run_id.clone(),
@@ -239,21 +259,33 @@ impl Run {
     }
 
     fn first_workflow_task_is_started(&self) -> bool {
-        self.workflow_task().is_some_and(|task| task.started_event_id == 3 && task.attempt == 1)
+        self.workflow_task()
+            .is_some_and(|task| task.started_event_id == 3 && task.attempt == 1)
     }
 
     /// Puts what the caller wants attached on the open run. The worker need not look at it.
     fn attach(&mut self, options: &OnConflictOptions, request: &StartWorkflowExecutionRequest, env: &Env) {
-        let request_id = if options.attach_request_id { request.request_id.clone() } else { String::new() };
-        let callbacks =
-            if options.attach_completion_callbacks { request.completion_callbacks.clone() } else { Vec::new() };
+        let request_id = if options.attach_request_id {
+            request.request_id.clone()
+        } else {
+            String::new()
+        };
+        let callbacks = if options.attach_completion_callbacks {
+            request.completion_callbacks.clone()
+        } else {
+            Vec::new()
+        };
         let attributes = WorkflowExecutionOptionsUpdatedEventAttributes {
             attached_request_id: request_id.clone(),
             attached_completion_callbacks: callbacks,
             ..WorkflowExecutionOptionsUpdatedEventAttributes::default()
         };
         let event = HistoryEvent {
-            links: if options.attach_links { request.links.clone() } else { Vec::new() },
+            links: if options.attach_links {
+                request.links.clone()
+            } else {
+                Vec::new()
+            },
             worker_may_ignore: true,
             attributes: Some(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(attributes)),
             ..HistoryEvent::default()
@@ -285,7 +317,10 @@ pub(crate) fn prepare(
     duration(&mut request.workflow_start_delay, "WorkflowStartDelay")?;
     let run = effective_run_timeout(run, execution);
     override_timeout(&mut request.workflow_run_timeout, run);
-    override_timeout(&mut request.workflow_task_timeout, effective_workflow_task_timeout(task, run, env.limits));
+    override_timeout(
+        &mut request.workflow_task_timeout,
+        effective_workflow_task_timeout(task, run, env.limits),
+    );
     let size = |message: Option<usize>| message.unwrap_or_default() as i64;
     if size(request.input.as_ref().map(Message::encoded_len)) > env.limits.blob_size_error_bytes {
         return Err(Error::invalid_argument("Blob data size exceeds limit."));
@@ -320,8 +355,11 @@ fn override_timeout(field: &mut Option<prost_types::Duration>, effective: Durati
 
 fn beginning(request: StartWorkflowExecutionRequest, parent: Option<ParentInfo>, env: &Env) -> Beginning {
     let delay = Duration::from_proto(request.workflow_start_delay.as_ref());
-    let backoff =
-        if delay.is_zero() { cron::first_backoff(&request.cron_schedule, env.now) } else { delay };
+    let backoff = if delay.is_zero() {
+        cron::first_backoff(&request.cron_schedule, env.now)
+    } else {
+        delay
+    };
     let execution_timeout = Duration::from_proto(request.workflow_execution_timeout.as_ref());
     let initiator = if request.cron_schedule.is_empty() {
         ContinueAsNewInitiator::Unspecified
@@ -363,7 +401,12 @@ fn beginning(request: StartWorkflowExecutionRequest, parent: Option<ParentInfo>,
         attributes.parent_initiated_event_id = parent.initiated_event_id;
         attributes.root_workflow_execution = parent.root_execution;
     }
-    Beginning { attributes, links: request.links, user_metadata: request.user_metadata, request_id: request.request_id }
+    Beginning {
+        attributes,
+        links: request.links,
+        user_metadata: request.user_metadata,
+        request_id: request.request_id,
+    }
 }
 
 /// Rounded, as Temporal stores it.
@@ -390,7 +433,13 @@ pub(crate) fn text_payloads(text: &str) -> Payloads {
     }
     data.push('"');
     let metadata = [("encoding".to_owned(), bytes::Bytes::from_static(b"json/plain"))].into();
-    Payloads { payloads: vec![Payload { metadata, data: data.into(), ..Payload::default() }] }
+    Payloads {
+        payloads: vec![Payload {
+            metadata,
+            data: data.into(),
+            ..Payload::default()
+        }],
+    }
 }
 
 fn started_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {
@@ -403,11 +452,23 @@ fn started_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {
 
 fn attached_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {
     let event_type = EventType::WorkflowExecutionOptionsUpdated;
-    request_link(&request.namespace, &request.workflow_id, run_id, &request.request_id, event_type)
+    request_link(
+        &request.namespace,
+        &request.workflow_id,
+        run_id,
+        &request.request_id,
+        event_type,
+    )
 }
 
 /// A link to an event that may have no id yet.
-pub(crate) fn request_link(namespace: &str, workflow_id: &str, run_id: &str, request_id: &str, event_type: EventType) -> Link {
+pub(crate) fn request_link(
+    namespace: &str,
+    workflow_id: &str,
+    run_id: &str,
+    request_id: &str,
+    event_type: EventType,
+) -> Link {
     let reference = link::workflow_event::Reference::RequestIdRef(link::workflow_event::RequestIdReference {
         request_id: request_id.to_owned(),
         event_type: event_type as i32,
@@ -422,10 +483,15 @@ fn event_link(namespace: &str, workflow_id: &str, run_id: &str, reference: link:
         run_id: run_id.to_owned(),
         reference: Some(reference),
     };
-    Link { variant: Some(link::Variant::WorkflowEvent(event)) }
+    Link {
+        variant: Some(link::Variant::WorkflowEvent(event)),
+    }
 }
 
 /// The root of the tree of workflows that a run's children belong to.
 pub(crate) fn root_execution(run: &Run) -> WorkflowExecution {
-    run.start().root_workflow_execution.clone().unwrap_or_else(|| run.execution())
+    run.start()
+        .root_workflow_execution
+        .clone()
+        .unwrap_or_else(|| run.execution())
 }

@@ -2,14 +2,11 @@
 
 use perdure_proto::{
     Error,
-    perdure::{node::v1::TerminateWorkflow, state::v1::workflow_task_info::Kind},
+    perdure::node::v1::TerminateWorkflow,
     temporal::api::{
         common::v1::{Link, Payloads},
         enums::v1::WorkflowTaskFailedCause,
-        history::v1::{
-            HistoryEvent, WorkflowExecutionTerminatedEventAttributes, WorkflowTaskFailedEventAttributes,
-            history_event::Attributes,
-        },
+        history::v1::{HistoryEvent, WorkflowExecutionTerminatedEventAttributes, history_event::Attributes},
     },
 };
 
@@ -66,21 +63,14 @@ impl Run {
     /// Ends the pending workflow task for a close from outside: a started one fails, and what it held back is written.
     pub(crate) fn force_out_workflow_task(&mut self, env: &Env) {
         if self.workflow_task_is_started() {
-            self.make_workflow_task_durable();
+            self.fail_workflow_task(
+                env,
+                WorkflowTaskFailedCause::ForceCloseCommand,
+                None,
+                SERVER_IDENTITY,
+                "",
+            );
+            self.flush_buffered(env.now);
         }
-        let task = self.info.edit().workflow_task.take();
-        let Some(task) = task.filter(|task| task.started_event_id != 0) else { return };
-        // A retry has left no events so far, so there is nothing to end in the history.
-        if task.kind() == Kind::Normal {
-            let attributes = WorkflowTaskFailedEventAttributes {
-                scheduled_event_id: task.scheduled_event_id,
-                started_event_id: task.started_event_id,
-                cause: WorkflowTaskFailedCause::ForceCloseCommand as i32,
-                identity: SERVER_IDENTITY.to_owned(),
-                ..WorkflowTaskFailedEventAttributes::default()
-            };
-            self.add_event(env.now, Attributes::WorkflowTaskFailedEventAttributes(attributes));
-        }
-        self.flush_buffered(env.now);
     }
 }
