@@ -8,6 +8,7 @@
 //!
 //! Not here: whether a task may start, timeouts of tasks, versioned routing, forwarding to other nodes.
 
+mod ambient;
 mod backlog;
 mod config;
 mod describe;

@@ -10,6 +10,8 @@ use perdure_proto::{
 use perdure_types::Timestamp;
 use uuid::Uuid;
 
+use crate::ambient::new_id;
+
 /// Urgency of a task: 1 goes first, 5 last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Priority(u8);
@@ -128,7 +130,7 @@ impl TaskOffer {
             run_id: self.key.run_id.to_text(),
             scheduled_event_id: self.key.scheduled_event_id,
             attempt: self.attempt,
-            request_id: Uuid::new_v4().to_string(),
+            request_id: new_id().to_string(),
             poll: Some(poll),
         };
         self.call(namespace_id, Command::RecordWorkflowTaskStarted(command))
@@ -140,7 +142,7 @@ impl TaskOffer {
             scheduled_event_id: self.key.scheduled_event_id,
             attempt: self.attempt,
             stamp: self.stamp,
-            request_id: Uuid::new_v4().to_string(),
+            request_id: new_id().to_string(),
             poll: Some(poll),
         };
         self.call(namespace_id, Command::RecordActivityTaskStarted(command))

@@ -110,6 +110,7 @@ impl Waiter {
     }
 
     /// Gives the reply back if nobody waits any more.
+    #[allow(clippy::result_large_err)] // Not an error: the same value, back at its sender.
     pub fn answer(self: Box<Self>, reply: Reply) -> Result<(), Reply> {
         match self.reply.send(Some(reply)) {
             Ok(()) | Err(None) => Ok(()),

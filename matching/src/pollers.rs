@@ -84,15 +84,12 @@ impl Pollers {
     /// Those seen within `window`, the latest first.
     #[allow(deprecated)]
     pub fn recent(&self, now: Timestamp, window: Duration) -> Vec<PollerInfo> {
-        let mut recent: Vec<_> = self
-            .by_identity
-            .iter()
-            .filter(|(_, p)| now.since(p.last_access) <= window)
-            .collect();
+        let all = self.by_identity.iter().map(|(identity, poller)| (&**identity, poller));
+        let mut recent: Vec<(&str, &Poller)> = all.filter(|(_, p)| now.since(p.last_access) <= window).collect();
         recent.sort_by(|(a, x), (b, y)| y.last_access.cmp(&x.last_access).then_with(|| a.cmp(b)));
-        let info = |(identity, poller): (&Box<str>, &Poller)| PollerInfo {
+        let info = |(identity, poller): (&str, &Poller)| PollerInfo {
             last_access_time: poller.last_access.to_proto(),
-            identity: identity.to_string(),
+            identity: identity.to_owned(),
             rate_per_second: poller.rate_per_second.unwrap_or(UNLIMITED_PER_SECOND),
             worker_version_capabilities: poller.capabilities.as_deref().cloned(),
             deployment_options: poller.deployment.as_deref().cloned(),

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
+    ambient::new_id,
     dispatch::is_transient,
     poll::Waiter,
     queue::{Match, PollId},
@@ -110,7 +111,7 @@ impl Shell {
             self.registry
                 .get_or_create(self.now(), namespace_id, QueueKind::Workflow, task_queue)
         };
-        let id = Uuid::new_v4();
+        let id = new_id();
         let (sender, answer) = oneshot::channel();
         let pending = Pending {
             task: Arc::new(task),

@@ -1,18 +1,16 @@
 //! What turns the synchronous queues into a service: the clock, the one way to step a queue, wake-ups, and the sweep.
 
-use std::{
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{SystemTime, UNIX_EPOCH},
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicBool, Ordering},
 };
 
 use perdure_types::{Duration, Timestamp};
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
 use crate::{
     MatchingConfig, TaskStarter,
+    ambient::Clock,
     offer::TaskOffer,
     poll::Waiter,
     query::Queries,
@@ -24,32 +22,6 @@ use crate::{
 
 /// How often queues are looked through for what is too old.
 const SWEEP: Duration = Duration::from_secs(60);
-
-/// Wall-clock time that never goes back: the wall clock once, and the monotonic clock from there.
-struct Clock {
-    started: Instant,
-    started_wall: Timestamp,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX);
-        Self {
-            started: Instant::now(),
-            started_wall: Timestamp(wall),
-        }
-    }
-
-    fn now(&self) -> Timestamp {
-        let elapsed = i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        Timestamp(self.started_wall.0.saturating_add(elapsed))
-    }
-
-    fn instant(&self, at: Timestamp) -> Instant {
-        self.started + at.since(self.started_wall).to_std()
-    }
-}
 
 /// State and services behind [`crate::Matching`].
 pub(crate) struct Shell {

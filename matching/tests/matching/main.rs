@@ -1,0 +1,5 @@
+//! Task queues through their one entrance, over a shard in memory.
+
+mod common;
+mod operations;
+mod tasks;
