@@ -74,8 +74,7 @@ impl Chain {
             };
         }
         let info = &activity.info;
-        let current = info.attempt == c.attempt && info.stamp == c.stamp && !info.paused;
-        if !current || info.scheduled_time_ns > env.now.as_nanos() {
+        if info.attempt != c.attempt || info.stamp != c.stamp || info.paused {
             return Err(Error::not_found(format!(
                 "Activity task with this stamp not found: {}",
                 c.stamp

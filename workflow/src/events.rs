@@ -122,12 +122,13 @@ impl Run {
     /// Before anything else is written on top of a speculative workflow task it becomes a normal one, at the ids that
     /// were promised for its events.
     pub(crate) fn make_workflow_task_durable(&mut self) {
-        let Some(task) = self.info.workflow_task.clone() else {
+        let Some(task) = self
+            .workflow_task()
+            .filter(|task| task.kind() == Kind::Speculative)
+            .cloned()
+        else {
             return;
         };
-        if task.kind() != Kind::Speculative {
-            return;
-        }
         self.write_workflow_task_events(&task);
         if let Some(task) = &mut self.info.edit().workflow_task {
             task.set_kind(Kind::Normal);

@@ -6,7 +6,7 @@
 //! - WF-2: event ids are contiguous from 1, event times never go back.
 //! - WF-3: after an error the run is as it was before the input.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use perdure_proto::{
     perdure::state::v1::{
@@ -167,7 +167,7 @@ impl Run {
         self.close_event.commit();
         let mut delta = RunDelta {
             run_id: self.run_id.clone(),
-            info: Some(durable(&self.info)),
+            info: Some(durable(&self.info).into_owned()),
             ..RunDelta::default()
         };
         let events = std::mem::take(&mut self.new_events);
@@ -292,7 +292,7 @@ impl Run {
         RunSnapshot {
             run_id: self.run_id.clone(),
             started_event: Some((*self.started).clone()),
-            info: Some(durable(&self.info)),
+            info: Some(durable(&self.info).into_owned()),
             activities: self.activities.values().map(with_event).collect(),
             timers: self.timers.values().cloned().collect(),
             children: self.children.values().map(with_event).collect(),
@@ -338,16 +338,17 @@ impl Run {
 }
 
 /// The info without what lives in memory only: a speculative workflow task.
-fn durable(info: &RunInfo) -> RunInfo {
-    let mut info = info.clone();
+fn durable(info: &RunInfo) -> Cow<'_, RunInfo> {
     if info
         .workflow_task
         .as_ref()
-        .is_some_and(|task| task.kind() == Kind::Speculative)
+        .is_none_or(|task| task.kind() != Kind::Speculative)
     {
-        info.workflow_task = None;
+        return Cow::Borrowed(info);
     }
-    info
+    let mut info = info.clone();
+    info.workflow_task = None;
+    Cow::Owned(info)
 }
 
 /// Encodes events as a `History`, whose encodings concatenate.

@@ -11,7 +11,7 @@ use perdure_proto::{
     temporal::api::{
         command::v1::Command,
         common::v1::{RetryPolicy, WorkflowExecution},
-        enums::v1::{CommandType, WorkflowTaskFailedCause},
+        enums::v1::{CommandType, EventType as E, WorkflowExecutionStatus, WorkflowTaskFailedCause},
         workflowservice::v1::{
             PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
             SignalWorkflowExecutionRequest,
@@ -294,6 +294,36 @@ impl Life {
             .ok();
     }
 
+    /// Whatever happened is looked at by a workflow task, sooner or later.
+    fn check_progress(&self) {
+        let snapshot = self.chain.snapshot();
+        let info = snapshot.info.expect("info");
+        if info.status() != WorkflowExecutionStatus::Running || info.workflow_task.is_some() {
+            return;
+        }
+        assert!(
+            snapshot.buffered_events.is_empty(),
+            "buffered without a started workflow task"
+        );
+        let types = self.chain.types();
+        let seen = types
+            .iter()
+            .rposition(|kind| *kind == E::WorkflowTaskCompleted)
+            .expect("a first task");
+        let unseen = types[seen..].iter().find(|kind| {
+            matches!(
+                kind,
+                E::WorkflowExecutionSignaled
+                    | E::TimerFired
+                    | E::ActivityTaskCompleted
+                    | E::ActivityTaskFailed
+                    | E::ActivityTaskTimedOut
+                    | E::ActivityTaskCanceled
+            )
+        });
+        assert_eq!(unseen, None, "nobody looks at it: {types:?}");
+    }
+
     /// Every offer that a worker could still take must come again from the one who takes over.
     fn check_takeover(&self) {
         let mut heir = self.heir();
@@ -344,6 +374,7 @@ proptest! {
         let mut life = Life { chain: TestChain::started(), task: None, activities: Vec::new() };
         for step in &steps {
             life.take(step);
+            life.check_progress();
         }
         life.check_takeover();
     }
