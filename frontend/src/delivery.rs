@@ -3,6 +3,7 @@
 //! A task in an answer that cannot be written any more belongs to a worker that is gone: its owner is told, so that the
 //! task is offered again at once and not at its timeout. A guard travels from the handler with the response and is
 //! disarmed when the connection has taken the last frame; dropped before that, wherever that may be, it reports.
+//! Workflow tasks stay with the [`Connection`] for a while after that.
 
 use std::{
     convert::Infallible,
@@ -21,7 +22,7 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::metrics;
+use crate::{connection::Connection, metrics};
 
 /// The tasks that the answer of a call hands out.
 pub(crate) struct Deliveries {
@@ -84,14 +85,22 @@ impl Undelivered {
     }
 }
 
-struct Guard {
+pub(crate) struct Guard {
     cluster: Cluster,
     tokens: Vec<Bytes>,
 }
 
 impl Guard {
-    fn disarm(mut self) {
+    pub(crate) fn disarm(mut self) {
         self.tokens.clear();
+    }
+
+    /// Keeps only workflow tasks: those that may be offered again though a worker may have them.
+    fn repeatable(mut self) -> Option<Self> {
+        self.tokens.retain(|token| {
+            TaskToken::decode(token.clone()).is_ok_and(|token| token.kind() == task_token::Kind::Workflow)
+        });
+        (!self.tokens.is_empty()).then_some(self)
     }
 }
 
@@ -159,6 +168,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let connection = request.extensions().get::<Arc<Connection>>().cloned();
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = answer.await?;
@@ -170,6 +180,7 @@ where
                 Body::new(GuardedBody {
                     inner,
                     guard: Some(guard),
+                    connection,
                 })
             }))
         })
@@ -179,6 +190,7 @@ where
 struct GuardedBody {
     inner: Body,
     guard: Option<Guard>,
+    connection: Option<Arc<Connection>>,
 }
 
 impl http_body::Body for GuardedBody {
@@ -196,7 +208,11 @@ impl http_body::Body for GuardedBody {
             Poll::Ready(Some(Err(_))) | Poll::Pending => false,
         };
         if taken && let Some(guard) = self.guard.take() {
-            guard.disarm();
+            match (guard.repeatable(), &self.connection) {
+                (Some(guard), Some(connection)) => connection.remember(guard),
+                (Some(guard), None) => guard.disarm(),
+                (None, _) => {}
+            }
         }
         frame
     }

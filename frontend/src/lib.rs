@@ -7,6 +7,7 @@
 //! own any state but the last heartbeats of workers ([`WorkerRegistry`]). Nothing that a client sends makes it panic.
 
 mod call;
+mod connection;
 mod deadline;
 mod delivery;
 mod ids;
@@ -29,6 +30,7 @@ use perdure_types::Limits;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 
+pub use connection::Connection;
 pub use delivery::Guarded;
 pub use metrics::describe as describe_metrics;
 pub use service::{OPERATOR_IMPLEMENTED, OPERATOR_UNIMPLEMENTED, WORKFLOW_IMPLEMENTED, WORKFLOW_UNIMPLEMENTED};

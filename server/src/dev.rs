@@ -37,7 +37,7 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let metrics_address = telemetry::serve_metrics(SocketAddr::new(args.ip, args.metrics_port))?;
 
     let store: Arc<dyn Store> = Arc::new(open(&args)?);
-    let node = Node::start(store, limits, &args.namespace).await?;
+    let node = Node::start(store, limits, &args.namespace, address.to_string()).await?;
 
     let (stop, stopped) = watch::channel(false);
     let (health, server) = grpc::serve(listener, &node.frontend, stopped)?;
@@ -71,7 +71,12 @@ struct Node {
 }
 
 impl Node {
-    async fn start(store: Arc<dyn Store>, limits: Limits, extra_namespaces: &[String]) -> Result<Self, Failure> {
+    async fn start(
+        store: Arc<dyn Store>,
+        limits: Limits,
+        extra_namespaces: &[String],
+        host_name: String,
+    ) -> Result<Self, Failure> {
         let settings = settings(&*store).await?;
         let registry = Namespaces::load(Arc::new(StoredNamespaces(store.clone()))).await.map_err(starting)?;
         let namespaces = Arc::new(registry);
@@ -80,7 +85,7 @@ impl Node {
         let uplink = Uplink::default();
         let me = MemberId(uuid::Uuid::new_v4().to_string());
         let mine = Ring::new([me.clone()]).shards_of(&me, settings.slots);
-        let matching = Matching::new(Arc::new(uplink.clone()), MatchingConfig::default());
+        let matching = Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name, ..MatchingConfig::default() });
         let shards = Shards::new();
         let cluster =
             Cluster::new(settings.slots, Arc::new(ShardsHere(shards.clone())), Arc::new(MatchingHere(matching.clone())));

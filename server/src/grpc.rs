@@ -5,10 +5,14 @@ use std::time::Duration;
 use perdure_frontend::Frontend;
 use perdure_proto::{TEMPORAL_DESCRIPTORS, temporal::api::workflowservice::v1::workflow_service_server};
 use tokio::{net::TcpListener, sync::watch};
-use tonic::transport::{Server, server::TcpIncoming};
+use tokio_stream::StreamExt;
+use tonic::{
+    codec::CompressionEncoding,
+    transport::{Server, server::TcpIncoming},
+};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::exit::Failure;
+use crate::{connection::Tracked, exit::Failure};
 
 /// Clients ping every 30 s; a peer that answers none of ours for so long is gone, and its long polls with it.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -44,7 +48,7 @@ pub fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(frontend.workflow_service())
         .add_service(frontend.operator_service())
-        .add_service(health_service)
+        .add_service(health_service.accept_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Zstd))
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);
     let shutdown = async move {
@@ -52,6 +56,6 @@ pub fn serve(
         // A dropped sender is a shutdown too.
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).map(|stream| stream.map(Tracked::new));
     Ok((Health(reporter), router.serve_with_incoming_shutdown(incoming, shutdown)))
 }

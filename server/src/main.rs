@@ -1,6 +1,7 @@
 //! The binary: configuration, wiring, telemetry, shutdown.
 
 mod cli;
+mod connection;
 mod dev;
 mod exit;
 mod grpc;

@@ -33,6 +33,11 @@ pub struct Limits {
     pub default_activity_retry_initial_interval: Duration,
     pub default_activity_retry_backoff_coefficient: f64,
     pub default_activity_retry_max_interval_coefficient: f64,
+    /// Whether activities may go to the worker in the answer to the completion that scheduled them. Temporal ships this
+    /// off.
+    pub activity_eager_execution: bool,
+    /// Whether a start may bring its first workflow task back in its answer.
+    pub eager_workflow_start: bool,
     /// Longest wait of a history long poll or a task poll before the server answers with nothing.
     pub long_poll: Duration,
     /// Attempts of a workflow task before its retries back off to this interval at most.
@@ -66,6 +71,8 @@ impl Default for Limits {
             default_activity_retry_initial_interval: Duration::from_secs(1),
             default_activity_retry_backoff_coefficient: 2.0,
             default_activity_retry_max_interval_coefficient: 100.0,
+            activity_eager_execution: true,
+            eager_workflow_start: true,
             long_poll: Duration::from_secs(20),
             workflow_task_retry_max_interval: Duration::from_secs(300),
             history_page_events: 256,
@@ -88,6 +95,7 @@ pub enum ConfigError {
 enum Knob {
     Int(fn(&mut Limits) -> &mut i64),
     Float(fn(&mut Limits) -> &mut f64),
+    Bool(fn(&mut Limits) -> &mut bool),
     /// Seconds as a number, or with a unit: 10s, 500ms, 2m, 1h.
     Span(fn(&mut Limits) -> &mut Duration),
 }
@@ -114,6 +122,8 @@ const KNOBS: &[(&str, Knob)] = &[
         "history.defaultActivityRetryPolicy.MaximumIntervalCoefficient",
         Knob::Float(|l| &mut l.default_activity_retry_max_interval_coefficient),
     ),
+    ("system.enableActivityEagerExecution", Knob::Bool(|l| &mut l.activity_eager_execution)),
+    ("system.enableEagerWorkflowStart", Knob::Bool(|l| &mut l.eager_workflow_start)),
     ("history.longPollExpirationInterval", Knob::Span(|l| &mut l.long_poll)),
     ("frontend.historyMaxPageSize", Knob::Int(|l| &mut l.history_page_events)),
 ];
@@ -131,6 +141,7 @@ impl Limits {
         match knob {
             Knob::Int(field) => *field(self) = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("positive integer"))?,
             Knob::Float(field) => *field(self) = value.parse().ok().filter(|n: &f64| *n >= 1.0).ok_or_else(|| bad("number of at least 1"))?,
+            Knob::Bool(field) => *field(self) = value.to_lowercase().parse().map_err(|_| bad("boolean"))?,
             Knob::Span(field) => *field(self) = parse_span(value).ok_or_else(|| bad("duration such as 10s"))?,
         }
         Ok(())

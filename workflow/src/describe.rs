@@ -156,7 +156,7 @@ fn pending_activity(pending: &Pending<ActivityInfo>) -> PendingActivityInfo {
         last_started_time: Timestamp(if started { info.started_time_ns } else { info.last_started_time_ns }).to_proto(),
         attempt: info.attempt,
         maximum_attempts: retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
-        scheduled_time: (!started).then(|| Timestamp(info.scheduled_time_ns).to_proto()).flatten(),
+        scheduled_time: Timestamp(info.scheduled_time_ns).to_proto(),
         expiration_time: Timestamp(info.expiration_time_ns).to_proto(),
         last_failure: info.last_failure.clone(),
         last_worker_identity: if started { info.identity.clone() } else { info.last_identity.clone() },

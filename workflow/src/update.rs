@@ -222,7 +222,7 @@ impl Run {
             return Ok((Stage::Admitted, None));
         }
         if self.info.new_execution_run_id.is_empty() {
-            Err(Error::not_found("workflow execution already completed"))
+            Err(Error::not_found("workflow update was aborted by closing workflow"))
         } else {
             // The next run may take it: SDKs try again.
             Err(Error::unavailable("workflow operation can not be applied because workflow is closing"))

@@ -129,7 +129,8 @@ async def test_schedule_to_start_is_not_retried(client: Client) -> None:
         handle = await start(client, task_queue, timeouts)
         error, timeout = await timeout_of(handle)
     assert timeout.type == TimeoutType.SCHEDULE_TO_START
-    assert error.retry_state == RetryState.NON_RETRYABLE_FAILURE
+    # Server 1.29 says NON_RETRYABLE_FAILURE, later ones TIMEOUT.
+    assert error.retry_state in (RetryState.NON_RETRYABLE_FAILURE, RetryState.TIMEOUT)
     events = await events_of(handle)
     assert types_of(events)[4:6] == ["ActivityTaskScheduled", "ActivityTaskTimedOut"], "it never started"
     assert attributes_of(events[5]).started_event_id == 0

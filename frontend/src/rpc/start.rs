@@ -85,7 +85,7 @@ pub(crate) fn prepare(request: &mut StartWorkflowExecutionRequest, limits: &Limi
 
 pub(crate) fn memo(bytes: usize, limits: &Limits) -> Result<(), Error> {
     if bytes as u64 > limits.memo_size_error_bytes.max(0) as u64 {
-        return Err(Error::invalid_argument("Blob data size exceeds limit."));
+        return Err(Error::invalid_argument("Memo size exceeds limit."));
     }
     Ok(())
 }
