@@ -27,7 +27,7 @@ use crate::{
     api::{CallKind, Effect, Env},
     chain::{Answered, Chain, empty_reply},
     child_closing::closing_event,
-    external::{call, is_namespace_not_found, is_settled},
+    external_calls::{call, is_namespace_not_found, is_settled},
     run::{Pending, Run},
     start::root_execution,
     terminate::SERVER_IDENTITY,

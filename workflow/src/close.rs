@@ -22,7 +22,7 @@ use crate::{
     activity_retry::timeout_failure,
     api::{CallId, CallKind, Effect, Env},
     command::{BadCommand, CommandContext, CommandResult},
-    external::is_settled,
+    external_calls::is_settled,
     limits::check_payload_bytes,
     run::Run,
 };

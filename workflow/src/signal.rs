@@ -21,8 +21,10 @@ use prost::Message;
 use crate::{
     api::Env,
     chain::{Answered, Chain, empty_reply, reply},
+    links::request_link,
     run::Run,
-    start::{StartKind, Way, prepare, request_link},
+    start::{StartKind, Way},
+    start_request::prepare,
 };
 
 /// A signal, whoever sends it.
@@ -215,14 +217,11 @@ impl Run {
             ..HistoryEvent::default()
         };
         self.add_external_prepared(env.now, event);
-        let now = env.now.as_nanos();
-        let info = self.info.edit();
-        info.cancel_requested = true;
+        self.info.edit().cancel_requested = true;
         // A run that still waits for its first workflow task hears of it at once.
-        if info.workflow_task.is_none() && info.first_workflow_task_due_ns > now {
-            info.first_workflow_task_due_ns = now;
+        if self.workflow_task().is_none() {
+            self.schedule_workflow_task(env, env.now);
         }
-        self.ensure_workflow_task(env);
     }
 }
 

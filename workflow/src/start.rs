@@ -4,29 +4,21 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{ParentInfo, StartWorkflow, workflow_reply},
     temporal::api::{
-        common::v1::{Link, Payload, Payloads, WorkflowExecution, link},
-        enums::v1::{
-            ContinueAsNewInitiator, EventType, WorkflowExecutionStatus, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
-        },
-        history::v1::{
-            HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes, WorkflowExecutionStartedEventAttributes,
-            history_event::Attributes,
-        },
+        common::v1::{Link, Payload, Payloads, WorkflowExecution},
+        enums::v1::{EventType, WorkflowExecutionStatus, WorkflowIdConflictPolicy, WorkflowIdReusePolicy},
+        history::v1::{HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes, history_event::Attributes},
         workflow::v1::OnConflictOptions,
         workflowservice::v1::{StartWorkflowExecutionRequest, StartWorkflowExecutionResponse},
     },
 };
-use perdure_types::{Duration, Timestamp};
-use prost::Message;
 
 use crate::{
-    activity_retry::{check_duration, fill_in_defaults, validate as validate_retry_policy},
     api::{Answer, Env, Release, Reply},
-    begin::{Beginning, effective_run_timeout, effective_workflow_task_timeout},
     chain::{Answered, Chain},
-    cron,
+    links::{attached_link, started_link},
     run::Run,
     signal::Signal,
+    start_request::{beginning, prepare},
     terminate::SERVER_IDENTITY,
 };
 
@@ -295,126 +287,6 @@ impl Run {
     }
 }
 
-/// Applies defaults and refuses what cannot be started.
-pub(crate) fn prepare(
-    request: &mut StartWorkflowExecutionRequest,
-    default_conflict_policy: WorkflowIdConflictPolicy,
-    env: &Env,
-) -> Result<(), Error> {
-    set_id_policies(request, default_conflict_policy);
-    if let Some(policy) = &mut request.retry_policy {
-        fill_in_defaults(policy, env.limits);
-        validate_retry_policy(policy).map_err(Error::invalid_argument)?;
-    }
-    cron::validate(&request.cron_schedule, env.now)?;
-    let duration = |field: &mut Option<prost_types::Duration>, name: &str| {
-        check_duration(field).map_err(|e| Error::invalid_argument(format!("invalid {name}: {e}")))?;
-        Ok::<_, Error>(Duration::from_proto(field.as_ref()))
-    };
-    let execution = duration(&mut request.workflow_execution_timeout, "WorkflowExecutionTimeout")?;
-    let run = duration(&mut request.workflow_run_timeout, "WorkflowRunTimeout")?;
-    let task = duration(&mut request.workflow_task_timeout, "WorkflowTaskTimeout")?;
-    duration(&mut request.workflow_start_delay, "WorkflowStartDelay")?;
-    let run = effective_run_timeout(run, execution);
-    override_timeout(&mut request.workflow_run_timeout, run);
-    override_timeout(
-        &mut request.workflow_task_timeout,
-        effective_workflow_task_timeout(task, run, env.limits),
-    );
-    let size = |message: Option<usize>| message.unwrap_or_default() as i64;
-    if size(request.input.as_ref().map(Message::encoded_len)) > env.limits.blob_size_error_bytes {
-        return Err(Error::invalid_argument("Blob data size exceeds limit."));
-    }
-    if size(request.memo.as_ref().map(Message::encoded_len)) > env.limits.memo_size_error_bytes {
-        return Err(Error::invalid_argument("Memo size exceeds limit."));
-    }
-    Ok(())
-}
-
-#[allow(deprecated)]
-fn set_id_policies(request: &mut StartWorkflowExecutionRequest, default: WorkflowIdConflictPolicy) {
-    // The older way to say it.
-    if request.workflow_id_reuse_policy() == WorkflowIdReusePolicy::TerminateIfRunning {
-        request.set_workflow_id_conflict_policy(WorkflowIdConflictPolicy::TerminateExisting);
-        request.set_workflow_id_reuse_policy(WorkflowIdReusePolicy::AllowDuplicate);
-    }
-    if request.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Unspecified {
-        request.set_workflow_id_conflict_policy(default);
-    }
-    if request.workflow_id_reuse_policy() == WorkflowIdReusePolicy::Unspecified {
-        request.set_workflow_id_reuse_policy(WorkflowIdReusePolicy::AllowDuplicate);
-    }
-}
-
-/// A timeout that is right stays as it came, set to zero or not set.
-fn override_timeout(field: &mut Option<prost_types::Duration>, effective: Duration) {
-    if Duration::from_proto(field.as_ref()) != effective {
-        *field = Some(effective.to_proto());
-    }
-}
-
-fn beginning(request: StartWorkflowExecutionRequest, parent: Option<ParentInfo>, env: &Env) -> Beginning {
-    let delay = Duration::from_proto(request.workflow_start_delay.as_ref());
-    let backoff = if delay.is_zero() {
-        cron::first_backoff(&request.cron_schedule, env.now)
-    } else {
-        delay
-    };
-    let execution_timeout = Duration::from_proto(request.workflow_execution_timeout.as_ref());
-    let initiator = if request.cron_schedule.is_empty() {
-        ContinueAsNewInitiator::Unspecified
-    } else {
-        ContinueAsNewInitiator::CronSchedule
-    };
-    let mut attributes = WorkflowExecutionStartedEventAttributes {
-        workflow_type: request.workflow_type,
-        task_queue: request.task_queue.map(|queue| crate::begin::normal_queue(queue.name)),
-        input: request.input,
-        workflow_execution_timeout: request.workflow_execution_timeout,
-        workflow_run_timeout: request.workflow_run_timeout,
-        workflow_task_timeout: request.workflow_task_timeout,
-        initiator: initiator as i32,
-        continued_failure: request.continued_failure,
-        last_completion_result: request.last_completion_result,
-        identity: request.identity,
-        retry_policy: request.retry_policy,
-        attempt: 1,
-        workflow_execution_expiration_time: execution_timeout
-            .or_none()
-            .and_then(|timeout| to_millis(env.now + timeout).to_proto()),
-        cron_schedule: request.cron_schedule,
-        first_workflow_task_backoff: Some(backoff.to_proto()),
-        memo: request.memo,
-        search_attributes: request.search_attributes,
-        header: request.header,
-        completion_callbacks: request.completion_callbacks,
-        versioning_override: request.versioning_override,
-        priority: request.priority,
-        eager_execution_accepted: request.request_eager_execution && backoff.is_zero() && parent.is_none(),
-        ..WorkflowExecutionStartedEventAttributes::default()
-    };
-    if let Some(parent) = parent {
-        let name = env.namespaces.by_id(&parent.namespace_id).map(|n| n.name.to_string());
-        attributes.parent_workflow_namespace = name.unwrap_or(parent.namespace_name);
-        attributes.parent_workflow_namespace_id = parent.namespace_id;
-        attributes.parent_workflow_execution = parent.execution;
-        attributes.parent_initiated_event_id = parent.initiated_event_id;
-        attributes.root_workflow_execution = parent.root_execution;
-    }
-    Beginning {
-        attributes,
-        links: request.links,
-        user_metadata: request.user_metadata,
-        request_id: request.request_id,
-    }
-}
-
-/// Rounded, as Temporal stores it.
-fn to_millis(time: Timestamp) -> Timestamp {
-    const MILLI: i64 = 1_000_000;
-    Timestamp(time.as_nanos().saturating_add(MILLI / 2) / MILLI * MILLI)
-}
-
 fn ended_badly(status: WorkflowExecutionStatus) -> bool {
     use WorkflowExecutionStatus as S;
     matches!(status, S::Failed | S::Canceled | S::Terminated | S::TimedOut)
@@ -439,52 +311,6 @@ pub(crate) fn text_payloads(text: &str) -> Payloads {
             data: data.into(),
             ..Payload::default()
         }],
-    }
-}
-
-fn started_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {
-    let reference = link::workflow_event::Reference::EventRef(link::workflow_event::EventReference {
-        event_id: 1,
-        event_type: EventType::WorkflowExecutionStarted as i32,
-    });
-    event_link(&request.namespace, &request.workflow_id, run_id, reference)
-}
-
-fn attached_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {
-    let event_type = EventType::WorkflowExecutionOptionsUpdated;
-    request_link(
-        &request.namespace,
-        &request.workflow_id,
-        run_id,
-        &request.request_id,
-        event_type,
-    )
-}
-
-/// A link to an event that may have no id yet.
-pub(crate) fn request_link(
-    namespace: &str,
-    workflow_id: &str,
-    run_id: &str,
-    request_id: &str,
-    event_type: EventType,
-) -> Link {
-    let reference = link::workflow_event::Reference::RequestIdRef(link::workflow_event::RequestIdReference {
-        request_id: request_id.to_owned(),
-        event_type: event_type as i32,
-    });
-    event_link(namespace, workflow_id, run_id, reference)
-}
-
-fn event_link(namespace: &str, workflow_id: &str, run_id: &str, reference: link::workflow_event::Reference) -> Link {
-    let event = link::WorkflowEvent {
-        namespace: namespace.to_owned(),
-        workflow_id: workflow_id.to_owned(),
-        run_id: run_id.to_owned(),
-        reference: Some(reference),
-    };
-    Link {
-        variant: Some(link::Variant::WorkflowEvent(event)),
     }
 }
 
