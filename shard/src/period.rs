@@ -57,7 +57,7 @@ pub(crate) struct Period {
     ids: IdSource,
     session_row: Arc<Mutex<SessionRow>>,
     writer: Owned<Option<Seq>>,
-    _flusher: Owned<()>,
+    flusher: Owned<()>,
     flushes: mpsc::Sender<FlushRequest>,
     tasks: JoinSet<()>,
     shard_of_task: HashMap<Id, ShardId>,
@@ -102,7 +102,7 @@ impl Period {
             ids,
             session_row,
             writer,
-            _flusher: Owned(tokio::spawn(flusher.run())),
+            flusher: Owned(tokio::spawn(flusher.run())),
             flushes,
             tasks: JoinSet::new(),
             shard_of_task: HashMap::new(),
@@ -195,6 +195,9 @@ impl Period {
         }
         self.log.close();
         let last = (&mut self.writer.0).await.ok().flatten();
+        // All tasks end with the log; the store is free when this returns.
+        let _ = (&mut self.flusher.0).await;
+        while self.tasks.join_next().await.is_some() {}
         let row = self.session_row.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(last) = last {
             let sealed = seal_own(&*self.setup.store, self.log.session(), row, last).await?;

@@ -52,7 +52,9 @@ impl Core {
             }
             let Some((key, used)) = self.lru.pop_front() else { break };
             let Some(entry) = self.chains.get(&key).filter(|entry| entry.last_use == used) else { continue };
-            if entry.is_evictable(covered) {
+            // What is due would be forgotten: the rows that would tell of it are taken.
+            let is_due = entry.chain.as_ref().and_then(|chain| chain.next_timer()).is_some_and(|at| at <= self.now);
+            if entry.is_evictable(covered) && !is_due {
                 self.evict(&key);
             } else {
                 busy.push((key, used));
