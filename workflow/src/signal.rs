@@ -5,7 +5,10 @@ use perdure_proto::{
     perdure::node::v1::{RequestCancelWorkflow, SignalWorkflow, workflow_reply},
     temporal::api::{
         common::v1::{Header, Link, Payloads, WorkflowExecution},
-        enums::v1::{EventType, WorkflowIdConflictPolicy},
+        enums::v1::{
+            EventType, ResourceExhaustedCause, ResourceExhaustedScope, WorkflowIdConflictPolicy,
+            WorkflowTaskFailedCause,
+        },
         history::v1::{
             HistoryEvent, WorkflowExecutionCancelRequestedEventAttributes, WorkflowExecutionSignaledEventAttributes,
             history_event::Attributes,
@@ -21,6 +24,7 @@ use prost::Message;
 use crate::{
     api::Env,
     chain::{Answered, Chain, empty_reply, reply},
+    command::cause_name,
     links::request_link,
     run::Run,
     start::{StartKind, Way},
@@ -174,8 +178,24 @@ impl Run {
                 "exceeded workflow execution limit for signal events",
             ));
         }
+        self.check_not_closing()?;
         self.record_signal(env, signal);
         self.ensure_workflow_task(env);
+        Ok(())
+    }
+
+    /// The workflow wanted to close, and had to look at what had just come first. While it does so it gets nothing new:
+    /// else a steady stream of signals would keep it open for ever.
+    fn check_not_closing(&self) -> Result<(), Error> {
+        let refused_close = cause_name(WorkflowTaskFailedCause::UnhandledCommand);
+        let failure = self.info.last_workflow_task_failure.as_ref();
+        if self.workflow_task_is_started() && failure.is_some_and(|failure| failure.message == refused_close) {
+            return Err(Error::resource_exhausted(
+                "workflow operation can not be applied because workflow is closing",
+                ResourceExhaustedCause::BusyWorkflow,
+                ResourceExhaustedScope::Namespace,
+            ));
+        }
         Ok(())
     }
 

@@ -389,3 +389,22 @@ fn termination_drops_what_is_pending() {
     let offer = chain.take_offer(TaskKind::Activity).expect("was offered");
     assert!(chain.try_poll_activity(&offer).is_err());
 }
+
+#[test]
+fn signals_cannot_keep_a_workflow_from_closing() {
+    let mut chain = TestChain::started();
+    let task = chain.poll();
+    signal(&mut chain, signal_request("1")).expect("accepted");
+    let error = chain.try_complete(&task, vec![commands::complete("")]).expect_err("not yet");
+    assert_eq!(error.message, "UnhandledCommand");
+    signal(&mut chain, signal_request("2")).expect("the next task has not begun");
+    let task = chain.poll();
+    refused(
+        signal(&mut chain, signal_request("3")),
+        Code::ResourceExhausted,
+        "workflow operation can not be applied because workflow is closing",
+    );
+    signal(&mut chain, signal_request("1")).expect("known");
+    chain.complete(&task, vec![commands::complete("")]);
+    assert_eq!(chain.types().last(), Some(&E::WorkflowExecutionCompleted));
+}
