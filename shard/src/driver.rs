@@ -12,7 +12,7 @@ use perdure_proto::{Error, perdure::node::v1::workflow_call::Command};
 use perdure_types::{ChainKey, Timestamp};
 use perdure_workflow::IdSource;
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 
@@ -22,8 +22,9 @@ use crate::{
     core::{Core, NodeContext, Slice, restore},
     entry::ReplyTo,
     jobs::{Event, Jobs, Outside},
-    log::{Log, LogState},
+    log::Log,
     recover::{self, RecoverError, Replay},
+    watched::Watched,
 };
 
 /// Where a shard stands on this node.
@@ -52,7 +53,7 @@ pub(crate) struct Call {
 pub(crate) struct ShardHandle {
     pub calls: mpsc::Sender<Call>,
     events: mpsc::Sender<Event>,
-    ownership: watch::Receiver<Ownership>,
+    ownership: Arc<Watched<Ownership>>,
     /// Something has changed since the last flush took it.
     dirty: Arc<AtomicBool>,
     claim: Arc<Mutex<Claim>>,
@@ -60,14 +61,13 @@ pub(crate) struct ShardHandle {
 
 impl ShardHandle {
     pub(crate) fn ownership(&self) -> Ownership {
-        *self.ownership.borrow()
+        self.ownership.get()
     }
 
     /// Waits until the shard serves; false if it will not.
     pub(crate) async fn serving(&self) -> bool {
-        let mut ownership = self.ownership.clone();
         let settled = |now: &Ownership| !matches!(now, Ownership::Acquiring | Ownership::Recovering);
-        ownership.wait_for(settled).await.is_ok_and(|now| *now == Ownership::Serving)
+        self.ownership.wait_for(settled).await == Ownership::Serving
     }
 
     /// Something has changed since the last flush took it.
@@ -117,7 +117,7 @@ pub(crate) struct ShardTask {
     wake: Arc<Notify>,
     log: Log,
     clock: Arc<Clock>,
-    ownership: watch::Sender<Ownership>,
+    ownership: Arc<Watched<Ownership>>,
     outside: Outside,
     quiet: Option<oneshot::Sender<()>>,
     quiescing: bool,
@@ -136,12 +136,12 @@ impl ShardTask {
         let dirty = Arc::new(AtomicBool::new(false));
         let (call_sender, calls) = mpsc::channel(node.config.mailbox_calls.max(1));
         let (event_sender, events) = mpsc::channel(1024);
-        let (ownership, state) = watch::channel(Ownership::Acquiring);
+        let ownership = Arc::new(Watched::new(Ownership::Acquiring));
         let jobs = Jobs::new(claim.shard, outside.clone(), event_sender.clone(), node.config.calls_in_flight);
         let handle = ShardHandle {
             calls: call_sender,
             events: event_sender,
-            ownership: state,
+            ownership: ownership.clone(),
             dirty: dirty.clone(),
             claim: Arc::new(Mutex::new(claim.clone())),
         };
@@ -154,7 +154,7 @@ impl ShardTask {
 
     /// Recovers, then serves until the session ends.
     pub(crate) async fn run(mut self, replay: Result<Replay, RecoverError>) {
-        self.ownership.send_replace(Ownership::Recovering);
+        self.ownership.set(Ownership::Recovering);
         let shard_id = self.core.shard().0;
         let recovered = match replay {
             Ok(replay) => self.recover(replay).await,
@@ -163,12 +163,12 @@ impl ShardTask {
         if let Err(error) = recovered {
             // C2: never served with a hole in it.
             tracing::error!(shard_id, %error, "shard cannot be recovered and is not served");
-            self.ownership.send_replace(Ownership::Stopped);
+            self.ownership.set(Ownership::Stopped);
             return;
         }
-        self.ownership.send_replace(Ownership::Serving);
+        self.ownership.set(Ownership::Serving);
         self.serve().await;
-        self.ownership.send_replace(Ownership::Fenced);
+        self.ownership.set(Ownership::Fenced);
         self.calls.close();
         while let Ok(call) = self.calls.try_recv() {
             let _ = call.reply.send(Err(ended()));
@@ -186,14 +186,16 @@ impl ShardTask {
     }
 
     async fn serve(&mut self) {
-        let mut state = self.log.state();
+        let log = self.log.clone();
+        let ended = log.ended();
+        tokio::pin!(ended);
         let wake = self.wake.clone();
         let sleep = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(sleep);
         let mut sleeping_until: Option<Timestamp> = None;
         loop {
             self.step();
-            if self.core.has_ended() || *state.borrow_and_update() != LogState::Live {
+            if self.core.has_ended() || !self.log.is_live() {
                 return;
             }
             let deadline = self.core.next_deadline().filter(|_| !self.quiescing);
@@ -207,7 +209,7 @@ impl ShardTask {
             let (congested, busy) = (self.core.is_congested(), !self.jobs.is_empty());
             tokio::select! {
                 biased;
-                _ = state.changed() => {}
+                _ = &mut ended => return,
                 () = wake.notified() => self.core.on_covered(self.clock.now()),
                 event = self.events.recv() => match event {
                     Some(event) => self.on_event(event),

@@ -30,7 +30,7 @@ use crate::{
     driver::{Ownership, ShardHandle},
     entry::Applied,
     log::{
-        Log, LogState,
+        Log,
         session::{cas_session, persist},
     },
     telemetry,
@@ -110,8 +110,8 @@ impl Flusher {
 
     /// Returns when a round is due: asked for, or something has been dirty for long enough.
     async fn wait(&mut self) -> Option<FlushRequest> {
-        let mut state = self.log.state();
-        let ended = state.wait_for(|state| *state != LogState::Live);
+        let log = self.log.clone();
+        let ended = log.ended();
         tokio::pin!(ended);
         tokio::select! {
             biased;

@@ -24,6 +24,7 @@ mod period;
 mod ports;
 mod recover;
 pub mod telemetry;
+mod watched;
 
 pub use clock::Clock;
 pub use config::ShardConfig;

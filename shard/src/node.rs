@@ -15,7 +15,7 @@ use perdure_proto::{
 use perdure_types::{ChainKey, ShardId};
 use perdure_workflow::{IdSource, NamespaceView};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -27,6 +27,7 @@ use crate::{
     log::{LogState, session::Backoff},
     period::{Period, seed},
     ports::{EntityCaller, TaskSink},
+    watched::Watched,
 };
 
 /// What serving needs.
@@ -60,7 +61,7 @@ struct Inner {
     /// Shards of the period under way; none while there is none.
     routes: RwLock<Option<Registry>>,
     supervisor: Mutex<Option<Supervisor>>,
-    ended: watch::Sender<Option<String>>,
+    ended: Watched<Option<String>>,
 }
 
 struct Supervisor {
@@ -77,7 +78,7 @@ impl Default for Shards {
 impl Shards {
     pub fn new() -> Self {
         let inner =
-            Inner { routes: RwLock::default(), supervisor: Mutex::default(), ended: watch::Sender::new(None) };
+            Inner { routes: RwLock::default(), supervisor: Mutex::default(), ended: Watched::new(None) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -142,11 +143,7 @@ impl Shards {
 
     /// Returns, with the reason, when serving has ended for good though nobody asked: the store refuses writes.
     pub async fn ended(&self) -> String {
-        let mut ended = self.inner.ended.subscribe();
-        match ended.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => String::new(),
-        }
+        self.inner.ended.wait_for(Option::is_some).await.unwrap_or_default()
     }
 
     fn supervisor(&self) -> std::sync::MutexGuard<'_, Option<Supervisor>> {
@@ -185,13 +182,11 @@ async fn supervise(
     mut stops: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
     loop {
-        let mut state = period.log.state();
+        let log = period.log.clone();
         let happened = tokio::select! {
             biased;
             stop = stops.recv() => Happened::Stop(stop),
-            ended = state.wait_for(|state| *state != LogState::Live) => {
-                Happened::Ended(ended.map(|state| state.clone()).unwrap_or(LogState::Closed))
-            }
+            ended = log.ended() => Happened::Ended(ended),
             shard = period.panicked() => Happened::Panicked(shard),
         };
         match happened {
@@ -207,7 +202,7 @@ async fn supervise(
             }
             Happened::Ended(LogState::Failed(reason)) => {
                 inner.route(None);
-                inner.ended.send_replace(Some(reason));
+                inner.ended.set(Some(reason));
                 return;
             }
             // A3, C4: nothing of the old period is left when the next one begins.

@@ -1,1 +1,331 @@
-//! .
+//! A seeded run: clients against nodes that crash, fight over the shards, and write to a store that loses, delays and
+//! repeats. What was acknowledged is written down, and looked for at the end. The same seed gives the same trace.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use perdure_persistence::simulated::{Faults, Simulated};
+use perdure_proto::{Code, Error, temporal::api::history::v1::{HistoryEvent, history_event::Attributes}};
+use perdure_types::{Timestamp, Seq};
+use tokio::task::JoinSet;
+
+use crate::{Client, Node, Options, Script};
+
+/// How long and how rough a run is.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub steps: usize,
+    pub workflows: u64,
+    pub faults: Faults,
+}
+
+impl Plan {
+    /// Every fault now and then.
+    pub fn new(seed: u64) -> Self {
+        let latency = (Duration::from_micros(200), Duration::from_millis(8));
+        Self { seed, steps: 400, workflows: 12, faults: Faults { latency, ..Faults::some() } }
+    }
+}
+
+/// What happened, in order, and what is wrong with it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub trace: Vec<String>,
+    pub violations: Vec<String>,
+    pub acknowledged: usize,
+    pub periods: usize,
+}
+
+/// SplitMix64: one stream of choices a run.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// What was told to clients. An operation without an answer stays unknown: it may or may not have happened.
+#[derive(Debug, Default)]
+struct Oracle {
+    report: Report,
+    runs: BTreeMap<String, String>,
+    /// Signals by workflow: acknowledged or not.
+    signals: BTreeMap<String, BTreeMap<String, bool>>,
+    /// The longest history that was shown of each run.
+    shown: BTreeMap<String, Vec<HistoryEvent>>,
+}
+
+type Shared = Arc<Mutex<Oracle>>;
+
+fn lock(oracle: &Shared) -> std::sync::MutexGuard<'_, Oracle> {
+    oracle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Oracle {
+    fn note(&mut self, line: String) {
+        tracing::debug!(line);
+        self.report.trace.push(line);
+    }
+
+    fn violation(&mut self, line: String) {
+        self.report.violations.push(format!("{line} (step {})", self.report.trace.len()));
+    }
+
+    fn started(&mut self, id: &str, run: String) {
+        self.report.acknowledged += 1;
+        if let Some(known) = self.runs.insert(id.to_owned(), run.clone())
+            && known != run
+        {
+            self.violation(format!("{id} was run {known} and is run {run}"));
+        }
+    }
+
+    /// A history that a client was shown: contiguous, times in order, and a continuation of what was shown before.
+    fn read(&mut self, id: &str, events: Vec<HistoryEvent>) {
+        for (i, event) in events.iter().enumerate() {
+            if event.event_id != i as i64 + 1 {
+                self.violation(format!("{id}: event {} stands at {}", event.event_id, i + 1));
+            }
+        }
+        let time = |event: &HistoryEvent| Timestamp::from_proto(event.event_time.as_ref());
+        if events.windows(2).any(|pair| time(&pair[0]) > time(&pair[1])) {
+            self.violation(format!("{id}: event times go back"));
+        }
+        let shown = self.shown.entry(id.to_owned()).or_default();
+        let common = shown.len().min(events.len());
+        let differs = shown[..common] != events[..common];
+        if shown.len() < events.len() {
+            *shown = events;
+        }
+        if differs {
+            self.violation(format!("{id}: what was shown has changed"));
+        }
+    }
+
+    fn check_end(&mut self, id: &str, events: &[HistoryEvent]) {
+        if self.shown.get(id).is_some_and(|shown| shown.len() > events.len()) {
+            self.violation(format!("{id}: events that were shown are gone"));
+        }
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for event in events {
+            if let Some(Attributes::WorkflowExecutionSignaledEventAttributes(signal)) = &event.attributes {
+                *seen.entry(signal.signal_name.clone()).or_default() += 1;
+            }
+        }
+        let sent = self.signals.get(id).cloned().unwrap_or_default();
+        for (name, acknowledged) in &sent {
+            let count = seen.get(name).copied().unwrap_or(0);
+            if count > 1 || (*acknowledged && count == 0) {
+                self.violation(format!("{id}: signal {name} (acknowledged: {acknowledged}) is there {count} times"));
+            }
+        }
+        let unknown: BTreeSet<&String> = seen.keys().filter(|name| !sent.contains_key(*name)).collect();
+        if !unknown.is_empty() {
+            self.violation(format!("{id}: signals that nobody sent: {unknown:?}"));
+        }
+    }
+}
+
+/// One client call; gives up after a while, as clients do.
+async fn operate(client: Client, oracle: Shared, kind: u64, workflow: u64, number: usize) {
+    let id = format!("w{workflow}");
+    let patience = Duration::from_secs(3);
+    let line = match kind {
+        0..=2 => {
+            let result = tokio::time::timeout(patience, client.start(&id, "forever")).await;
+            if let Ok(Ok(run)) = &result {
+                lock(&oracle).started(&id, run.clone());
+            }
+            format!("{number} start {id}: {}", outcome(result.map(|r| r.map(|_| ()))))
+        }
+        3..=7 => {
+            let name = format!("s{number}");
+            lock(&oracle).signals.entry(id.clone()).or_default().insert(name.clone(), false);
+            let result = tokio::time::timeout(patience, client.signal(&id, &name, &name)).await;
+            if let Ok(Ok(())) = &result {
+                let mut oracle = lock(&oracle);
+                oracle.report.acknowledged += 1;
+                oracle.signals.entry(id.clone()).or_default().insert(name, true);
+            }
+            format!("{number} signal {id}: {}", outcome(result))
+        }
+        _ => {
+            let result = tokio::time::timeout(patience, client.history(&id, "", 5)).await;
+            let mut count = 0;
+            if let Ok(Ok(events)) = &result {
+                count = events.len();
+                lock(&oracle).read(&id, events.clone());
+            }
+            format!("{number} history {id}: {} {count} events", outcome(result.map(|r| r.map(|_| ()))))
+        }
+    };
+    lock(&oracle).note(line);
+}
+
+fn outcome(result: Result<Result<(), Error>, tokio::time::error::Elapsed>) -> String {
+    match result {
+        Ok(Ok(())) => "ok".to_owned(),
+        Ok(Err(error)) => format!("{:?}", error.grpc_code()),
+        Err(_) => "no answer".to_owned(),
+    }
+}
+
+struct World {
+    plan: Plan,
+    store: Simulated,
+    chance: Chance,
+    oracle: Shared,
+    /// The last one started is the one that clients speak to most of the time.
+    nodes: Vec<Node>,
+    periods: u64,
+    began: tokio::time::Instant,
+}
+
+impl World {
+    fn options(&mut self) -> Options {
+        self.periods += 1;
+        let mut options = Options { script: Script::default(), ..Options::default() };
+        options.config.seed = Some(self.plan.seed << 16 | self.periods);
+        options.config.flush_interval = Duration::from_millis(300);
+        options.config.segment_bytes = 4 << 10;
+        options.config.cache_bytes = 64 << 10;
+        options.config.wakeups_ahead = 4;
+        // All nodes of a run have the same clock.
+        options.start = Timestamp(options.start.0 + self.began.elapsed().as_nanos() as i64);
+        options
+    }
+
+    async fn start_node(&mut self) {
+        let options = self.options();
+        let period = self.periods;
+        match Node::start(Arc::new(self.store.clone()), options).await {
+            Ok(node) => {
+                self.nodes.push(node);
+                lock(&self.oracle).note(format!("node {period} started"));
+            }
+            Err(error) => lock(&self.oracle).violation(format!("node {period} does not start: {error}")),
+        }
+    }
+
+    async fn crash_node(&mut self) {
+        let index = self.chance.below(self.nodes.len() as u64) as usize;
+        self.nodes.remove(index).crash().await;
+        lock(&self.oracle).note("crash".to_owned());
+        if self.nodes.is_empty() {
+            self.start_node().await;
+        }
+    }
+
+    /// What happens around the clients.
+    async fn disturb(&mut self) {
+        match self.chance.below(40) {
+            0 => self.crash_node().await,
+            // A second node thinks the first one dead: each fences the other until one of them crashes.
+            1 if self.nodes.len() < 2 => self.start_node().await,
+            2 => self.store.drop_in_flight(),
+            3 => self.store.deliver_all(),
+            4 => {
+                let faults = self.plan.faults.clone();
+                let slow = (Duration::from_millis(500), Duration::from_secs(3));
+                self.store.set_faults(Faults { latency: slow, ..faults.clone() });
+                tokio::time::sleep(Duration::from_millis(self.chance.below(2000))).await;
+                self.store.set_faults(faults);
+            }
+            5 => tokio::time::sleep(Duration::from_secs(self.chance.below(20))).await,
+            _ => tokio::time::sleep(Duration::from_millis(self.chance.below(30))).await,
+        }
+    }
+}
+
+/// Runs a plan. Needs a runtime of one thread with paused time.
+pub async fn run(plan: Plan) -> Report {
+    let store = Simulated::new(plan.seed, plan.faults.clone());
+    let mut world = World {
+        store,
+        chance: Chance(plan.seed ^ 0x5eed),
+        oracle: Shared::default(),
+        nodes: Vec::new(),
+        periods: 0,
+        began: tokio::time::Instant::now(),
+        plan,
+    };
+    world.start_node().await;
+    let mut operations = JoinSet::new();
+    for number in 0..world.plan.steps {
+        let newest = world.nodes.len().saturating_sub(1) as u64;
+        let index = if world.chance.below(4) == 0 { world.chance.below(newest + 1) } else { newest };
+        let (kind, workflow) = (world.chance.below(10), world.chance.below(world.plan.workflows));
+        if let Some(node) = world.nodes.get(index as usize) {
+            operations.spawn(operate(node.client(), world.oracle.clone(), kind, workflow, number));
+        }
+        world.disturb().await;
+    }
+    operations.join_all().await;
+    heal_and_check(&mut world).await;
+    let mut report = std::mem::take(&mut lock(&world.oracle).report);
+    report.periods = world.periods as usize;
+    report
+}
+
+/// Everything is well again: one node serves, and what was acknowledged is there.
+async fn heal_and_check(world: &mut World) {
+    for node in world.nodes.drain(..) {
+        node.crash().await;
+    }
+    world.store.set_faults(Faults::none());
+    world.store.deliver_all();
+    world.start_node().await;
+    let Some(node) = world.nodes.pop() else { return };
+    let client = node.client();
+    // Workflow tasks of workers that are gone time out; what was buffered meanwhile becomes history.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let runs = lock(&world.oracle).runs.clone();
+    for (id, run) in &runs {
+        match client.history(id, run, 0).await {
+            Ok(events) => {
+                let mut oracle = lock(&world.oracle);
+                oracle.check_end(id, &events);
+                oracle.read(id, events);
+            }
+            Err(error) => lock(&world.oracle).violation(format!("{id} was started and is not there: {error}")),
+        }
+    }
+    for workflow in 0..world.plan.workflows {
+        let id = format!("w{workflow}");
+        match client.start(&id, "forever").await {
+            Ok(run) => lock(&world.oracle).started(&id, run),
+            Err(error) => lock(&world.oracle).violation(format!("{id} cannot be started: {error}")),
+        }
+        // Nobody was told of a start: then there may be a run that nobody knew.
+        let result = client.signal(&id, "last", "last").await;
+        if result.as_ref().is_err_and(|error| error.grpc_code() != Code::NotFound) {
+            lock(&world.oracle).violation(format!("{id} takes no signal: {result:?}"));
+        }
+    }
+    node.stop().await;
+    check_tables(world).await;
+}
+
+/// After a stop in good order, the log is empty and the tables say everything.
+async fn check_tables(world: &World) {
+    use perdure_persistence::{SessionState, Store};
+    let sessions = world.store.list_sessions().await.unwrap_or_default();
+    let shards = world.store.list_shards().await.unwrap_or_default();
+    let mut oracle = lock(&world.oracle);
+    for (id, row) in &sessions {
+        let needed = shards.iter().any(|(_, shard)| shard.sources.values().any(|source| source.session == *id));
+        let end = if let SessionState::Sealed(end) = row.state { end } else { Seq::ZERO };
+        if needed && row.base <= end {
+            oracle.violation(format!("session {id} was stopped and has rows to replay: {row:?}"));
+        }
+    }
+}

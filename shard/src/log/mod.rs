@@ -20,7 +20,9 @@ use std::{
 
 use bytes::Bytes;
 use perdure_types::{Seq, SessionId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+
+use crate::watched::Watched;
 
 /// Number of a submitted record: order in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,8 +84,8 @@ pub(crate) struct Shared {
     covered_tickets: AtomicU64,
     /// The latest fence read that found the session live.
     fence_reads_live: AtomicU64,
-    state: watch::Sender<LogState>,
-    covered: watch::Sender<u64>,
+    state: Watched<LogState>,
+    covered: Watched<u64>,
     /// Log submitted since the last flush began.
     unflushed_bytes: AtomicU64,
     /// Set with the first record after a flush began.
@@ -109,8 +111,8 @@ impl Log {
             queued_bytes: AtomicU64::new(0),
             covered_tickets: AtomicU64::new(0),
             fence_reads_live: AtomicU64::new(0),
-            state: watch::Sender::new(LogState::Live),
-            covered: watch::Sender::new(0),
+            state: Watched::new(LogState::Live),
+            covered: Watched::new(0),
             unflushed_bytes: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             dirty_notify: Notify::new(),
@@ -130,12 +132,13 @@ impl Log {
         ShardLog { shared: self.shared.clone(), wake }
     }
 
-    pub(crate) fn state(&self) -> watch::Receiver<LogState> {
-        self.shared.state.subscribe()
+    pub(crate) fn is_live(&self) -> bool {
+        self.shared.state.get() == LogState::Live
     }
 
-    pub(crate) fn is_live(&self) -> bool {
-        *self.shared.state.borrow() == LogState::Live
+    /// Waits for the end of the session, and says what it was.
+    pub(crate) async fn ended(&self) -> LogState {
+        self.shared.state.wait_for(|state| *state != LogState::Live).await
     }
 
     /// The next ticket: all records submitted so far have smaller ones.
@@ -150,21 +153,10 @@ impl Log {
 
     /// Waits until so many tickets are covered. `Err`: the session has ended.
     pub(crate) async fn wait_covered(&self, tickets: u64) -> Result<(), LogState> {
-        let mut covered = self.shared.covered.subscribe();
-        let mut state = self.state();
-        loop {
-            if *covered.borrow_and_update() >= tickets {
-                return Ok(());
-            }
-            let now = state.borrow_and_update().clone();
-            if now != LogState::Live {
-                return Err(now);
-            }
-            tokio::select! {
-                biased;
-                _ = covered.changed() => {}
-                _ = state.changed() => {}
-            }
+        tokio::select! {
+            biased;
+            _ = self.shared.covered.wait_for(|covered| *covered >= tickets) => Ok(()),
+            state = self.ended() => Err(state),
         }
     }
 
@@ -249,7 +241,7 @@ impl Shared {
             let waiters = std::mem::take(&mut queue.fence_waiters);
             queue.items.drain(..).map(|item| item.wake).chain(waiters).collect()
         };
-        self.state.send_if_modified(|current| {
+        self.state.update(|current| {
             let is_live = *current == LogState::Live;
             if is_live {
                 *current = state;

@@ -79,7 +79,7 @@ impl Writer {
     pub(crate) async fn run(mut self) -> Option<Seq> {
         let shared = self.shared.clone();
         loop {
-            if *shared.state.borrow() != LogState::Live {
+            if shared.state.get() != LogState::Live {
                 return None;
             }
             self.send_rows();
@@ -239,7 +239,7 @@ impl Writer {
         }
         if let Some(end) = end {
             self.shared.covered_tickets.store(end, Ordering::Release);
-            self.shared.covered.send_replace(end);
+            self.shared.covered.set(end);
         }
         for wake in wakes {
             wake.notify_one();
