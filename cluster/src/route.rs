@@ -34,7 +34,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(slots: SlotCount, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
-        Self { slots, shards, matching }
+        Self {
+            slots,
+            shards,
+            matching,
+        }
     }
 
     /// Calls the entity that `call` names.

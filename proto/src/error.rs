@@ -4,12 +4,12 @@
 use prost::Message;
 pub use tonic::Code;
 
+pub use crate::generated::perdure::node::v1::Error;
 use crate::generated::temporal::api::{
     enums::v1::{NamespaceState, ResourceExhaustedCause, ResourceExhaustedScope},
     errordetails::v1 as details,
     failure::v1::Failure,
 };
-pub use crate::generated::perdure::node::v1::Error;
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -22,7 +22,11 @@ impl std::error::Error for Error {}
 impl Error {
     /// An error without a detail message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code: code as i32, message: message.into(), detail: None }
+        Self {
+            code: code as i32,
+            message: message.into(),
+            detail: None,
+        }
     }
 
     fn with<M: Message>(code: Code, message: impl Into<String>, name: &str, detail: &M) -> Self {
@@ -30,7 +34,11 @@ impl Error {
             type_url: format!("type.googleapis.com/temporal.api.errordetails.v1.{name}"),
             value: detail.encode_to_vec(),
         };
-        Self { code: code as i32, message: message.into(), detail: Some(detail) }
+        Self {
+            code: code as i32,
+            message: message.into(),
+            detail: Some(detail),
+        }
     }
 
     pub fn grpc_code(&self) -> Code {
@@ -44,7 +52,12 @@ impl Error {
 
     /// NOT_FOUND of a workflow, run, activity or task.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::with(Code::NotFound, message, "NotFoundFailure", &details::NotFoundFailure::default())
+        Self::with(
+            Code::NotFound,
+            message,
+            "NotFoundFailure",
+            &details::NotFoundFailure::default(),
+        )
     }
 
     pub fn namespace_not_found(namespace: &str) -> Self {
@@ -52,7 +65,9 @@ impl Error {
             Code::NotFound,
             format!("Namespace {namespace} is not found."),
             "NamespaceNotFoundFailure",
-            &details::NamespaceNotFoundFailure { namespace: namespace.to_owned() },
+            &details::NamespaceNotFoundFailure {
+                namespace: namespace.to_owned(),
+            },
         )
     }
 
@@ -70,7 +85,10 @@ impl Error {
         let names: Vec<String> = allowed.iter().map(|s| format!("{s:?}")).collect();
         Self::with(
             Code::FailedPrecondition,
-            format!("Namespace has invalid state: {state:?}. Must be {}.", names.join(" or ")),
+            format!(
+                "Namespace has invalid state: {state:?}. Must be {}.",
+                names.join(" or ")
+            ),
             "NamespaceInvalidStateFailure",
             &details::NamespaceInvalidStateFailure {
                 namespace: namespace.to_owned(),
@@ -142,7 +160,10 @@ impl Error {
             Code::ResourceExhausted,
             message,
             "ResourceExhaustedFailure",
-            &details::ResourceExhaustedFailure { cause: cause as i32, scope: scope as i32 },
+            &details::ResourceExhaustedFailure {
+                cause: cause as i32,
+                scope: scope as i32,
+            },
         )
     }
 

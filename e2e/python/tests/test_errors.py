@@ -294,7 +294,7 @@ async def test_bad_signal_with_start(client: Client) -> None:
         ("namespace", NO_NAMESPACE),
         ("workflow_id", "WorkflowId is not set on request."),
         ("workflow_type", "type"),
-        ("signal_name", "SignalName is not set on request."),
+        ("signal_name", "signal"),
         ("task_queue", "taskQueue is not set"),
     ]:
         fields = {key: value for key, value in usual.items() if key != name}
