@@ -180,15 +180,24 @@ impl Flusher {
             return Ok(());
         }
         self.log.wait_covered(batch.after).await.map_err(|_| Stop::Session)?;
-        let mut writes = Vec::new();
+        let mut events = Vec::new();
+        let mut states = Vec::new();
         let mut notes = Vec::new();
         for (shard, slice) in batch.slices {
             let claim = shard.claim();
-            writes.extend(slice.writes.into_iter().map(|write| self.stamp(&claim, write)));
+            for write in slice.writes {
+                let is_history = matches!(write.write, TableWrite::PutHistory { .. });
+                let rows = if is_history { &mut events } else { &mut states };
+                rows.push(self.stamp(&claim, write));
+            }
             notes.push((shard, slice.notes));
         }
-        if !writes.is_empty() {
-            persist("write tables", || self.store.write(writes.clone())).await?;
+        // A snapshot that is there says that the events before it are: recovery does not write them again, so that the
+        // rows of a history do not overlap.
+        for writes in [events, states] {
+            if !writes.is_empty() {
+                persist("write tables", || self.store.write(writes.clone())).await?;
+            }
         }
         for (shard, notes) in notes {
             shard.flushed(notes).await;

@@ -3,7 +3,7 @@
 //! Used for GetWorkflowExecutionHistory and its reverse, and for the workflow tasks in replies. What a page may show is
 //! fixed when the request is handled, and the page is built when all of that is covered (A4, A5).
 
-use perdure_persistence::{Store, StoreError};
+use perdure_persistence::{HistoryRow, Store, StoreError};
 use perdure_proto::{
     Error,
     perdure::node::v1::{HistoryToken, WorkflowReply, workflow_call::Command, workflow_reply::Reply as Message_},
@@ -22,6 +22,9 @@ use perdure_workflow::{Chain, RunRef, RunView};
 use prost::Message;
 
 use crate::entry::TailBatch;
+
+/// Bytes of one page of a scan: more than any row has.
+const SCAN_BYTES: usize = 64 << 20;
 
 /// A history request, parsed.
 #[derive(Debug, Clone)]
@@ -348,10 +351,36 @@ impl<'a> Builder<'a> {
             for row in rows {
                 self.push_all(decode(&row.events)?);
             }
+            if self.next == before
+                && let Some(row) = self.find_overlapped(store, chain).await?
+            {
+                self.push_all(decode(&row.events)?);
+            }
             if self.next == before {
                 tracing::error!(?chain, run_id = self.job.run_id, event_id = before, "history event is missing");
                 return Err(Error::new(perdure_proto::Code::DataLoss, "history events are missing"));
             }
+        }
+    }
+
+    /// A row that holds the next event, behind one that begins after it and ends before the event: an owner that did not
+    /// know yet that it was fenced has written the shorter one. Rare, so it may cost a scan.
+    async fn find_overlapped(&self, store: &dyn Store, chain: &ChainKey) -> Result<Option<HistoryRow>, Error> {
+        let mut from = 1;
+        loop {
+            let rows = store
+                .read_history(chain, &self.job.run_id, from, self.next, SCAN_BYTES, false)
+                .await
+                .map_err(|error| store_error(&error))?;
+            let holds_next = |row: &HistoryRow| row.first_event_id <= self.next && row.last_event_id >= self.next;
+            let last = rows.last().map_or(0, |row| row.first_event_id);
+            if let Some(row) = rows.into_iter().find(holds_next) {
+                return Ok(Some(row));
+            }
+            if last < from {
+                return Ok(None);
+            }
+            from = last + 1;
         }
     }
 

@@ -150,8 +150,7 @@ fn decode<M: Message + Default>(what: &'static str, key: &ChainKey, bytes: &byte
 /// Rebuilds a chain from its rows and the log records after them (C2).
 ///
 /// Rows may be newer than the first records, since a flush is not atomic: a record is skipped for each row that
-/// reflects it (M1). Its events are kept all the same, and all rows are written again: what a broken flush left half
-/// done is then whole.
+/// reflects it (M1). All rows are written again: what a broken flush left half done is then whole.
 pub(crate) async fn restore(store: &dyn Store, key: &ChainKey, replay: ChainReplay) -> Result<Entry, RecoverError> {
     let job = LoadJob { key: key.clone(), head: true, run: None };
     let mut loaded = job.run(store).await?;
@@ -197,10 +196,8 @@ fn apply(
             continue;
         }
         match entry.runs.get_mut(&delta.run_id) {
-            Some(run) if is_reflected(run.stored_applied) => {
-                run.dirty = true;
-                run.push_events(&delta);
-            }
+            // Its events are in the store, too: they are written before the snapshot.
+            Some(run) if is_reflected(run.stored_applied) => run.dirty = true,
             Some(_) | None => fresh.push(delta),
         }
     }
