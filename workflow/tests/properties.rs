@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::*;
+use common::{updates, *};
 use perdure_proto::{
     perdure::node::v1::{
         ActivityRef, Offer, SignalWorkflow, TaskKind, TaskToken, TaskUndelivered, respond_activity_task, workflow_call,
@@ -31,8 +31,12 @@ enum Step {
         sticky: bool,
         force: bool,
         bring: bool,
+        answer: AnswerUpdates,
     },
     FailWorkflowTask,
+    Update {
+        id: u8,
+    },
     LoseWorkflowTask,
     PollActivity,
     Activity {
@@ -44,6 +48,14 @@ enum Step {
         millis: i64,
     },
     Crash,
+}
+
+/// What a completion says about the updates that came with its task.
+#[derive(Debug, Clone)]
+enum AnswerUpdates {
+    Nothing,
+    Reject,
+    Accept,
 }
 
 #[derive(Debug, Clone)]
@@ -102,17 +114,24 @@ fn random_command() -> impl Strategy<Value = RandomCommand> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let answer = prop_oneof![
+        1 => Just(AnswerUpdates::Nothing),
+        3 => Just(AnswerUpdates::Reject),
+        3 => Just(AnswerUpdates::Accept),
+    ];
     let completion = (
         vec(random_command(), 0..4),
         any::<bool>(),
         prop::bool::weighted(0.2),
         any::<bool>(),
+        answer,
     )
-        .prop_map(|(commands, sticky, force, bring)| Step::Complete {
+        .prop_map(|(commands, sticky, force, bring, answer)| Step::Complete {
             commands,
             sticky,
             force,
             bring,
+            answer,
         });
     let does = prop_oneof![
         3 => Just(ActivityDoes::Complete),
@@ -126,6 +145,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::PollWorkflowTask),
         6 => completion,
         1 => Just(Step::FailWorkflowTask),
+        2 => (0..6u8).prop_map(|id| Step::Update { id }),
         1 => Just(Step::LoseWorkflowTask),
         4 => Just(Step::PollActivity),
         4 => (0..4usize, does).prop_map(|(which, does)| Step::Activity { which, does }),
@@ -191,7 +211,20 @@ impl Life {
                 sticky,
                 force,
                 bring,
-            } => self.complete(commands, *sticky, *force, *bring),
+                answer,
+            } => {
+                let Some(task) = self.task.clone() else { return };
+                let request = RespondWorkflowTaskCompletedRequest {
+                    sticky_attributes: sticky.then(sticky_attributes),
+                    force_create_new_workflow_task: *force,
+                    return_new_workflow_task: *bring,
+                    ..self.completion(&task, commands, answer)
+                };
+                self.complete(request);
+            }
+            Step::Update { id } => {
+                updates::try_update(&mut self.chain, &id.to_string()).ok();
+            }
             Step::FailWorkflowTask => {
                 if let Some(task) = &self.task {
                     let request = RespondWorkflowTaskFailedRequest {
@@ -238,14 +271,32 @@ impl Life {
         }
     }
 
-    fn complete(&mut self, commands: &[RandomCommand], sticky: bool, force: bool, bring: bool) {
-        let Some(task) = &self.task else { return };
-        let request = RespondWorkflowTaskCompletedRequest {
-            sticky_attributes: sticky.then(sticky_attributes),
-            force_create_new_workflow_task: force,
-            return_new_workflow_task: bring,
-            ..completion(task, commands.iter().map(command_of).collect())
-        };
+    fn completion(
+        &self,
+        task: &WorkflowTask,
+        commands: &[RandomCommand],
+        answer: &AnswerUpdates,
+    ) -> RespondWorkflowTaskCompletedRequest {
+        let mut commands: Vec<Command> = commands.iter().map(command_of).collect();
+        let mut messages = Vec::new();
+        for sent in &task.response.messages {
+            match answer {
+                AnswerUpdates::Nothing => {}
+                AnswerUpdates::Reject => messages.push(updates::rejection(sent)),
+                AnswerUpdates::Accept => {
+                    let (message, command) = updates::acceptance(task, sent);
+                    messages.push(message);
+                    commands.insert(0, command);
+                }
+            }
+        }
+        RespondWorkflowTaskCompletedRequest {
+            messages,
+            ..completion(task, commands)
+        }
+    }
+
+    fn complete(&mut self, request: RespondWorkflowTaskCompletedRequest) {
         if let Ok(response) = self.chain.try_complete_with(request) {
             self.task = response.workflow_task.map(|response| WorkflowTask {
                 response,
@@ -335,7 +386,7 @@ impl Life {
                 TaskKind::Workflow => trial.try_poll_workflow_task(offer).is_ok(),
                 TaskKind::Activity | TaskKind::Unspecified => trial.try_poll_activity(offer).is_ok(),
             };
-            let key = |o: &Offer| (o.kind, o.attempt, o.stamp, o.task_queue.clone());
+            let key = |o: &Offer| (o.kind, o.attempt, o.stamp, o.normal_task_queue.clone());
             assert!(
                 !valid || again.iter().any(|o| key(o) == key(offer)),
                 "lost: {offer:?}, offered again: {again:?}"
@@ -367,7 +418,7 @@ fn fatal() -> perdure_proto::temporal::api::failure::v1::Failure {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_life_keeps_the_promises(steps in vec(step(), 1..60)) {

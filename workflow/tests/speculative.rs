@@ -2,95 +2,39 @@
 
 mod common;
 
-use common::*;
+use common::{
+    updates::{self, update},
+    *,
+};
 use perdure_proto::{
     perdure::node::v1::{TaskKind, TaskToken, TaskUndelivered, workflow_call},
     temporal::api::{
-        command::v1::{Command, ProtocolMessageCommandAttributes, command::Attributes},
-        common::v1::WorkflowExecution,
-        enums::v1::{CommandType, EventType as E},
-        protocol::v1::Message,
-        update::v1::{Acceptance, Input, Meta, Rejection, Request},
+        enums::v1::EventType as E,
         workflowservice::v1::{
-            RespondWorkflowTaskCompletedRequest, UpdateWorkflowExecutionRequest,
-            respond_workflow_task_completed_request::Capabilities,
+            RespondWorkflowTaskCompletedRequest, respond_workflow_task_completed_request::Capabilities,
         },
     },
 };
 use perdure_types::Duration;
-use perdure_workflow::Answer;
 use prost::Message as _;
 
-fn request(update_id: &str) -> Request {
-    Request {
-        meta: Some(Meta {
-            update_id: update_id.to_owned(),
-            ..Meta::default()
-        }),
-        input: Some(Input {
-            name: "approve".to_owned(),
-            ..Input::default()
-        }),
-        ..Request::default()
-    }
-}
-
-fn update(chain: &mut TestChain, update_id: &str) {
-    let command = workflow_call::Command::Update(UpdateWorkflowExecutionRequest {
-        namespace: NAMESPACE.to_owned(),
-        workflow_execution: Some(WorkflowExecution {
-            workflow_id: WORKFLOW_ID.to_owned(),
-            ..WorkflowExecution::default()
-        }),
-        request: Some(request(update_id)),
-        ..UpdateWorkflowExecutionRequest::default()
-    });
-    let answer = chain.try_handle(command).expect("admitted");
-    assert!(matches!(answer, Answer::Watch(_)));
-}
-
-fn message<M: prost::Message>(task: &WorkflowTask, name: &str, body: &M) -> Message {
-    let sent = &task.response.messages[0];
-    Message {
-        id: format!("{name}-1"),
-        protocol_instance_id: sent.protocol_instance_id.clone(),
-        body: Some(prost_types::Any {
-            type_url: format!("type.googleapis.com/temporal.api.update.v1.{name}"),
-            value: body.encode_to_vec(),
-        }),
-        ..Message::default()
-    }
-}
-
-fn rejection(task: &WorkflowTask, update_id: &str) -> RespondWorkflowTaskCompletedRequest {
-    let body = Rejection {
-        rejected_request: Some(request(update_id)),
-        failure: Some(application_failure("No")),
-        ..Rejection::default()
-    };
+fn rejection(task: &WorkflowTask) -> RespondWorkflowTaskCompletedRequest {
     RespondWorkflowTaskCompletedRequest {
-        messages: vec![message(task, "Rejection", &body)],
+        messages: task.response.messages.iter().map(updates::rejection).collect(),
         ..completion(task, vec![])
     }
 }
 
-fn acceptance(task: &WorkflowTask, update_id: &str) -> RespondWorkflowTaskCompletedRequest {
-    let body = Acceptance {
-        accepted_request: Some(request(update_id)),
-        accepted_request_sequencing_event_id: task.response.started_event_id - 1,
-        accepted_request_message_id: task.response.messages[0].id.clone(),
-    };
-    let attributes = ProtocolMessageCommandAttributes {
-        message_id: "Acceptance-1".to_owned(),
-    };
-    let command = Command {
-        command_type: CommandType::ProtocolMessage as i32,
-        attributes: Some(Attributes::ProtocolMessageCommandAttributes(attributes)),
-        ..Command::default()
-    };
+fn acceptance(task: &WorkflowTask) -> RespondWorkflowTaskCompletedRequest {
+    let (messages, commands) = task
+        .response
+        .messages
+        .iter()
+        .map(|sent| updates::acceptance(task, sent))
+        .unzip();
     RespondWorkflowTaskCompletedRequest {
-        messages: vec![message(task, "Acceptance", &body)],
-        ..completion(task, vec![command])
+        messages,
+        ..completion(task, commands)
     }
 }
 
@@ -110,7 +54,7 @@ fn a_rejection_leaves_no_trace() {
     assert_eq!(task.response.messages.len(), 1);
     let extra = &task.history.as_ref().expect("history").extra;
     assert_eq!(extra.iter().map(|e| e.event_id).collect::<Vec<_>>(), [5, 6]);
-    let response = chain.try_complete_with(rejection(&task, "u")).expect("accepted");
+    let response = chain.try_complete_with(rejection(&task)).expect("accepted");
     assert_eq!(response.reset_history_event_id, 3);
     assert_eq!(chain.records.len(), records);
     chain.assert_types_from(4, &[E::WorkflowTaskCompleted]);
@@ -124,7 +68,7 @@ fn an_acceptance_writes_what_the_worker_has_seen() {
     chain.advance_secs(1);
     let task = chain.poll();
     chain.advance_secs(1);
-    let response = chain.try_complete_with(acceptance(&task, "u")).expect("accepted");
+    let response = chain.try_complete_with(acceptance(&task)).expect("accepted");
     assert_eq!(response.reset_history_event_id, 0);
     chain.assert_types_from(
         5,
@@ -147,7 +91,7 @@ fn events_make_it_real() {
     let task = chain.poll();
     chain.advance_secs(5);
     chain.assert_types_from(6, &[E::WorkflowTaskScheduled, E::WorkflowTaskStarted]);
-    chain.try_complete_with(rejection(&task, "u")).expect("accepted");
+    chain.try_complete_with(rejection(&task)).expect("accepted");
     chain.assert_types_from(8, &[E::WorkflowTaskCompleted, E::TimerFired, E::WorkflowTaskScheduled]);
 }
 
@@ -163,7 +107,7 @@ fn events_that_were_shown_are_kept_unless_the_worker_can_see_them_again() {
             capabilities: Some(Capabilities {
                 discard_speculative_workflow_task_with_events: again,
             }),
-            ..rejection(&task, "u")
+            ..rejection(&task)
         };
         chain.try_complete_with(request).expect("accepted");
         assert_eq!(chain.types().len() == 5, dropped, "{:?}", chain.types());
@@ -182,7 +126,7 @@ fn a_failed_one_is_delivered_again() {
     );
     let retry = chain.poll();
     assert_eq!((retry.response.attempt, retry.response.messages.len()), (2, 1));
-    chain.try_complete_with(acceptance(&retry, "u")).expect("accepted");
+    chain.try_complete_with(acceptance(&retry)).expect("accepted");
 }
 
 #[test]
@@ -196,7 +140,7 @@ fn an_undelivered_one_has_never_been() {
     chain.advance(Duration(1));
     let again = chain.poll();
     assert_eq!(again.response.messages.len(), 1);
-    chain.try_complete_with(rejection(&again, "u")).expect("accepted");
+    chain.try_complete_with(rejection(&again)).expect("accepted");
     assert_eq!(chain.records.len(), records);
 }
 
@@ -216,6 +160,6 @@ fn an_update_during_a_task_comes_along_with_the_next() {
     };
     assert_eq!(chain.offered(TaskKind::Workflow), 0);
     chain.assert_types_from(4, &[E::WorkflowTaskCompleted]);
-    chain.try_complete_with(rejection(&next, "u")).expect("accepted");
+    chain.try_complete_with(rejection(&next)).expect("accepted");
     chain.assert_types_from(4, &[E::WorkflowTaskCompleted]);
 }

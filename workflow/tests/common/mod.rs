@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod updates;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use perdure_proto::{
