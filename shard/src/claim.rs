@@ -22,9 +22,23 @@ impl Claim {
     /// The stamp of rows that this owner writes without having appended anything for them: newer than all earlier
     /// owners' rows, older than its own first record.
     pub(crate) fn floor(&self) -> Position {
-        let from = self.row.sources.get(&self.row.epoch).map_or(Seq(1), |source| source.from);
-        Position { epoch: self.row.epoch, seq: Seq(from.0.saturating_sub(1)) }
+        let from = self
+            .row
+            .sources
+            .get(&self.row.epoch)
+            .map_or(Seq(1), |source| source.from);
+        Position {
+            epoch: self.row.epoch,
+            seq: Seq(from.0.saturating_sub(1)),
+        }
     }
+}
+
+/// What came of an attempt to claim a shard.
+pub(crate) enum Claimed {
+    Ours(Claim),
+    /// Its owner is not known to be sealed.
+    OwnedBy(SessionId),
 }
 
 /// Sessions that shards still name as sources, and where their logs end.
@@ -33,7 +47,12 @@ pub(crate) type Sealed = BTreeMap<SessionId, SessionRow>;
 /// What of a source is not materialized yet: first and last row, `None` if nothing.
 ///
 /// The base of a session bounds it, too: a row below it is needed by no shard (M3).
-pub(crate) fn to_replay(epoch: Epoch, source: &Source, checkpoint: Position, session: &SessionRow) -> Option<(Seq, Seq)> {
+pub(crate) fn to_replay(
+    epoch: Epoch,
+    source: &Source,
+    checkpoint: Position,
+    session: &SessionRow,
+) -> Option<(Seq, Seq)> {
     let end = match (source.until, session.state) {
         (Some(until), _) => until,
         (None, SessionState::Sealed(end)) => end,
@@ -43,12 +62,16 @@ pub(crate) fn to_replay(epoch: Epoch, source: &Source, checkpoint: Position, ses
     if checkpoint.epoch > epoch {
         return None;
     }
-    let after_checkpoint = if checkpoint.epoch == epoch { checkpoint.seq.next() } else { Seq(1) };
+    let after_checkpoint = if checkpoint.epoch == epoch {
+        checkpoint.seq.next()
+    } else {
+        Seq(1)
+    };
     let start = source.from.max(after_checkpoint).max(session.base);
     (start <= end).then_some((start, end))
 }
 
-/// Claims a shard for `session`. `next` is the first log row that can hold a record of it. `None`: somebody else owns it.
+/// Claims a shard for `session`. `next` is the first log row that can hold a record of it.
 ///
 /// `own_end`: when `session` owns the shard already (it was stopped by a bug), its last covered row: the old epoch's source
 /// is closed there, and the epoch goes up (C3's last sentence).
@@ -59,14 +82,18 @@ pub(crate) async fn claim(
     next: Seq,
     sealed: &Sealed,
     own_end: Option<Seq>,
-) -> Result<Option<Claim>, StoreError> {
+) -> Result<Claimed, StoreError> {
     loop {
         let seen = persist("read shard", || store.read_shard_serial(shard)).await?;
         let mut row = seen.clone().unwrap_or_default();
         if let Some(owner) = row.owner {
-            let free = if owner == session { own_end.is_some() } else { sealed.contains_key(&owner) };
+            let free = if owner == session {
+                own_end.is_some()
+            } else {
+                sealed.contains_key(&owner)
+            };
             if !free {
-                return Ok(None);
+                return Ok(Claimed::OwnedBy(owner));
             }
         }
         if let (Some(end), Some(source)) = (own_end, row.sources.get_mut(&row.epoch))
@@ -82,20 +109,26 @@ pub(crate) async fn claim(
         });
         row.owner = Some(session);
         row.epoch = Epoch(row.epoch.0 + 1);
-        row.sources.insert(row.epoch, Source { session, from: next, until: None });
+        row.sources.insert(
+            row.epoch,
+            Source {
+                session,
+                from: next,
+                until: None,
+            },
+        );
         if cas_shard(store, shard, seen, row.clone()).await? == Cas::Applied {
-            return Ok(Some(Claim { shard, row }));
+            return Ok(Claimed::Ours(Claim { shard, row }));
         }
     }
 }
 
 /// M2: what was replayed is materialized, so the older sources are dropped. The new row; `None` if the shard is not ours.
-pub(crate) async fn checkpoint(
-    store: &dyn Store,
-    claim: &Claim,
-    covered: Seq,
-) -> Result<Option<ShardRow>, StoreError> {
-    let position = Position { epoch: claim.row.epoch, seq: covered };
+pub(crate) async fn checkpoint(store: &dyn Store, claim: &Claim, covered: Seq) -> Result<Option<ShardRow>, StoreError> {
+    let position = Position {
+        epoch: claim.row.epoch,
+        seq: covered,
+    };
     if position <= claim.row.checkpoint && claim.row.sources.len() <= 1 {
         return Ok(Some(claim.row.clone()));
     }
@@ -113,7 +146,9 @@ pub(crate) async fn checkpoint(
 pub(crate) async fn delete_unneeded(store: &dyn Store, own: SessionId) -> Result<(), StoreError> {
     let shards = persist("list shards", || store.list_shards()).await?;
     let needed = |id: SessionId| {
-        shards.iter().any(|(_, row)| row.owner == Some(id) || row.sources.values().any(|source| source.session == id))
+        shards
+            .iter()
+            .any(|(_, row)| row.owner == Some(id) || row.sources.values().any(|source| source.session == id))
     };
     for (id, row) in persist("list sessions", || store.list_sessions()).await? {
         let SessionState::Sealed(end) = row.state else { continue };
@@ -132,7 +167,9 @@ pub(crate) async fn delete_unneeded(store: &dyn Store, own: SessionId) -> Result
             }
             next = rows.last().map_or(next, |row| row.seq.next());
         }
-        persist("delete session", || store.delete_session(id, row.clone())).await.ok();
+        persist("delete session", || store.delete_session(id, row.clone()))
+            .await
+            .ok();
         tracing::debug!(session = %id, "deleted a session's log");
     }
     Ok(())

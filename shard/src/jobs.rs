@@ -25,9 +25,17 @@ use crate::{
 pub(crate) enum Event {
     Loaded(LoadJob, Result<Loaded, StoreError>),
     WakeupsRead(Option<Vec<Wakeup>>),
-    CallResult { chain: ChainKey, id: CallId, result: Result<WorkflowReply, Error> },
+    CallResult {
+        chain: ChainKey,
+        id: CallId,
+        result: Result<WorkflowReply, Error>,
+    },
     OfferRefused(Offer),
-    Gather { begin: bool, max_bytes: usize, slice: oneshot::Sender<Slice> },
+    Gather {
+        begin: bool,
+        max_bytes: usize,
+        slice: oneshot::Sender<Slice>,
+    },
     Flushed(Vec<FlushNote>),
     /// Take nothing new; answer when nothing is held back any more.
     Quiesce(oneshot::Sender<()>),
@@ -112,7 +120,9 @@ impl Jobs {
                 self.reads.spawn(async move {
                     let read = || store.read_wakeups(shard, after.as_ref(), Timestamp::MAX, limit);
                     let rows = persist("read wake-ups", read).await;
-                    let rows = rows.inspect_err(|error| tracing::error!(shard_id = shard.0, %error, "wake-ups")).ok();
+                    let rows = rows
+                        .inspect_err(|error| tracing::error!(shard_id = shard.0, %error, "wake-ups"))
+                        .ok();
                     let _ = events.send(Event::WakeupsRead(rows)).await;
                 });
             }

@@ -77,8 +77,11 @@ impl Default for Shards {
 
 impl Shards {
     pub fn new() -> Self {
-        let inner =
-            Inner { routes: RwLock::default(), supervisor: Mutex::default(), ended: Watched::new(None) };
+        let inner = Inner {
+            routes: RwLock::default(),
+            supervisor: Mutex::default(),
+            ended: Watched::new(None),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -88,7 +91,10 @@ impl Shards {
             return Err(StartError::AlreadyStarted);
         }
         let setup = Arc::new(setup);
-        let seed = setup.config.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+        let seed = setup
+            .config
+            .seed
+            .unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
         let mut ids = IdSource::new(seed);
         let period = Period::start(setup.clone(), next_ids(&mut ids)).await?;
         self.inner.route(Some(period.registry.clone()));
@@ -123,7 +129,9 @@ impl Shards {
     /// Stops in good order: no more calls, everything answered and written, the log sealed.
     pub async fn stop(&self) {
         let supervisor = self.supervisor().take();
-        let Some(Supervisor { stop, task }) = supervisor else { return };
+        let Some(Supervisor { stop, task }) = supervisor else {
+            return;
+        };
         let (done, stopped) = oneshot::channel();
         if stop.send(done).await.is_ok() {
             let _ = stopped.await;
@@ -159,7 +167,11 @@ impl Inner {
     fn shard(&self, shard: ShardId) -> Option<ShardHandle> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let shards: &RwLock<BTreeMap<ShardId, ShardHandle>> = routes.as_deref()?;
-        shards.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+        shards
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&shard)
+            .cloned()
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    claim::{self, Claim, Sealed},
+    claim::{self, Claim, Claimed, Sealed},
     core::NodeContext,
     driver::{ShardHandle, ShardTask},
     fence::fence,
@@ -38,6 +38,8 @@ use crate::{
 
 /// Claims and fences made at once.
 const CONCURRENT: usize = 64;
+
+const NO_END: SessionState = SessionState::Sealed(Seq(u64::MAX));
 
 /// A task that ends with its owner.
 struct Owned<T>(JoinHandle<T>);
@@ -71,9 +73,10 @@ impl Period {
         let log = Log::new(session, setup.config.flush_log_bytes, setup.config.log_queue_bytes);
         let writer = Writer::new(&log, setup.store.clone(), setup.config.clone());
         let writer = Owned(tokio::spawn(writer.run()));
-        let sealed = fence_others(store, session).await?;
-        let claims = claim_shards(store, &setup.shards, session, &log, &sealed).await?;
+        let mut sealed = fence_others(store, session).await?;
+        let claims = claim_shards(store, &setup.shards, session, &log, &mut sealed).await?;
         let mut replays = read_sources(store, &claims, &sealed).await?;
+        let replayed: usize = replays.values().flatten().map(Vec::len).sum();
         let node = NodeContext {
             config: setup.config.clone(),
             namespaces: setup.namespaces.clone(),
@@ -91,8 +94,11 @@ impl Period {
             session_row.clone(),
             requests,
         );
-        let outside =
-            Outside { store: setup.store.clone(), tasks: setup.tasks.clone(), entities: setup.entities.clone() };
+        let outside = Outside {
+            store: setup.store.clone(),
+            tasks: setup.tasks.clone(),
+            entities: setup.entities.clone(),
+        };
         let mut period = Self {
             setup: setup.clone(),
             log,
@@ -114,7 +120,7 @@ impl Period {
         }
         let serving = futures::future::join_all(handles.iter().map(ShardHandle::serving)).await;
         let serving = serving.into_iter().filter(|serving| *serving).count();
-        tracing::info!(%session, shards = handles.len(), serving, "serving");
+        tracing::info!(%session, shards = handles.len(), serving, replayed, "serving");
         Ok(period)
     }
 
@@ -122,11 +128,13 @@ impl Period {
         let shard = claim.shard;
         let ids = IdSource::new(seed(&mut self.ids));
         let clock = self.setup.clock.clone();
-        let (task, handle) =
-            ShardTask::new(claim, &self.log, self.node.clone(), self.outside.clone(), clock, ids);
+        let (task, handle) = ShardTask::new(claim, &self.log, self.node.clone(), self.outside.clone(), clock, ids);
         let id = self.tasks.spawn(task.run(replay)).id();
         self.shard_of_task.insert(id, shard);
-        self.registry.write().unwrap_or_else(PoisonError::into_inner).insert(shard, handle.clone());
+        self.registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(shard, handle.clone());
         handle
     }
 
@@ -154,7 +162,9 @@ impl Period {
         if self.log.wait_covered(tickets).await.is_err() {
             return Ok(());
         }
-        let last = tickets.checked_sub(1).and_then(|ticket| self.log.row_of(Ticket(ticket)));
+        let last = tickets
+            .checked_sub(1)
+            .and_then(|ticket| self.log.row_of(Ticket(ticket)));
         let own_end = last.map_or(Seq::ZERO, |(seq, _)| seq);
         let store = &*self.setup.store;
         let session = self.log.session();
@@ -167,11 +177,13 @@ impl Period {
         let mut others = sessions.clone();
         others.remove(&session);
         let next = self.log.next_seq();
-        let Some(claim) = claim::claim(store, shard, session, next, &others, Some(own_end)).await? else {
+        let Claimed::Ours(claim) = claim::claim(store, shard, session, next, &others, Some(own_end)).await? else {
             tracing::error!(shard_id = shard.0, "the shard belongs to somebody else now");
             return Ok(());
         };
-        let replay = read_sources(store, std::slice::from_ref(&claim), &sessions).await?.remove(&shard);
+        let replay = read_sources(store, std::slice::from_ref(&claim), &sessions)
+            .await?
+            .remove(&shard);
         self.spawn_shard(claim, replay.unwrap_or_else(|| Ok(Replay::new())));
         Ok(())
     }
@@ -179,8 +191,13 @@ impl Period {
     /// Ends the period in good order: everything answered, written to the tables, and the own session sealed (F3), so
     /// that the next start has nothing to replay.
     pub(crate) async fn stop(mut self) -> Result<(), StoreError> {
-        let shards: Vec<ShardHandle> =
-            self.registry.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let shards: Vec<ShardHandle> = self
+            .registry
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
         futures::future::join_all(shards.iter().map(ShardHandle::quiesce)).await;
         let mut flushed = false;
         for _ in 0..3 {
@@ -222,7 +239,9 @@ async fn fence_others(store: &dyn Store, own: SessionId) -> Result<Sealed, Store
     let sessions = persist("list sessions", || store.list_sessions()).await?;
     let mut fences: Vec<BoxFuture<'_, _>> = Vec::new();
     for (id, _) in sessions.into_iter().filter(|(id, _)| *id != own) {
-        fences.push(Box::pin(async move { Ok::<_, StoreError>(fence(store, id).await?.map(|row| (id, row))) }));
+        fences.push(Box::pin(async move {
+            Ok::<_, StoreError>(fence(store, id).await?.map(|row| (id, row)))
+        }));
     }
     let sealed: Vec<Option<(SessionId, SessionRow)>> = stream::iter(fences).buffered(CONCURRENT).try_collect().await?;
     Ok(sealed.into_iter().flatten().collect())
@@ -233,20 +252,51 @@ async fn claim_shards(
     shards: &[ShardId],
     session: SessionId,
     log: &Log,
-    sealed: &Sealed,
+    sealed: &mut Sealed,
 ) -> Result<Vec<Claim>, StoreError> {
     let mut claims: Vec<BoxFuture<'_, _>> = Vec::new();
+    let known: &Sealed = sealed;
     for shard in shards.iter().copied() {
-        claims.push(Box::pin(async move {
-            let claim = claim::claim(store, shard, session, log.next_seq(), sealed, None).await?;
-            if claim.is_none() {
-                tracing::warn!(shard_id = shard.0, "the shard belongs to a live session and is not claimed");
-            }
-            Ok::<_, StoreError>(claim)
-        }));
+        claims.push(Box::pin(claim_shard(store, shard, session, log, known)));
     }
-    let claims: Vec<Option<Claim>> = stream::iter(claims).buffered(CONCURRENT).try_collect().await?;
-    Ok(claims.into_iter().flatten().collect())
+    let claimed: Vec<(Claim, Sealed)> = stream::iter(claims).buffered(CONCURRENT).try_collect().await?;
+    let (claims, found): (Vec<Claim>, Vec<Sealed>) = claimed.into_iter().unzip();
+    sealed.extend(found.into_iter().flatten());
+    Ok(claims)
+}
+
+/// Claims a shard; an owner that was not there when the others were ended is ended now, and given back.
+async fn claim_shard(
+    store: &dyn Store,
+    shard: ShardId,
+    session: SessionId,
+    log: &Log,
+    sealed: &Sealed,
+) -> Result<(Claim, Sealed), StoreError> {
+    let mut known = sealed.clone();
+    loop {
+        match claim::claim(store, shard, session, log.next_seq(), &known, None).await? {
+            Claimed::Ours(claim) => {
+                known.retain(|id, row| !sealed.contains_key(id) && row.state != NO_END);
+                return Ok((claim, known));
+            }
+            Claimed::OwnedBy(owner) => match fence(store, owner).await? {
+                Some(row) => {
+                    known.insert(owner, row);
+                }
+                // A missing session reads as not live (G4). An end that is never reached keeps its sources: if there
+                // are any, recovery finds that their log is gone.
+                None => {
+                    let row = SessionRow {
+                        state: NO_END,
+                        base: Seq(1),
+                        base_segment: 0,
+                    };
+                    known.insert(owner, row);
+                }
+            },
+        }
+    }
 }
 
 /// Seeds one stream of ids from another.

@@ -2,7 +2,9 @@
 
 use perdure_proto::{
     Error,
-    perdure::node::v1::{SignalWorkflow, StartWorkflow, WorkflowCall, WorkflowReply, workflow_call::Command, workflow_reply::Reply},
+    perdure::node::v1::{
+        SignalWorkflow, StartWorkflow, WorkflowCall, WorkflowReply, workflow_call::Command, workflow_reply::Reply,
+    },
     temporal::api::{
         common::v1::{WorkflowExecution, WorkflowType},
         enums::v1::{HistoryEventFilterType, WorkflowExecutionStatus},
@@ -27,7 +29,10 @@ pub struct Client {
 }
 
 fn execution(workflow_id: &str, run_id: &str) -> WorkflowExecution {
-    WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run_id.to_owned() }
+    WorkflowExecution {
+        workflow_id: workflow_id.to_owned(),
+        run_id: run_id.to_owned(),
+    }
 }
 
 fn unexpected(reply: &WorkflowReply) -> Error {
@@ -54,13 +59,26 @@ impl Client {
         let request = StartWorkflowExecutionRequest {
             namespace: NAMESPACE.to_owned(),
             workflow_id: workflow_id.to_owned(),
-            workflow_type: Some(WorkflowType { name: workflow_type.to_owned() }),
-            task_queue: Some(TaskQueue { name: "queue".to_owned(), ..Default::default() }),
+            workflow_type: Some(WorkflowType {
+                name: workflow_type.to_owned(),
+            }),
+            task_queue: Some(TaskQueue {
+                name: "queue".to_owned(),
+                ..Default::default()
+            }),
             request_id: format!("start-{workflow_id}"),
             identity: "client".to_owned(),
             ..Default::default()
         };
-        let reply = self.call(workflow_id, Command::Start(StartWorkflow { request: Some(request), parent: None })).await?;
+        let reply = self
+            .call(
+                workflow_id,
+                Command::Start(StartWorkflow {
+                    request: Some(request),
+                    parent: None,
+                }),
+            )
+            .await?;
         match reply.reply {
             Some(Reply::Start(started)) => Ok(started.run_id),
             _ => Err(unexpected(&reply)),
@@ -76,7 +94,10 @@ impl Client {
             identity: "client".to_owned(),
             ..Default::default()
         };
-        let signal = SignalWorkflow { request: Some(request), ..Default::default() };
+        let signal = SignalWorkflow {
+            request: Some(request),
+            ..Default::default()
+        };
         self.call(workflow_id, Command::Signal(signal)).await.map(|_| ())
     }
 
@@ -87,9 +108,11 @@ impl Client {
         };
         let reply = self.call(workflow_id, Command::Describe(request)).await?;
         match &reply.reply {
-            Some(Reply::Describe(description)) => {
-                Ok(description.workflow_execution_info.as_ref().map(|info| info.status()).unwrap_or_default())
-            }
+            Some(Reply::Describe(description)) => Ok(description
+                .workflow_execution_info
+                .as_ref()
+                .map(|info| info.status())
+                .unwrap_or_default()),
             _ => Err(unexpected(&reply)),
         }
     }
@@ -132,8 +155,12 @@ impl Client {
         };
         let mut events = Vec::new();
         loop {
-            let reply = self.call(workflow_id, Command::GetHistoryReverse(request.clone())).await?;
-            let Some(Reply::GetHistoryReverse(response)) = reply.reply else { return Err(unexpected(&reply)) };
+            let reply = self
+                .call(workflow_id, Command::GetHistoryReverse(request.clone()))
+                .await?;
+            let Some(Reply::GetHistoryReverse(response)) = reply.reply else {
+                return Err(unexpected(&reply));
+            };
             events.extend(response.history.unwrap_or_default().events);
             if response.next_page_token.is_empty() {
                 return Ok(events);

@@ -32,7 +32,10 @@ pub struct Script {
 
 impl Default for Script {
     fn default() -> Self {
-        Self { sleep: Duration::from_secs(60), signals: 3 }
+        Self {
+            sleep: Duration::from_secs(60),
+            signals: 3,
+        }
     }
 }
 
@@ -72,8 +75,13 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
             ..Default::default()
         }),
     };
-    let reply = router.call(call(Command::RecordWorkflowTaskStarted(started))).await.ok()?;
-    let Some(Reply::WorkflowTask(task)) = reply.reply else { return None };
+    let reply = router
+        .call(call(Command::RecordWorkflowTaskStarted(started)))
+        .await
+        .ok()?;
+    let Some(Reply::WorkflowTask(task)) = reply.reply else {
+        return None;
+    };
     let completed = RespondWorkflowTaskCompletedRequest {
         namespace: NAMESPACE.to_owned(),
         task_token: task.task_token.clone(),
@@ -81,7 +89,10 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
         identity: "worker".to_owned(),
         ..Default::default()
     };
-    router.call(call(Command::RespondWorkflowTaskCompleted(completed))).await.ok()?;
+    router
+        .call(call(Command::RespondWorkflowTaskCompleted(completed)))
+        .await
+        .ok()?;
     Some(())
 }
 
@@ -100,7 +111,11 @@ fn decide(task: &PollWorkflowTaskQueueResponse, script: &Script) -> Vec<Workflow
 }
 
 fn command(kind: CommandType, attributes: Attributes) -> WorkflowCommand {
-    WorkflowCommand { command_type: kind as i32, attributes: Some(attributes), ..Default::default() }
+    WorkflowCommand {
+        command_type: kind as i32,
+        attributes: Some(attributes),
+        ..Default::default()
+    }
 }
 
 fn start_timer(after: Duration) -> WorkflowCommand {

@@ -55,10 +55,21 @@ pub(crate) struct NodeContext {
 #[derive(Debug)]
 pub(crate) enum Output {
     Load(LoadJob),
-    ReadHistory { chain: ChainKey, job: PageJob, reply: ReplyTo },
-    ReadWakeups { after: Option<Wakeup>, limit: usize },
+    ReadHistory {
+        chain: ChainKey,
+        job: PageJob,
+        reply: ReplyTo,
+    },
+    ReadWakeups {
+        after: Option<Wakeup>,
+        limit: usize,
+    },
     Offer(Offer),
-    Call { chain: ChainKey, id: CallId, call: Box<WorkflowCall> },
+    Call {
+        chain: ChainKey,
+        id: CallId,
+        call: Box<WorkflowCall>,
+    },
 }
 
 pub(crate) struct Core {
@@ -152,7 +163,13 @@ impl Core {
     /// A call from outside.
     pub(crate) fn call(&mut self, chain: ChainKey, command: Command, reply: ReplyTo, now: Timestamp) {
         self.now = self.now.max(now);
-        self.enqueue(chain, Pending::Call { command: Box::new(command), reply: Some(reply) });
+        self.enqueue(
+            chain,
+            Pending::Call {
+                command: Box::new(command),
+                reply: Some(reply),
+            },
+        );
     }
 
     /// The result of a call to another entity.
@@ -187,7 +204,13 @@ impl Core {
             scheduled_event_id: offer.scheduled_event_id,
             attempt: offer.attempt,
         });
-        self.enqueue(key, Pending::Call { command: Box::new(command), reply: None });
+        self.enqueue(
+            key,
+            Pending::Call {
+                command: Box::new(command),
+                reply: None,
+            },
+        );
     }
 
     fn enqueue(&mut self, key: ChainKey, pending: Pending) {
@@ -209,7 +232,9 @@ impl Core {
     }
 
     fn next_step(&mut self, key: &ChainKey) -> Next {
-        let Some(entry) = self.chains.get_mut(key) else { return Next::Wait };
+        let Some(entry) = self.chains.get_mut(key) else {
+            return Next::Wait;
+        };
         if entry.loading {
             return Next::Wait;
         }
@@ -225,22 +250,28 @@ impl Core {
             RunRef::Run(run_id) => Some(run_id),
         };
         if let Some(chain) = &entry.chain {
-            let known = run.as_deref().is_none_or(|run| {
-                chain.has_run(run) || entry.absent.contains(run) || entry.is_deleted(run)
-            });
+            let known = run
+                .as_deref()
+                .is_none_or(|run| chain.has_run(run) || entry.absent.contains(run) || entry.is_deleted(run));
             if known {
                 return entry.queue.pop_front().map_or(Next::Idle, Next::Take);
             }
         }
         entry.loading = true;
-        self.out.push(Output::Load(LoadJob { key: key.clone(), head: entry.chain.is_none(), run }));
+        self.out.push(Output::Load(LoadJob {
+            key: key.clone(),
+            head: entry.chain.is_none(),
+            run,
+        }));
         Next::Wait
     }
 
     fn handle(&mut self, key: &ChainKey, command: Command, reply: Option<ReplyTo>) {
         // A task must not be started for a poll that nobody waits for.
-        let starts_task =
-            matches!(command, Command::RecordWorkflowTaskStarted(_) | Command::RecordActivityTaskStarted(_));
+        let starts_task = matches!(
+            command,
+            Command::RecordWorkflowTaskStarted(_) | Command::RecordActivityTaskStarted(_)
+        );
         if starts_task && reply.as_ref().is_some_and(ReplyTo::is_closed) {
             return;
         }
@@ -255,7 +286,9 @@ impl Core {
             }
             return;
         }
-        let Some(chain) = self.chains.get_mut(key).and_then(|entry| entry.chain.as_mut()) else { return };
+        let Some(chain) = self.chains.get_mut(key).and_then(|entry| entry.chain.as_mut()) else {
+            return;
+        };
         let mut env = Env {
             now: self.now,
             limits: &self.node.config.limits,
@@ -276,7 +309,9 @@ impl Core {
 
     /// Does everything that is due in a chain.
     fn fire_timers(&mut self, key: &ChainKey) {
-        let Some(chain) = self.chains.get_mut(key).and_then(|entry| entry.chain.as_mut()) else { return };
+        let Some(chain) = self.chains.get_mut(key).and_then(|entry| entry.chain.as_mut()) else {
+            return;
+        };
         let mut env = Env {
             now: self.now,
             limits: &self.node.config.limits,
@@ -289,7 +324,12 @@ impl Core {
 
     /// Carries out what an input did: the record goes to the log, everything else waits as long as it has to.
     fn transition(&mut self, key: &ChainKey, handled: Handled, reply: Option<ReplyTo>) {
-        let Handled { record, effects, answer, release } = handled;
+        let Handled {
+            record,
+            effects,
+            answer,
+            release,
+        } = handled;
         let prior = self.chains.get(key).map_or(0, |entry| entry.after);
         let recorded = record.is_some();
         if let Some(record) = record {
@@ -336,7 +376,10 @@ impl Core {
 
     /// What a read has to wait for.
     fn read_barrier(&self, key: &ChainKey) -> (u64, u64) {
-        (self.chains.get(key).map_or(0, |entry| entry.after), self.log.fence_read())
+        (
+            self.chains.get(key).map_or(0, |entry| entry.after),
+            self.log.fence_read(),
+        )
     }
 
     fn watch(&mut self, key: &ChainKey, watch: Waiting, reply: ReplyTo) -> u64 {
@@ -353,10 +396,13 @@ impl Core {
         let chain = self.chains.get(key).and_then(|entry| entry.chain.as_ref());
         let found = query.and_then(|mut query| {
             if query.run_id.is_empty() {
-                query.run_id = chain.map(|chain| chain.head().current_run_id.clone()).unwrap_or_default();
+                query.run_id = chain
+                    .map(|chain| chain.head().current_run_id.clone())
+                    .unwrap_or_default();
             }
             let view = chain.and_then(|chain| chain.run_view(&query.run_id));
-            view.map(|view| (query.clone(), view)).ok_or_else(|| unknown_run(key, &query.run_id))
+            view.map(|view| (query.clone(), view))
+                .ok_or_else(|| unknown_run(key, &query.run_id))
         });
         match found {
             Err(error) => {
@@ -405,11 +451,17 @@ impl Core {
             match watcher.watch {
                 Waiting::Core(watch) => match chain.check(&watch) {
                     Some(outcome) => outcomes.push((watcher.reply, outcome)),
-                    None => entry.watchers.push(Watcher { watch: Waiting::Core(watch), ..watcher }),
+                    None => entry.watchers.push(Watcher {
+                        watch: Waiting::Core(watch),
+                        ..watcher
+                    }),
                 },
                 Waiting::History(watch) => match chain.run_view(&watch.0.run_id) {
                     Some(view) if !watch.is_ready(&view) => {
-                        entry.watchers.push(Watcher { watch: Waiting::History(watch), ..watcher });
+                        entry.watchers.push(Watcher {
+                            watch: Waiting::History(watch),
+                            ..watcher
+                        });
                     }
                     view => pages.push((watcher.reply, watch, view)),
                 },
@@ -462,7 +514,9 @@ impl Core {
             }
         }
         self.held.fail_all(error);
-        self.node.cache_bytes.fetch_sub(self.weight_bytes, std::sync::atomic::Ordering::Relaxed);
+        self.node
+            .cache_bytes
+            .fetch_sub(self.weight_bytes, std::sync::atomic::Ordering::Relaxed);
         self.weight_bytes = 0;
     }
 
@@ -477,7 +531,11 @@ impl Core {
 
     /// Nothing waits for coverage or a load: what was asked has been answered.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.held.is_empty() && self.chains.values().all(|entry| !entry.loading && entry.queue.is_empty())
+        self.held.is_empty()
+            && self
+                .chains
+                .values()
+                .all(|entry| !entry.loading && entry.queue.is_empty())
     }
 }
 

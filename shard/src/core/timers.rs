@@ -64,7 +64,9 @@ impl Core {
             self.enqueue(chain, Pending::Wake { run_id, at });
         }
         for _ in 0..BATCH {
-            let Some((at, timer)) = self.timers.take_due(self.now) else { return };
+            let Some((at, timer)) = self.timers.take_due(self.now) else {
+                return;
+            };
             match timer {
                 Timer::Chain(key) => self.chain_due(&key, at),
                 Timer::Watch(key, id) => self.watch_due(&key, id),
@@ -73,8 +75,16 @@ impl Core {
     }
 
     fn chain_due(&mut self, key: &ChainKey, at: Timestamp) {
-        let Some(entry) = self.chains.get_mut(key).filter(|entry| entry.timer_at == Some(at)) else { return };
+        let Some(entry) = self.chains.get_mut(key).filter(|entry| entry.timer_at == Some(at)) else {
+            return;
+        };
         entry.timer_at = None;
+        let next = entry.chain.as_ref().and_then(|chain| chain.next_timer());
+        if next.is_none_or(|next| next > self.now) {
+            // What was due then has happened or is off: the usual end of a timeout.
+            self.retime(key);
+            return;
+        }
         self.fire_timers(key);
         let stuck = self
             .chains
@@ -97,7 +107,9 @@ impl Core {
     /// A history long poll has lasted long enough.
     fn watch_due(&mut self, key: &ChainKey, id: u64) {
         let Some(entry) = self.chains.get_mut(key) else { return };
-        let Some(index) = entry.watchers.iter().position(|watcher| watcher.id == id) else { return };
+        let Some(index) = entry.watchers.iter().position(|watcher| watcher.id == id) else {
+            return;
+        };
         let watcher = entry.watchers.swap_remove(index);
         if let Waiting::History(watch) = watcher.watch {
             let _ = watcher.reply.send(Ok(watch.time_out()));
@@ -108,7 +120,9 @@ impl Core {
     /// Puts the chain where its next timer says.
     pub(super) fn retime(&mut self, key: &ChainKey) {
         let Some(entry) = self.chains.get_mut(key) else { return };
-        let Some(next) = entry.chain.as_ref().and_then(|chain| chain.next_timer()) else { return };
+        let Some(next) = entry.chain.as_ref().and_then(|chain| chain.next_timer()) else {
+            return;
+        };
         // An earlier place in the queue is found out when it comes due.
         if entry.timer_at.is_none_or(|at| next < at) {
             entry.timer_at = Some(next);
@@ -128,7 +142,11 @@ impl Core {
             None => !entry.is_deleted(run_id),
         };
         if is_orphan {
-            self.orphans.push(Wakeup { at, chain: key.clone(), run_id: run_id.clone() });
+            self.orphans.push(Wakeup {
+                at,
+                chain: key.clone(),
+                run_id: run_id.clone(),
+            });
             self.dirty_flag.store(true, std::sync::atomic::Ordering::SeqCst);
             self.log.want_flush();
         }
