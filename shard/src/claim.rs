@@ -37,8 +37,8 @@ impl Claim {
 /// What came of an attempt to claim a shard.
 pub(crate) enum Claimed {
     Ours(Claim),
-    /// Its owner is not known to be sealed.
-    OwnedBy(SessionId),
+    /// A session that owns it, or that holds records of it, is not known to be sealed.
+    Unknown(SessionId),
 }
 
 /// Sessions that shards still name as sources, and where their logs end.
@@ -86,15 +86,13 @@ pub(crate) async fn claim(
     loop {
         let seen = persist("read shard", || store.read_shard_serial(shard)).await?;
         let mut row = seen.clone().unwrap_or_default();
-        if let Some(owner) = row.owner {
-            let free = if owner == session {
-                own_end.is_some()
-            } else {
-                sealed.contains_key(&owner)
-            };
-            if !free {
-                return Ok(Claimed::OwnedBy(owner));
-            }
+        let involved = row
+            .owner
+            .into_iter()
+            .chain(row.sources.values().map(|source| source.session));
+        let is_known = |id: &SessionId| sealed.contains_key(id) || (*id == session && own_end.is_some());
+        if let Some(unknown) = involved.into_iter().find(|id| !is_known(id)) {
+            return Ok(Claimed::Unknown(unknown));
         }
         if let (Some(end), Some(source)) = (own_end, row.sources.get_mut(&row.epoch))
             && source.session == session
@@ -104,7 +102,7 @@ pub(crate) async fn claim(
         let checkpoint = row.checkpoint;
         row.sources.retain(|epoch, source| match sealed.get(&source.session) {
             Some(session) => to_replay(*epoch, source, checkpoint, session).is_some(),
-            // Kept: of this session itself, or of one that is gone, which recovery reports.
+            // Of this session itself.
             None => true,
         });
         row.owner = Some(session);

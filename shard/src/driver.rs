@@ -315,6 +315,19 @@ impl ShardTask {
     }
 }
 
+impl Drop for ShardTask {
+    /// Also when the task panics: what it had is not in the tables, so the base of the log must not move.
+    fn drop(&mut self) {
+        self.ownership.update(|ownership| {
+            let ended_early = !matches!(ownership, Ownership::Fenced | Ownership::Stopped);
+            if ended_early {
+                *ownership = Ownership::Stopped;
+            }
+            ended_early
+        });
+    }
+}
+
 /// What callers hear when a shard's serving ends under them.
 pub(crate) fn ended() -> Error {
     Error::unavailable("the shard of this workflow is moving, try again")

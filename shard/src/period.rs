@@ -39,7 +39,13 @@ use crate::{
 /// Claims and fences made at once.
 const CONCURRENT: usize = 64;
 
-const NO_END: SessionState = SessionState::Sealed(Seq(u64::MAX));
+/// A session that is named and has no row: deleted once no shard named it. So the claim that names it was decided after
+/// that, which is after its fence, and it never served (C4): its log holds nothing of that shard.
+const GONE: SessionRow = SessionRow {
+    state: SessionState::Sealed(Seq::ZERO),
+    base: Seq(1),
+    base_segment: 0,
+};
 
 /// A task that ends with its owner.
 struct Owned<T>(JoinHandle<T>);
@@ -74,7 +80,7 @@ impl Period {
         let writer = Writer::new(&log, setup.store.clone(), setup.config.clone());
         let writer = Owned(tokio::spawn(writer.run()));
         let mut sealed = fence_others(store, session).await?;
-        let claims = claim_shards(store, &setup.shards, session, &log, &mut sealed).await?;
+        let claims = claim_shards(store, &setup.shards, &log, &mut sealed).await?;
         let mut replays = read_sources(store, &claims, &sealed).await?;
         let replayed: usize = replays.values().flatten().map(Vec::len).sum();
         let node = NodeContext {
@@ -176,11 +182,13 @@ impl Period {
         }
         let mut others = sessions.clone();
         others.remove(&session);
-        let next = self.log.next_seq();
-        let Claimed::Ours(claim) = claim::claim(store, shard, session, next, &others, Some(own_end)).await? else {
+        let seen = persist("read shard", || store.read_shard_serial(shard)).await?;
+        if seen.and_then(|row| row.owner) != Some(session) {
             tracing::error!(shard_id = shard.0, "the shard belongs to somebody else now");
             return Ok(());
-        };
+        }
+        let (claim, found) = claim_shard(store, shard, &self.log, &others, Some(own_end)).await?;
+        sessions.extend(found);
         let replay = read_sources(store, std::slice::from_ref(&claim), &sessions)
             .await?
             .remove(&shard);
@@ -250,14 +258,13 @@ async fn fence_others(store: &dyn Store, own: SessionId) -> Result<Sealed, Store
 async fn claim_shards(
     store: &dyn Store,
     shards: &[ShardId],
-    session: SessionId,
     log: &Log,
     sealed: &mut Sealed,
 ) -> Result<Vec<Claim>, StoreError> {
     let mut claims: Vec<BoxFuture<'_, _>> = Vec::new();
     let known: &Sealed = sealed;
     for shard in shards.iter().copied() {
-        claims.push(Box::pin(claim_shard(store, shard, session, log, known)));
+        claims.push(Box::pin(claim_shard(store, shard, log, known, None)));
     }
     let claimed: Vec<(Claim, Sealed)> = stream::iter(claims).buffered(CONCURRENT).try_collect().await?;
     let (claims, found): (Vec<Claim>, Vec<Sealed>) = claimed.into_iter().unzip();
@@ -265,36 +272,30 @@ async fn claim_shards(
     Ok(claims)
 }
 
-/// Claims a shard; an owner that was not there when the others were ended is ended now, and given back.
+/// Claims a shard; sessions that were not there when the others were ended are ended now, and given back.
 async fn claim_shard(
     store: &dyn Store,
     shard: ShardId,
-    session: SessionId,
     log: &Log,
     sealed: &Sealed,
+    own_end: Option<Seq>,
 ) -> Result<(Claim, Sealed), StoreError> {
-    let mut known = sealed.clone();
+    let mut found = Sealed::new();
     loop {
-        match claim::claim(store, shard, session, log.next_seq(), &known, None).await? {
-            Claimed::Ours(claim) => {
-                known.retain(|id, row| !sealed.contains_key(id) && row.state != NO_END);
-                return Ok((claim, known));
+        let mut known = sealed.clone();
+        known.extend(found.clone());
+        match claim::claim(store, shard, log.session(), log.next_seq(), &known, own_end).await? {
+            Claimed::Ours(claim) => return Ok((claim, found)),
+            // Our own claim of before, though we did not make one: another node of the same session id.
+            Claimed::Unknown(id) if id == log.session() => {
+                return Err(StoreError::Corrupt(format!(
+                    "shard {shard} is owned by this very session"
+                )));
             }
-            Claimed::OwnedBy(owner) => match fence(store, owner).await? {
-                Some(row) => {
-                    known.insert(owner, row);
-                }
-                // A missing session reads as not live (G4). An end that is never reached keeps its sources: if there
-                // are any, recovery finds that their log is gone.
-                None => {
-                    let row = SessionRow {
-                        state: NO_END,
-                        base: Seq(1),
-                        base_segment: 0,
-                    };
-                    known.insert(owner, row);
-                }
-            },
+            Claimed::Unknown(id) => {
+                let row = fence(store, id).await?.unwrap_or(GONE);
+                found.insert(id, row);
+            }
         }
     }
 }
