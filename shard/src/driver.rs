@@ -289,12 +289,12 @@ impl ShardTask {
             Event::WakeupsRead(rows) => self.core.wakeups_read(rows, now),
             Event::CallResult { chain, id, result } => {
                 if !self.quiescing {
-                    self.core.call_result(&chain, &id, result, now);
+                    self.core.call_result(&chain, &id, *result, now);
                 }
             }
             Event::OfferRefused(offer) => {
                 if !self.quiescing {
-                    self.core.offer_refused(offer, now);
+                    self.core.offer_refused(*offer, now);
                 }
             }
             Event::Gather {

@@ -160,7 +160,7 @@ impl Flusher {
                 continue;
             }
             let mut begin = true;
-            while begin && shard.is_dirty() || !begin {
+            while !begin || shard.is_dirty() {
                 let Some(slice) = shard.gather(begin, SLICE_BYTES).await else {
                     complete = false;
                     break;

@@ -48,10 +48,10 @@ pub(crate) struct HistoryWatch(pub HistoryQuery);
 
 /// What to do with a history request now.
 pub(crate) enum Step {
-    Page(PageJob),
+    Page(Box<PageJob>),
     /// Nothing yet: wait for events or for the close.
     Wait(HistoryWatch),
-    Answer(WorkflowReply),
+    Answer(Box<WorkflowReply>),
 }
 
 /// A page to be read.
@@ -168,7 +168,7 @@ impl HistoryQuery {
                     )
                 }
                 (true, true) => Step::Wait(HistoryWatch(self)),
-                (true, false) => Step::Answer(forward_reply(Vec::new(), None)),
+                (true, false) => Step::Answer(Box::new(forward_reply(Vec::new(), None))),
             };
         }
         if self.from < end {
@@ -180,10 +180,10 @@ impl HistoryQuery {
         if self.wait_new_event && view.is_open {
             return Step::Wait(HistoryWatch(self));
         }
-        Step::Answer(forward_reply(self.extra, None))
+        Step::Answer(Box::new(forward_reply(self.extra, None)))
     }
 
-    fn page(self, view: &RunView, from: i64, until: i64, limits: &Limits) -> PageJob {
+    fn page(self, view: &RunView, from: i64, until: i64, limits: &Limits) -> Box<PageJob> {
         let (max_events, max_bytes) = (self.max_events, limits.history_page_bytes.max(1) as usize);
         let query = Self {
             run_id: view.run_id.clone(),
@@ -197,7 +197,7 @@ impl HistoryQuery {
                 is_open: view.is_open,
             }
         };
-        PageJob {
+        Box::new(PageJob {
             run_id: view.run_id.clone(),
             from,
             until,
@@ -205,7 +205,7 @@ impl HistoryQuery {
             max_bytes,
             tail: Vec::new(),
             then,
-        }
+        })
     }
 }
 

@@ -28,9 +28,9 @@ pub(crate) enum Event {
     CallResult {
         chain: ChainKey,
         id: CallId,
-        result: Result<WorkflowReply, Error>,
+        result: Box<Result<WorkflowReply, Error>>,
     },
-    OfferRefused(Offer),
+    OfferRefused(Box<Offer>),
     Gather {
         begin: bool,
         max_bytes: usize,
@@ -131,14 +131,14 @@ impl Jobs {
                 self.effects.spawn(async move {
                     let Ok(_slot) = slots.acquire_owned().await else { return };
                     if !make_offer(&*tasks, &offer).await && offer.sticky {
-                        let _ = events.send(Event::OfferRefused(offer)).await;
+                        let _ = events.send(Event::OfferRefused(Box::new(offer))).await;
                     }
                 });
             }
             Output::Call { chain, id, call } => {
                 self.effects.spawn(async move {
                     let Ok(_slot) = slots.acquire_owned().await else { return };
-                    let result = make_call(&*entities, *call).await;
+                    let result = Box::new(make_call(&*entities, *call).await);
                     let _ = events.send(Event::CallResult { chain, id, result }).await;
                 });
             }

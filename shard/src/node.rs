@@ -91,10 +91,7 @@ impl Shards {
             return Err(StartError::AlreadyStarted);
         }
         let setup = Arc::new(setup);
-        let seed = setup
-            .config
-            .seed
-            .unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+        let seed = setup.config.seed.unwrap_or_else(random_seed);
         let mut ids = IdSource::new(seed);
         let period = Period::start(setup.clone(), next_ids(&mut ids)).await?;
         self.inner.route(Some(period.registry.clone()));
@@ -173,6 +170,14 @@ impl Inner {
             .get(&shard)
             .cloned()
     }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "where the system's randomness enters, if no seed is given"
+)]
+fn random_seed() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }
 
 fn next_ids(ids: &mut IdSource) -> IdSource {

@@ -234,7 +234,7 @@ impl Period {
 
 async fn open_session(store: &dyn Store, ids: &mut IdSource) -> Result<(SessionId, SessionRow), StoreError> {
     loop {
-        let id = SessionId::parse(&ids.uuid()).unwrap_or_else(|| SessionId(uuid::Uuid::new_v4()));
+        let id = SessionId::parse(&ids.uuid()).expect("a stream of ids gives UUIDs");
         if let Some(row) = open(store, id).await? {
             return Ok((id, row));
         }

@@ -420,11 +420,14 @@ impl Core {
         match step {
             history::Step::Page(job) => {
                 let (after, fence) = self.read_barrier(key);
-                self.hold_page(key, after, fence, reply, job);
+                self.hold_page(key, after, fence, reply, *job);
             }
             history::Step::Answer(message) => {
                 let (after, fence) = self.read_barrier(key);
-                let answer = perdure_workflow::Reply { message, history: None };
+                let answer = perdure_workflow::Reply {
+                    message: *message,
+                    history: None,
+                };
                 self.hold_reply(key, after, fence, reply, Ok(Box::new(answer)));
             }
             history::Step::Wait(watch) => {

@@ -31,6 +31,13 @@ struct SentRow {
     sent_at: Instant,
 }
 
+/// The content of one row to be.
+struct Batch {
+    bytes: Bytes,
+    tickets_end: u64,
+    wakes: Vec<Arc<Notify>>,
+}
+
 pub(crate) struct Writer {
     store: Arc<dyn Store>,
     shared: Arc<Shared>,
@@ -120,14 +127,18 @@ impl Writer {
             } else {
                 self.config.eager_row_bytes
             };
-            let Some((batch, records)) = self.take_batch(least) else {
+            let Some(Batch {
+                bytes: batch,
+                tickets_end,
+                wakes,
+            }) = self.take_batch(least)
+            else {
                 return;
             };
             let Some(seq) = self.coverage.issue() else { return };
             self.roll_segment();
             self.segment_bytes += batch.len();
             self.segment_rows += 1;
-            let (tickets_end, wakes) = records;
             let record_count = tickets_end - self.sent.back().map_or(self.published_end(), |row| row.tickets_end);
             self.shared.queue().rows.push_back(RowEnd {
                 seq,
@@ -156,7 +167,7 @@ impl Writer {
     }
 
     /// Takes what fits into one row, if at least `least` bytes wait.
-    fn take_batch(&self, least: usize) -> Option<(Bytes, (u64, Vec<Arc<Notify>>))> {
+    fn take_batch(&self, least: usize) -> Option<Batch> {
         let mut queue = self.shared.queue();
         if queue.items.is_empty() || (queue.bytes < least && !queue.closed) {
             return None;
@@ -188,7 +199,11 @@ impl Writer {
                 wakes.push(item.wake);
             }
         }
-        Some((batch.freeze(), (tickets_end, wakes)))
+        Some(Batch {
+            bytes: batch.freeze(),
+            tickets_end,
+            wakes,
+        })
     }
 
     fn roll_segment(&mut self) {
