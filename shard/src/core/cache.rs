@@ -55,9 +55,10 @@ impl Core {
                 break;
             }
             let Some((key, used)) = self.lru.pop_front() else { break };
-            let Some(entry) = self.chains.get(&key).filter(|entry| entry.last_use == used) else {
+            let Some(entry) = self.chains.get_mut(&key).filter(|entry| entry.last_use == used) else {
                 continue;
             };
+            entry.watchers.retain(|watcher| !watcher.reply.is_closed());
             // What is due would be forgotten: the rows that would tell of it are taken.
             let is_due = entry
                 .chain
