@@ -27,6 +27,21 @@ const OWN: [&str; 3] = [
     "perdure/node/v1/node.proto",
 ];
 
+/// Rare and large fields. Unboxed they would set the size of every event and call: kilobytes to move and keep.
+const BOXED: [&str; 11] = [
+    ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_started_event_attributes",
+    ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_continued_as_new_event_attributes",
+    ".temporal.api.history.v1.HistoryEvent.attributes.start_child_workflow_execution_initiated_event_attributes",
+    ".perdure.node.v1.WorkflowCall.command.start",
+    ".perdure.node.v1.WorkflowCall.command.signal_with_start",
+    ".perdure.node.v1.WorkflowCall.command.child_closed",
+    ".perdure.node.v1.WorkflowReply.reply.describe",
+    ".perdure.state.v1.ActivityInfo.scheduled_event",
+    ".perdure.state.v1.ChildInfo.initiated_event",
+    ".perdure.state.v1.ExternalSignalInfo.initiated_event",
+    ".perdure.state.v1.ExternalCancelInfo.initiated_event",
+];
+
 fn main() -> Result<(), Error> {
     println!("cargo:rerun-if-changed=perdure");
     println!("cargo:rerun-if-changed=build.rs");
@@ -53,7 +68,11 @@ fn main() -> Result<(), Error> {
             all.push(file);
         }
     }
-    tonic_prost_build::configure()
+    let mut builder = tonic_prost_build::configure();
+    for field in BOXED {
+        builder = builder.boxed(field);
+    }
+    builder
         .bytes(".")
         .include_file("all.rs")
         .emit_rerun_if_changed(false)

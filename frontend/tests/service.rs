@@ -223,7 +223,7 @@ async fn a_history_poll_that_ends_early_goes_on_by_its_token() {
                 workflow_execution_info: Some(info),
                 ..Default::default()
             };
-            Some(Ok(workflow_reply::Reply::Describe(reply)))
+            Some(Ok(workflow_reply::Reply::Describe(Box::new(reply))))
         }
         _ => None,
     };
@@ -417,7 +417,7 @@ async fn tokens_are_bound_to_their_namespace() {
     let respond = async |namespace: &str, token: TaskToken| {
         let request = RespondWorkflowTaskCompletedRequest {
             namespace: namespace.into(),
-            task_token: token.encode_to_vec().into(),
+            task_token: perdure_frontend::seal_task_token(&token.encode_to_vec().into()),
             ..Default::default()
         };
         f.frontend

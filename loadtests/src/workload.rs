@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use perdure_proto::temporal::api::command::v1::command::Attributes as CommandAttributes;
 use perdure_proto::temporal::api::command::v1::{
     Command, CompleteWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
+    StartTimerCommandAttributes,
 };
 use perdure_proto::temporal::api::common::v1::ActivityType;
 use perdure_proto::temporal::api::enums::v1::CommandType;
@@ -20,6 +21,7 @@ use prost_types::Duration;
 
 /// More than any activity here takes.
 const ACTIVITY_TIMEOUT_SECONDS: i64 = 60;
+const SLEEP_SECONDS: i64 = 30 * 24 * 3600;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Workload {
@@ -27,6 +29,9 @@ pub enum Workload {
     OneActivity,
     /// Ten activities, each after the one before
     TenSequential,
+    /// One timer of thirty days: never closes, hence not a workload of `run`
+    #[value(skip)]
+    Sleeper,
 }
 
 impl Workload {
@@ -34,6 +39,7 @@ impl Workload {
         match self {
             Self::OneActivity => "one-activity",
             Self::TenSequential => "ten-sequential",
+            Self::Sleeper => "sleeper",
         }
     }
 
@@ -42,6 +48,7 @@ impl Workload {
         let steps = match self {
             Self::OneActivity => 1,
             Self::TenSequential => 10,
+            Self::Sleeper => return vec![sleep()],
         };
         sequential(steps, events, settings)
     }
@@ -101,6 +108,21 @@ fn schedule_activity(step: u32, settings: &Settings) -> Command {
     }
 }
 
+fn sleep() -> Command {
+    let attributes = StartTimerCommandAttributes {
+        timer_id: "1".to_owned(),
+        start_to_fire_timeout: Some(Duration {
+            seconds: SLEEP_SECONDS,
+            nanos: 0,
+        }),
+    };
+    Command {
+        command_type: CommandType::StartTimer as i32,
+        attributes: Some(CommandAttributes::StartTimerCommandAttributes(attributes)),
+        ..Default::default()
+    }
+}
+
 fn complete_workflow() -> Command {
     let attributes = CompleteWorkflowExecutionCommandAttributes::default();
     Command {
@@ -116,7 +138,6 @@ fn complete_workflow() -> Command {
 mod tests {
     use perdure_proto::temporal::api::history::v1::{
         ActivityTaskCompletedEventAttributes, ActivityTaskScheduledEventAttributes,
-        WorkflowExecutionStartedEventAttributes,
     };
 
     use super::*;
@@ -132,7 +153,7 @@ mod tests {
     fn started() -> HistoryEvent {
         event(
             1,
-            EventAttributes::WorkflowExecutionStartedEventAttributes(WorkflowExecutionStartedEventAttributes::default()),
+            EventAttributes::WorkflowExecutionStartedEventAttributes(Box::default()),
         )
     }
 

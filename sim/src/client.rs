@@ -73,10 +73,10 @@ impl Client {
         let reply = self
             .call(
                 workflow_id,
-                Command::Start(StartWorkflow {
+                Command::Start(Box::new(StartWorkflow {
                     request: Some(request),
                     parent: None,
-                }),
+                })),
             )
             .await?;
         match reply.reply {

@@ -159,7 +159,7 @@ impl Run {
             },
         ));
         let id = self.add_prepared(env.now, event);
-        let Some(event) = self.new_events.last().cloned() else {
+        let Some(event) = self.last_new_event() else {
             return;
         };
         let scheduled = Timestamp::from_proto(event.event_time.as_ref());

@@ -42,12 +42,6 @@ impl Run {
         attributes.search_attributes = attributes.search_attributes.and_then(search_attributes_without_nulls);
 
         let mut run = Self::empty(key, run_id);
-        if let Some(memo) = &attributes.memo {
-            *run.memo.edit() = memo.clone();
-        }
-        if let Some(search_attributes) = &attributes.search_attributes {
-            *run.search_attributes.edit() = search_attributes.clone();
-        }
         let backoff = Duration::from_proto(attributes.first_workflow_task_backoff.as_ref());
         let execution_deadline = Timestamp::from_proto(attributes.workflow_execution_expiration_time.as_ref());
         let info = run.info.edit();
@@ -67,10 +61,17 @@ impl Run {
             HistoryEvent {
                 links,
                 user_metadata,
-                attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(attributes)),
+                attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(Box::new(attributes))),
                 ..HistoryEvent::default()
             },
         );
+        // From the event, which has been freed of the request's buffers.
+        if let Some(memo) = run.start().memo.clone() {
+            *run.memo.edit() = memo;
+        }
+        if let Some(search_attributes) = run.start().search_attributes.clone() {
+            *run.search_attributes.edit() = search_attributes;
+        }
         run.remember_request(request_id, EventType::WorkflowExecutionStarted, Some(1));
         run
     }

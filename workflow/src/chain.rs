@@ -178,8 +178,8 @@ impl Chain {
 
     fn dispatch(&mut self, command: Command, env: &mut Env) -> Answered {
         match command {
-            Command::Start(c) => self.start_workflow(c, env),
-            Command::SignalWithStart(c) => self.signal_with_start(c, env),
+            Command::Start(c) => self.start_workflow(*c, env),
+            Command::SignalWithStart(c) => self.signal_with_start(*c, env),
             Command::MultiOperation(c) => self.multi_operation(c, env),
             Command::Signal(c) => self.signal(c, env),
             Command::RequestCancel(c) => self.request_cancel(c, env),
@@ -207,7 +207,7 @@ impl Chain {
             Command::Update(c) => self.update(c, env),
             Command::PollUpdate(c) => self.poll_update(c, env),
             Command::Describe(c) => self.describe(c, env),
-            Command::ChildClosed(c) => self.child_closed(c, env),
+            Command::ChildClosed(c) => self.child_closed(*c, env),
             Command::Delete(_) => Err(Error::unimplemented("DeleteWorkflowExecution")),
             Command::GetHistory(_) | Command::GetHistoryReverse(_) => {
                 Err(Error::internal("history is read by the shard"))

@@ -94,10 +94,10 @@ impl Run {
             root_execution: Some(root_execution(self)),
             ..ParentInfo::default()
         };
-        let command = Command::Start(StartWorkflow {
+        let command = Command::Start(Box::new(StartWorkflow {
             request: Some(request),
             parent: Some(parent),
-        });
+        }));
         let call = call(&attributes.namespace_id, &attributes.workflow_id, command);
         Some(self.call_effect(CallKind::StartChild, child.info.initiated_event_id, call))
     }
@@ -207,7 +207,7 @@ impl Run {
 
     /// The run closes: children that no call has been made for are not started.
     pub(crate) fn drop_unsent_children(&mut self) {
-        let Some(first) = self.new_events.first().map(|event| event.event_id) else {
+        let Some(first) = self.new_events.first().map(|new| new.event.event_id) else {
             return;
         };
         let unsent: Vec<i64> = self.children.range(first..).map(|(id, _)| *id).collect();

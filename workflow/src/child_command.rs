@@ -61,14 +61,14 @@ impl Run {
 
         let exists = !target.namespace_id.is_empty();
         let initiated = initiated_event(command, target.namespace, target.namespace_id, ctx.completed_event_id);
-        let attributes = Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(initiated.clone());
+        let attributes = Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(Box::new(initiated.clone()));
         let id = self.add_prepared(env.now, ctx.event(attributes));
         if !exists {
             let cause = StartChildWorkflowExecutionFailedCause::NamespaceNotFound;
             self.buffer_event(env.now, child_not_started(id, &initiated, cause));
             return Ok(());
         }
-        let Some(event) = self.new_events.last().cloned() else {
+        let Some(event) = self.last_new_event() else {
             return Ok(());
         };
         let info = ChildInfo {

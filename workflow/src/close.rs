@@ -156,10 +156,10 @@ impl Run {
             .by_id(&self.key.namespace_id)
             .map(|namespace| namespace.retention);
         self.add_prepared(env.now, event);
-        let Some(event) = self.new_events.last().cloned() else {
+        let Some(event) = self.last_new_event() else {
             return;
         };
-        let batch_id = self.new_events.first().map_or(event.event_id, |first| first.event_id);
+        let batch_id = self.new_events.first().map_or(event.event_id, |first| first.event.event_id);
         *self.close_event.edit() = Some(event);
 
         let has_parent = self.start().parent_workflow_execution.is_some();
@@ -215,7 +215,7 @@ impl Run {
             call: Box::new(WorkflowCall {
                 namespace_id: start.parent_workflow_namespace_id.clone(),
                 workflow_id: parent.workflow_id.clone(),
-                command: Some(Command::ChildClosed(command)),
+                command: Some(Command::ChildClosed(Box::new(command))),
             }),
         })
     }

@@ -73,13 +73,10 @@ impl Run {
         }
         let deadline = self.info.execution_deadline_ns;
         let deadline = (deadline != 0).then_some(Timestamp(deadline));
-        backoff(
-            policy,
-            start.attempt.max(1),
-            requested_delay(Some(failure)),
-            env.now,
-            deadline,
-        )
+        // Other than an activity, a workflow does not wait longer than its policy says.
+        let longest = Duration::from_proto(policy.maximum_interval.as_ref()).or_none();
+        let requested = requested_delay(Some(failure)).map(|delay| longest.map_or(delay, |longest| delay.min(longest)));
+        backoff(policy, start.attempt.max(1), requested, env.now, deadline)
     }
 
     /// Begins a retry or a cron run: as this run began, with what it leaves behind.
@@ -155,10 +152,14 @@ impl Run {
             return Ok(());
         }
         let run_id = env.ids.uuid();
+        // The event says what the command did.
         let event = continued_event(&command, run_id.clone(), ctx.completed_event_id);
+        if command.initiator() == ContinueAsNewInitiator::Unspecified {
+            command.set_initiator(ContinueAsNewInitiator::Workflow);
+        }
         self.close(
             env,
-            ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(event)),
+            ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(Box::new(event))),
         );
 
         let start = self.start();
@@ -196,9 +197,6 @@ impl Run {
         const COMMAND: &str = "ContinueAsNewWorkflowExecutionCommand";
         let start = self.start();
         let limit = env.limits.max_id_length;
-        if command.initiator() == ContinueAsNewInitiator::Unspecified {
-            command.set_initiator(ContinueAsNewInitiator::Workflow);
-        }
         let given = command
             .workflow_type
             .take()

@@ -9,7 +9,7 @@ use perdure_proto::{
         activity::v1::ActivityOptions,
         enums::v1::{PendingActivityState, PendingWorkflowTaskState, TaskQueueKind},
         history::v1::{
-            ActivityTaskScheduledEventAttributes, StartChildWorkflowExecutionInitiatedEventAttributes,
+            ActivityTaskScheduledEventAttributes,
             history_event::Attributes,
         },
         taskqueue::v1::TaskQueue,
@@ -32,7 +32,7 @@ impl Chain {
     pub(crate) fn describe(&mut self, request: DescribeWorkflowExecutionRequest, _env: &mut Env) -> Answered {
         let run_id = request.execution.map(|e| e.run_id).unwrap_or_default();
         let response = self.run(&run_id)?.describe();
-        Ok((Answer::Reply(Box::new(Reply::new(workflow_reply::Reply::Describe(response)))), Release::Prior))
+        Ok((Answer::Reply(Box::new(Reply::new(workflow_reply::Reply::Describe(Box::new(response))))), Release::Prior))
     }
 }
 
@@ -181,7 +181,7 @@ fn pending_activity(pending: &Pending<ActivityInfo>) -> PendingActivityInfo {
 fn pending_child(pending: &Pending<ChildInfo>) -> PendingChildExecutionInfo {
     let initiated = match &pending.event.attributes {
         Some(Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(initiated)) => initiated.clone(),
-        _ => StartChildWorkflowExecutionInitiatedEventAttributes::default(),
+        _ => Box::default(),
     };
     PendingChildExecutionInfo {
         workflow_id: initiated.workflow_id,

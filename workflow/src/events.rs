@@ -9,6 +9,7 @@ use perdure_proto::{
         history::v1::{HistoryEvent, history_event::Attributes},
     },
 };
+use bytes::Bytes;
 use perdure_types::Timestamp;
 use prost::Message;
 
@@ -37,14 +38,20 @@ impl Run {
         event.task_id = event.event_id;
         info.next_event_id += 1;
         info.last_event_time_ns = time.as_nanos();
-        info.history_size_bytes += event.encoded_len() as i64;
-        let event = Arc::new(event);
-        if event.event_id == 1 {
+        let id = event.event_id;
+        let encoded = Bytes::from(event.encode_to_vec());
+        info.history_size_bytes += encoded.len() as i64;
+        let event = Arc::new(if is_kept(event.event_type()) { compact(event, &encoded) } else { event });
+        if id == 1 {
             self.started = event.clone();
         }
-        let id = event.event_id;
-        self.new_events.push(event);
+        self.new_events.push(NewEvent { event, encoded });
         id
+    }
+
+    /// The event written last by the transition under way.
+    pub(crate) fn last_new_event(&self) -> Option<Arc<HistoryEvent>> {
+        self.new_events.last().map(|new| new.event.clone())
     }
 
     /// Writes an event that came from outside: at once, or into the buffer while a workflow task is started.
@@ -142,6 +149,49 @@ impl Run {
     pub(crate) fn workflow_task_is_started(&self) -> bool {
         self.workflow_task().is_some_and(|task| task.started_event_id != 0)
     }
+}
+
+/// An event of the transition under way. It is encoded once: for the log, the history and its size.
+#[derive(Debug, Clone)]
+pub(crate) struct NewEvent {
+    pub event: Arc<HistoryEvent>,
+    pub encoded: Bytes,
+}
+
+/// Encodes events as a `History`, whose encodings concatenate.
+pub(crate) fn encode_history(events: &[NewEvent]) -> Vec<u8> {
+    const KEY_AND_LENGTH_BYTES: usize = 6;
+    let size = events.iter().map(|e| e.encoded.len() + KEY_AND_LENGTH_BYTES).sum();
+    let mut history = Vec::with_capacity(size);
+    for event in events {
+        prost::encoding::bytes::encode(1, &event.encoded, &mut history);
+    }
+    history
+}
+
+/// Events that stay in memory with the run.
+fn is_kept(event_type: EventType) -> bool {
+    use EventType as T;
+    matches!(
+        event_type,
+        T::WorkflowExecutionStarted
+            | T::ActivityTaskScheduled
+            | T::StartChildWorkflowExecutionInitiated
+            | T::SignalExternalWorkflowExecutionInitiated
+            | T::RequestCancelExternalWorkflowExecutionInitiated
+            | T::WorkflowExecutionCompleted
+            | T::WorkflowExecutionFailed
+            | T::WorkflowExecutionCanceled
+            | T::WorkflowExecutionTimedOut
+            | T::WorkflowExecutionTerminated
+            | T::WorkflowExecutionContinuedAsNew
+    )
+}
+
+/// The same event with payloads of its own. As it came, its payloads are slices of a network buffer many times their
+/// size, which they would hold in memory for as long as the run is.
+fn compact(event: HistoryEvent, encoded: &Bytes) -> HistoryEvent {
+    HistoryEvent::decode(encoded.clone()).unwrap_or(event)
 }
 
 /// The Started event's id for closing events whose Started event was buffered with them (it is 0 until then).

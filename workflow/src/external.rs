@@ -88,10 +88,11 @@ impl Run {
         let attributes = Attributes::SignalExternalWorkflowExecutionInitiatedEventAttributes(initiated.clone());
         let id = self.add_prepared(env.now, ctx.event(attributes));
         if let Some(cause) = self.unreachable(&target, &execution) {
-            self.buffer_event(env.now, signal_failed(id, &initiated, cause.for_signal()));
+            let failed = signal_failed(id, &initiated, target.namespace, cause.for_signal());
+            self.buffer_event(env.now, failed);
             return Ok(());
         }
-        let Some(event) = self.new_events.last().cloned() else {
+        let Some(event) = self.last_new_event() else {
             return Ok(());
         };
         let info = ExternalSignalInfo {
@@ -147,10 +148,11 @@ impl Run {
         let attributes = Attributes::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(initiated.clone());
         let id = self.add_prepared(env.now, ctx.event(attributes));
         if let Some(cause) = self.unreachable(&target, &execution) {
-            self.buffer_event(env.now, cancel_failed(id, &initiated, cause.for_cancel()));
+            let failed = cancel_failed(id, &initiated, target.namespace, cause.for_cancel());
+            self.buffer_event(env.now, failed);
             return Ok(());
         }
-        let Some(event) = self.new_events.last().cloned() else {
+        let Some(event) = self.last_new_event() else {
             return Ok(());
         };
         let info = ExternalCancelInfo {
@@ -207,17 +209,10 @@ impl Run {
         let Some(attributes) = signal_initiated(&pending) else {
             return;
         };
+        let namespace = self.target(env, &attributes.namespace).namespace;
         let event = match &result {
-            Ok(_) => Attributes::ExternalWorkflowExecutionSignaledEventAttributes(
-                ExternalWorkflowExecutionSignaledEventAttributes {
-                    initiated_event_id: initiated,
-                    namespace: attributes.namespace.clone(),
-                    namespace_id: attributes.namespace_id.clone(),
-                    workflow_execution: attributes.workflow_execution.clone(),
-                    ..ExternalWorkflowExecutionSignaledEventAttributes::default()
-                },
-            ),
-            Err(error) => signal_failed(initiated, attributes, Unreached::from(error).for_signal()),
+            Ok(_) => signaled(initiated, attributes, namespace),
+            Err(error) => signal_failed(initiated, attributes, namespace, Unreached::from(error).for_signal()),
         };
         self.add_external(env.now, event);
         self.ensure_workflow_task(env);
@@ -238,16 +233,17 @@ impl Run {
         let Some(attributes) = cancel_initiated(&pending) else {
             return;
         };
+        let namespace = self.target(env, &attributes.namespace).namespace;
         let event = match &result {
             Ok(_) => Attributes::ExternalWorkflowExecutionCancelRequestedEventAttributes(
                 ExternalWorkflowExecutionCancelRequestedEventAttributes {
                     initiated_event_id: initiated,
-                    namespace: attributes.namespace.clone(),
+                    namespace,
                     namespace_id: attributes.namespace_id.clone(),
                     workflow_execution: attributes.workflow_execution.clone(),
                 },
             ),
-            Err(error) => cancel_failed(initiated, attributes, Unreached::from(error).for_cancel()),
+            Err(error) => cancel_failed(initiated, attributes, namespace, Unreached::from(error).for_cancel()),
         };
         self.add_external(env.now, event);
         self.ensure_workflow_task(env);
@@ -293,15 +289,31 @@ impl Unreached {
 }
 
 #[allow(deprecated)]
+fn signaled(
+    initiated_event_id: i64,
+    initiated: &SignalExternalWorkflowExecutionInitiatedEventAttributes,
+    namespace: String,
+) -> Attributes {
+    Attributes::ExternalWorkflowExecutionSignaledEventAttributes(ExternalWorkflowExecutionSignaledEventAttributes {
+        initiated_event_id,
+        namespace,
+        namespace_id: initiated.namespace_id.clone(),
+        workflow_execution: initiated.workflow_execution.clone(),
+        control: initiated.control.clone(),
+    })
+}
+
+#[allow(deprecated)]
 fn signal_failed(
     initiated_event_id: i64,
     initiated: &SignalExternalWorkflowExecutionInitiatedEventAttributes,
+    namespace: String,
     cause: SignalFailed,
 ) -> Attributes {
     Attributes::SignalExternalWorkflowExecutionFailedEventAttributes(
         SignalExternalWorkflowExecutionFailedEventAttributes {
             cause: cause as i32,
-            namespace: initiated.namespace.clone(),
+            namespace,
             namespace_id: initiated.namespace_id.clone(),
             workflow_execution: initiated.workflow_execution.clone(),
             initiated_event_id,
@@ -314,12 +326,13 @@ fn signal_failed(
 fn cancel_failed(
     initiated_event_id: i64,
     initiated: &RequestCancelExternalWorkflowExecutionInitiatedEventAttributes,
+    namespace: String,
     cause: CancelFailed,
 ) -> Attributes {
     Attributes::RequestCancelExternalWorkflowExecutionFailedEventAttributes(
         RequestCancelExternalWorkflowExecutionFailedEventAttributes {
             cause: cause as i32,
-            namespace: initiated.namespace.clone(),
+            namespace,
             namespace_id: initiated.namespace_id.clone(),
             workflow_execution: initiated.workflow_execution.clone(),
             initiated_event_id,

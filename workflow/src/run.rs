@@ -24,6 +24,7 @@ use prost::Message;
 
 use crate::{
     api::Effect,
+    events::{NewEvent, encode_history},
     query::Queries,
     timeouts::DelayedOffers,
     tracked::{Tracked, Value},
@@ -61,7 +62,7 @@ pub struct Run {
     pub(crate) deleted: bool,
 
     /// Events of the transition under way.
-    pub(crate) new_events: Vec<Arc<HistoryEvent>>,
+    pub(crate) new_events: Vec<NewEvent>,
     /// Effects of the transition under way.
     pub(crate) effects: Vec<Effect>,
     /// The run that this one continues as, begun by the transition under way.
@@ -172,8 +173,8 @@ impl Run {
         };
         let events = std::mem::take(&mut self.new_events);
         if let Some(first) = events.first() {
-            delta.first_event_id = first.event_id;
-            delta.events = encode_events(&events).into();
+            delta.first_event_id = first.event.event_id;
+            delta.events = encode_history(&events).into();
         }
         commit_pending(
             &mut self.activities,
@@ -351,20 +352,10 @@ fn durable(info: &RunInfo) -> Cow<'_, RunInfo> {
     Cow::Owned(info)
 }
 
-/// Encodes events as a `History`, whose encodings concatenate.
-pub(crate) fn encode_events(events: &[Arc<HistoryEvent>]) -> Vec<u8> {
-    let size = events.iter().map(|e| e.encoded_len() + 6).sum();
-    let mut bytes = Vec::with_capacity(size);
-    for event in events {
-        prost::encoding::message::encode(1, &**event, &mut bytes);
-    }
-    bytes
-}
-
 /// What kinds of pending entries have in common.
 pub(crate) trait PendingInfo: Clone {
     fn id(&self) -> i64;
-    fn event_slot(&mut self) -> &mut Option<HistoryEvent>;
+    fn event_slot(&mut self) -> &mut Option<Box<HistoryEvent>>;
 }
 
 macro_rules! pending_info {
@@ -373,7 +364,7 @@ macro_rules! pending_info {
             fn id(&self) -> i64 {
                 self.$id
             }
-            fn event_slot(&mut self) -> &mut Option<HistoryEvent> {
+            fn event_slot(&mut self) -> &mut Option<Box<HistoryEvent>> {
                 &mut self.$event
             }
         }
@@ -387,7 +378,7 @@ pending_info!(ExternalCancelInfo, initiated_event_id, initiated_event);
 
 fn with_event<T: PendingInfo>(pending: &Pending<T>) -> T {
     let mut info = pending.info.clone();
-    *info.event_slot() = Some((*pending.event).clone());
+    *info.event_slot() = Some(Box::new((*pending.event).clone()));
     info
 }
 
@@ -423,7 +414,7 @@ fn restore_pending<T: PendingInfo>(
 
 fn load_pending<T: PendingInfo>(map: &mut Tracked<i64, Pending<T>>, infos: Vec<T>) {
     for mut info in infos {
-        let event = Arc::new(info.event_slot().take().unwrap_or_default());
+        let event = Arc::from(info.event_slot().take().unwrap_or_default());
         map.restore(info.id(), Some(Pending { info, event }));
     }
 }

@@ -256,6 +256,7 @@ impl Run {
         let buffered: usize = self.buffered.iter().map(|event| event.encoded_len() + 300).sum();
         let calls = self.children.len() + self.external_signals.len() + self.external_cancels.len();
         let small = self.timers.len() + self.updates.len() + self.request_ids.len();
-        3000 + input + activities + buffered + calls * 1500 + small * 250
+        // Measured: a closed run with small payloads holds about 6 KB.
+        6000 + input + activities + buffered + calls * 1500 + small * 250
     }
 }

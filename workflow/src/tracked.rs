@@ -89,7 +89,8 @@ impl<K, V> Deref for Tracked<K, V> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Value<T> {
     value: T,
-    before: Option<T>,
+    /// Boxed: a run at rest does not hold room for it.
+    before: Option<Box<T>>,
 }
 
 impl<T: Clone + PartialEq> Value<T> {
@@ -100,24 +101,24 @@ impl<T: Clone + PartialEq> Value<T> {
     /// For change; reading through [`Deref`] is not recorded.
     pub fn edit(&mut self) -> &mut T {
         if self.before.is_none() {
-            self.before = Some(self.value.clone());
+            self.before = Some(Box::new(self.value.clone()));
         }
         &mut self.value
     }
 
     pub fn before(&self) -> Option<&T> {
-        self.before.as_ref()
+        self.before.as_deref()
     }
 
     /// Ends the transition: the after-image if it differs.
     pub fn commit(&mut self) -> Option<T> {
         let before = self.before.take()?;
-        (before != self.value).then(|| self.value.clone())
+        (*before != self.value).then(|| self.value.clone())
     }
 
     pub fn roll_back(&mut self) {
         if let Some(before) = self.before.take() {
-            self.value = before;
+            self.value = *before;
         }
     }
 

@@ -34,10 +34,10 @@ fn try_start(
     chain: &mut TestChain,
     request: StartWorkflowExecutionRequest,
 ) -> Result<StartWorkflowExecutionResponse, Error> {
-    let command = workflow_call::Command::Start(StartWorkflow {
+    let command = workflow_call::Command::Start(Box::new(StartWorkflow {
         request: Some(request),
         parent: None,
-    });
+    }));
     match chain.try_call(command)?.message.reply {
         Some(workflow_reply::Reply::Start(response)) => Ok(response),
         other => panic!("not a start: {other:?}"),
@@ -46,7 +46,7 @@ fn try_start(
 
 fn started_event(chain: &TestChain) -> WorkflowExecutionStartedEventAttributes {
     match chain.event(1).attributes.clone() {
-        Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) => started,
+        Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) => *started,
         other => panic!("event 1 is {other:?}"),
     }
 }
@@ -353,10 +353,10 @@ fn attached_while_a_workflow_task_runs_it_gets_its_id_later() {
 fn an_eager_start_brings_the_first_task() {
     let mut chain = TestChain::new();
     let eager = request("r", |r| r.request_eager_execution = true);
-    let command = workflow_call::Command::Start(StartWorkflow {
+    let command = workflow_call::Command::Start(Box::new(StartWorkflow {
         request: Some(eager.clone()),
         parent: None,
-    });
+    }));
     let reply = chain.call(command);
     let Some(workflow_reply::Reply::Start(response)) = reply.message.reply else {
         panic!("not a start")

@@ -20,7 +20,7 @@ pub(crate) async fn describe_workflow_execution(
         .workflow(namespace.id(), &workflow_id, workflow_call::Command::Describe(request))
         .await?
     {
-        workflow_reply::Reply::Describe(reply) => Ok(reply),
+        workflow_reply::Reply::Describe(reply) => Ok(*reply),
         _ => Err(call.unexpected_reply()),
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn signal_with_start_workflow_execution(
         .workflow(
             namespace.id(),
             &workflow_id,
-            workflow_call::Command::SignalWithStart(request),
+            workflow_call::Command::SignalWithStart(Box::new(request)),
         )
         .await?
     {

@@ -21,13 +21,13 @@ pub(crate) async fn start_workflow_execution(
     let namespace = call.namespace_for_start(&request.namespace)?;
     prepare(&mut request, call.limits())?;
     let workflow_id = request.workflow_id.clone();
-    let command = workflow_call::Command::Start(StartWorkflow {
+    let command = workflow_call::Command::Start(Box::new(StartWorkflow {
         request: Some(request),
         parent: None,
-    });
+    }));
     match call.workflow(namespace.id(), &workflow_id, command).await? {
-        workflow_reply::Reply::Start(reply) => {
-            hand_out(call, &reply);
+        workflow_reply::Reply::Start(mut reply) => {
+            hand_out(call, &mut reply);
             Ok(reply)
         }
         _ => Err(call.unexpected_reply()),
@@ -35,9 +35,9 @@ pub(crate) async fn start_workflow_execution(
 }
 
 /// A start may carry its first workflow task.
-pub(crate) fn hand_out(call: &Call<'_>, reply: &StartWorkflowExecutionResponse) {
-    if let Some(task) = &reply.eager_workflow_task {
-        call.hands_out(&task.task_token);
+pub(crate) fn hand_out(call: &Call<'_>, reply: &mut StartWorkflowExecutionResponse) {
+    if let Some(task) = &mut reply.eager_workflow_task {
+        call.hands_out(&mut task.task_token);
     }
 }
 

@@ -215,5 +215,5 @@ pub fn token(kind: task_token::Kind) -> TaskToken {
 }
 
 pub fn token_bytes(kind: task_token::Kind) -> bytes::Bytes {
-    token(kind).encode_to_vec().into()
+    perdure_frontend::seal_task_token(&token(kind).encode_to_vec().into())
 }

@@ -149,10 +149,10 @@ impl TestChain {
     }
 
     pub fn start_with(&mut self, request: StartWorkflowExecutionRequest) -> String {
-        let command = workflow_call::Command::Start(StartWorkflow {
+        let command = workflow_call::Command::Start(Box::new(StartWorkflow {
             request: Some(request),
             parent: None,
-        });
+        }));
         match self.call(command).message.reply {
             Some(workflow_reply::Reply::Start(start)) => start.run_id,
             other => panic!("not a start: {other:?}"),
