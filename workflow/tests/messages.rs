@@ -100,7 +100,7 @@ fn signal_with_start(
     };
     change(&mut request);
     match chain
-        .try_call(workflow_call::Command::SignalWithStart(request))?
+        .try_call(workflow_call::Command::SignalWithStart(Box::new(request)))?
         .message
         .reply
     {
