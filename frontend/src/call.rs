@@ -14,7 +14,7 @@ use perdure_proto::{
 use perdure_types::Limits;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Frontend, deadline::timeout_of, delivery::Deliveries, metrics};
+use crate::{Frontend, deadline::timeout_of, delivery::Deliveries, metrics, token};
 
 /// An owner that moves is tried again after this time, doubled each time up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(10);
@@ -79,8 +79,9 @@ impl<'a> Call<'a> {
     }
 
     /// The task with this token leaves with the answer: if the answer cannot be written, it is offered again.
-    pub(crate) fn hands_out(&self, task_token: &bytes::Bytes) {
+    pub(crate) fn hands_out(&self, task_token: &mut bytes::Bytes) {
         self.deliveries.add(task_token);
+        *task_token = token::seal(task_token);
     }
 
     // ---- Namespaces --------------------------------------------------------------------------------------------
@@ -268,6 +269,17 @@ impl<'a> Call<'a> {
         timeout(until.saturating_duration_since(Instant::now()), work)
             .await
             .ok()
+    }
+
+    /// The same for a client that only waits for news: it also ends when this node drains, and the client asks elsewhere.
+    pub(crate) async fn news_before<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
+        let mut draining = self.frontend.draining();
+        tokio::select! {
+            biased;
+            outcome = self.before(until, work) => outcome,
+            // An error means that nobody can start the drain any more.
+            Ok(_) = draining.wait_for(|draining| *draining) => None,
+        }
     }
 
     pub(crate) fn unexpected_reply(&self) -> Error {

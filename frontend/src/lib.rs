@@ -34,6 +34,7 @@ pub use connection::Connection;
 pub use delivery::Guarded;
 pub use metrics::describe as describe_metrics;
 pub use service::{OPERATOR_IMPLEMENTED, OPERATOR_UNIMPLEMENTED, WORKFLOW_IMPLEMENTED, WORKFLOW_UNIMPLEMENTED};
+pub use token::seal as seal_task_token;
 pub use worker_registry::WorkerRegistry;
 
 /// Largest request in bytes. gRPC's own default, which Temporal keeps and clients count on.

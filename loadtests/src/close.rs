@@ -17,6 +17,17 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs one workflow to its end; an error if that is not its completion.
 pub async fn run_workflow(api: &Api, workload: Workload, task_queue: &str, workflow_id: String) -> Result<()> {
+    let execution = start_workflow(api, workload, task_queue, workflow_id).await?;
+    wait_for_close(api, execution).await
+}
+
+/// Starts one workflow; gives its run.
+pub async fn start_workflow(
+    api: &Api,
+    workload: Workload,
+    task_queue: &str,
+    workflow_id: String,
+) -> Result<WorkflowExecution> {
     let start = StartWorkflowExecutionRequest {
         namespace: api.namespace(),
         request_id: workflow_id.clone(),
@@ -32,17 +43,22 @@ pub async fn run_workflow(api: &Api, workload: Workload, task_queue: &str, workf
         identity: api.identity(),
         ..Default::default()
     };
-    let mut client = api.client.clone();
-    let started = client
+    let started = api
+        .client
+        .clone()
         .start_workflow_execution(with_timeout(start, START_TIMEOUT))
         .await
         .context("StartWorkflowExecution")?
         .into_inner();
 
-    let execution = WorkflowExecution {
+    Ok(WorkflowExecution {
         workflow_id,
         run_id: started.run_id,
-    };
+    })
+}
+
+async fn wait_for_close(api: &Api, execution: WorkflowExecution) -> Result<()> {
+    let mut client = api.client.clone();
     let mut request = GetWorkflowExecutionHistoryRequest {
         namespace: api.namespace(),
         execution: Some(execution),

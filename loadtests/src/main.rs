@@ -9,6 +9,7 @@ mod drive;
 mod fsync;
 mod process;
 mod report;
+mod sleepers;
 mod worker;
 mod workload;
 
@@ -43,6 +44,8 @@ enum Command {
         #[arg(long, default_value = ".")]
         directory: PathBuf,
     },
+    /// Start workflows that sleep for thirty days, and watch what they cost the server
+    Sleepers(sleepers::Options),
     /// Watch processes that have nothing to do
     Idle {
         #[arg(long = "server-pid", value_delimiter = ',', required = true)]
@@ -102,6 +105,7 @@ struct RunOptions {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(options) => run(&options),
+        Command::Sleepers(options) => sleepers(&options),
         Command::Fsync { directory } => fsync::measure(&directory).map(|timing| println!("{timing}")),
         Command::Idle { server_pids, seconds } => idle(&server_pids, seconds),
     };
@@ -126,15 +130,23 @@ fn idle(server_pids: &[u32], seconds: f64) -> Result<()> {
     Ok(())
 }
 
+fn sleepers(options: &sleepers::Options) -> Result<()> {
+    runtime(1)?.block_on(sleepers::run(options))
+}
+
 fn run(options: &RunOptions) -> Result<()> {
-    let runtime = match options.threads {
+    runtime(options.threads)?.block_on(run_all(options))
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
+    let runtime = match threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
         threads => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .enable_all()
             .build(),
     };
-    runtime.context("cannot start the runtime")?.block_on(run_all(options))
+    runtime.context("cannot start the runtime")
 }
 
 async fn run_all(options: &RunOptions) -> Result<()> {

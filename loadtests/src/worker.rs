@@ -3,6 +3,7 @@
 //! The activity does nothing, so that only the server's work is measured.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use perdure_proto::temporal::api::enums::v1::TaskQueueKind;
@@ -31,6 +32,7 @@ pub struct WorkerOptions {
 /// Its pollers end when this value is dropped.
 pub struct Worker {
     _pollers: JoinSet<()>,
+    shared: Arc<Shared>,
 }
 
 struct Shared {
@@ -38,6 +40,7 @@ struct Shared {
     workload: Workload,
     settings: Settings,
     sticky_queue: Option<String>,
+    workflow_tasks_completed: AtomicU64,
 }
 
 impl Worker {
@@ -50,6 +53,7 @@ impl Worker {
                 eager_activities: options.eager_activities,
             },
             sticky_queue: options.sticky.then(|| format!("{task_queue}-sticky")),
+            workflow_tasks_completed: AtomicU64::new(0),
         });
         let mut pollers = JoinSet::new();
         for _ in 0..options.pollers {
@@ -59,7 +63,14 @@ impl Worker {
             }
             pollers.spawn(poll_activity_tasks(Arc::clone(&shared)));
         }
-        Self { _pollers: pollers }
+        Self {
+            _pollers: pollers,
+            shared,
+        }
+    }
+
+    pub fn workflow_tasks_completed(&self) -> u64 {
+        self.shared.workflow_tasks_completed.load(Ordering::Relaxed)
     }
 }
 
@@ -108,6 +119,7 @@ impl Shared {
                 .respond_workflow_task_completed(request)
                 .await?
                 .into_inner();
+            self.workflow_tasks_completed.fetch_add(1, Ordering::Relaxed);
             for activity in answer.activity_tasks {
                 spawn("an eager activity task", Arc::clone(&self).activity_task(activity));
             }

@@ -22,7 +22,10 @@ pub struct Tracked {
 
 impl Tracked {
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, connection: Arc::default() }
+        Self {
+            stream,
+            connection: Arc::default(),
+        }
     }
 }
 

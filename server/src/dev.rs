@@ -30,10 +30,16 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> Result<(), Failure> {
-    let limits = args.limits().map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    let limits = args
+        .limits()
+        .map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
     // The port first: a second server in the same directory usually fails on both, and the port says it best.
     let address = SocketAddr::new(args.ip, args.port);
-    let listener = TcpListener::bind(address).await.map_err(|error| port_failure(address, &error))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| port_failure(address, &error))?;
+    // The system chose it when 0 was asked for.
+    let address = listener.local_addr().unwrap_or(address);
     let metrics_address = telemetry::serve_metrics(SocketAddr::new(args.ip, args.metrics_port))?;
 
     let store: Arc<dyn Store> = Arc::new(open(&args)?);
@@ -54,6 +60,7 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     node.draining.send_replace(true);
     node.matching.drain();
     stop.send_replace(true);
+    health.end_watches().await;
     if tokio::time::timeout(DRAIN, server).await.is_err() {
         tracing::info!("calls still under way are cut off");
     }
@@ -78,22 +85,32 @@ impl Node {
         host_name: String,
     ) -> Result<Self, Failure> {
         let settings = settings(&*store).await?;
-        let registry = Namespaces::load(Arc::new(StoredNamespaces(store.clone()))).await.map_err(starting)?;
-        let namespaces = Arc::new(registry);
-        ensure_namespaces(&namespaces, extra_namespaces).await.map_err(starting)?;
+        let namespaces = load_namespaces(&store, extra_namespaces).await?;
 
         let uplink = Uplink::default();
         let me = MemberId(uuid::Uuid::new_v4().to_string());
         let mine = Ring::new([me.clone()]).shards_of(&me, settings.slots);
-        let matching = Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name, ..MatchingConfig::default() });
+        let matching = Matching::new(
+            Arc::new(uplink.clone()),
+            MatchingConfig {
+                host_name,
+                ..MatchingConfig::default()
+            },
+        );
         let shards = Shards::new();
-        let cluster =
-            Cluster::new(settings.slots, Arc::new(ShardsHere(shards.clone())), Arc::new(MatchingHere(matching.clone())));
+        let cluster = Cluster::new(
+            settings.slots,
+            Arc::new(ShardsHere(shards.clone())),
+            Arc::new(MatchingHere(matching.clone())),
+        );
         uplink.connect(cluster.clone());
         let setup = Setup {
             store,
             shards: mine,
-            config: ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
+            config: ShardConfig {
+                limits: limits.clone(),
+                ..ShardConfig::default()
+            },
             clock: Arc::new(Clock::system()),
             namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
             tasks: Arc::new(uplink.clone()),
@@ -112,7 +129,12 @@ impl Node {
             ..ClusterInfo::default()
         };
         let frontend = Frontend::new(cluster, namespaces, Arc::new(limits), info, watch_draining);
-        Ok(Self { frontend, shards, matching, draining })
+        Ok(Self {
+            frontend,
+            shards,
+            matching,
+            draining,
+        })
     }
 }
 
@@ -122,7 +144,10 @@ async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {
         slots: SlotCount::new(DEFAULT_SLOTS).expect("a power of two"),
         schema_version: SCHEMA_VERSION,
     };
-    let settings = store.cluster_settings(proposal).await.map_err(|error| store_failure(&error))?;
+    let settings = store
+        .cluster_settings(proposal)
+        .await
+        .map_err(|error| store_failure(&error))?;
     if settings.schema_version > SCHEMA_VERSION {
         let message = format!(
             "the data has schema version {}, this binary knows {SCHEMA_VERSION}: use a newer perdure",
@@ -134,7 +159,11 @@ async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {
 }
 
 fn open(args: &DevArgs) -> Result<Embedded, Failure> {
-    let opened = if args.ephemeral { Embedded::ephemeral() } else { Embedded::open(&Config::new(&args.db_filename)) };
+    let opened = if args.ephemeral {
+        Embedded::ephemeral()
+    } else {
+        Embedded::open(&Config::new(&args.db_filename))
+    };
     opened.map_err(|error| open_failure(&error))
 }
 
@@ -158,17 +187,40 @@ fn store_failure(error: &StoreError) -> Failure {
     Failure::new(code, error.to_string())
 }
 
-fn starting(error: perdure_proto::Error) -> Failure {
-    Failure::new(Failure::OTHER, format!("cannot load namespaces: {}", error.message))
+async fn load_namespaces(store: &Arc<dyn Store>, extra: &[String]) -> Result<Arc<Namespaces>, Failure> {
+    let stored = StoredNamespaces::new(store.clone());
+    let first_failure = stored.first_failure();
+    let loaded = async {
+        let namespaces = Arc::new(Namespaces::load(Arc::new(stored)).await?);
+        ensure_namespaces(&namespaces, extra).await?;
+        Ok(namespaces)
+    };
+    loaded
+        .await
+        .map_err(|error: perdure_proto::Error| match first_failure.get() {
+            Some(cause) => store_failure(cause),
+            None => Failure::new(Failure::OTHER, format!("cannot load namespaces: {}", error.message)),
+        })
 }
 
 fn port_failure(address: SocketAddr, error: &std::io::Error) -> Failure {
-    let code = if error.kind() == std::io::ErrorKind::AddrInUse { Failure::PORT_TAKEN } else { Failure::OTHER };
-    Failure::new(code, format!("cannot listen on {address}: {error}; choose another with --port or --ip"))
+    let code = if error.kind() == std::io::ErrorKind::AddrInUse {
+        Failure::PORT_TAKEN
+    } else {
+        Failure::OTHER
+    };
+    Failure::new(
+        code,
+        format!("cannot listen on {address}: {error}; choose another with --port or --ip"),
+    )
 }
 
 fn data_name(args: &DevArgs) -> String {
-    if args.ephemeral { "in a temporary directory".to_owned() } else { args.db_filename.display().to_string() }
+    if args.ephemeral {
+        "in a temporary directory".to_owned()
+    } else {
+        args.db_filename.display().to_string()
+    }
 }
 
 /// Ctrl-C or SIGTERM.

@@ -23,9 +23,21 @@ pub struct Health(HealthReporter);
 
 impl Health {
     pub async fn set_serving(&self, serving: bool) {
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         for service in ["", workflow_service_server::SERVICE_NAME] {
             self.0.set_service_status(service, status).await;
+        }
+    }
+
+    /// Ends the streams of those who watch; they have seen the last status. A drain would wait for them else.
+    pub async fn end_watches(&self) {
+        for service in ["", workflow_service_server::SERVICE_NAME] {
+            let mut reporter = self.0.clone();
+            reporter.clear_service_status(service).await;
         }
     }
 }
@@ -35,7 +47,13 @@ pub fn serve(
     listener: TcpListener,
     frontend: &Frontend,
     shutdown: watch::Receiver<bool>,
-) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>), Failure> {
+) -> Result<
+    (
+        Health,
+        impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>,
+    ),
+    Failure,
+> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -48,7 +66,11 @@ pub fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(frontend.workflow_service())
         .add_service(frontend.operator_service())
-        .add_service(health_service.accept_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Zstd))
+        .add_service(
+            health_service
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Zstd),
+        )
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);
     let shutdown = async move {
@@ -56,6 +78,11 @@ pub fn serve(
         // A dropped sender is a shutdown too.
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).map(|stream| stream.map(Tracked::new));
-    Ok((Health(reporter), router.serve_with_incoming_shutdown(incoming, shutdown)))
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .map(|stream| stream.map(Tracked::new));
+    Ok((
+        Health(reporter),
+        router.serve_with_incoming_shutdown(incoming, shutdown),
+    ))
 }

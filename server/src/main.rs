@@ -1,5 +1,8 @@
 //! The binary: configuration, wiring, telemetry, shutdown.
 
+// Here the process gets its identity, and new clusters and namespaces theirs.
+#![allow(clippy::disallowed_methods)]
+
 mod cli;
 mod connection;
 mod dev;

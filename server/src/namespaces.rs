@@ -1,6 +1,6 @@
 //! The namespace registry over the store, and the namespaces that every server has.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use perdure_cluster::{Namespace, NamespaceStore, Namespaces};
@@ -16,17 +16,49 @@ const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);
 const SYSTEM_NAMESPACE: &str = "temporal-system";
 
 /// Keeps the registry in a [`Store`].
-pub struct StoredNamespaces(pub Arc<dyn Store>);
+pub struct StoredNamespaces {
+    store: Arc<dyn Store>,
+    first_failure: Arc<OnceLock<StoreError>>,
+}
+
+impl StoredNamespaces {
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            first_failure: Arc::default(),
+        }
+    }
+
+    /// What the store said when something failed for the first time. A client hears less of it.
+    pub fn first_failure(&self) -> Arc<OnceLock<StoreError>> {
+        self.first_failure.clone()
+    }
+
+    fn unavailable(&self, error: StoreError) -> Error {
+        tracing::warn!(%error, "namespace registry");
+        let unavailable = Error::unavailable(format!("namespace registry: {error}"));
+        // Only the first counts.
+        let _ = self.first_failure.set(error);
+        unavailable
+    }
+}
 
 #[async_trait]
 impl NamespaceStore for StoredNamespaces {
     async fn list(&self) -> Result<Vec<Namespace>, Error> {
-        let rows = self.0.list_namespaces().await.map_err(unavailable)?;
+        let rows = self
+            .store
+            .list_namespaces()
+            .await
+            .map_err(|error| self.unavailable(error))?;
         rows.into_iter()
             .map(|row| {
                 let record = NamespaceRecord::decode(row.record)
                     .map_err(|error| Error::internal(format!("namespace {} does not decode: {error}", row.name)))?;
-                Ok(Namespace { record, version: row.version })
+                Ok(Namespace {
+                    record,
+                    version: row.version,
+                })
             })
             .collect()
     }
@@ -38,21 +70,23 @@ impl NamespaceStore for StoredNamespaces {
             record: namespace.record.encode_to_vec().into(),
             version: namespace.version,
         };
-        match self.0.cas_namespace(expected, row).await.map_err(unavailable)? {
+        match self
+            .store
+            .cas_namespace(expected, row)
+            .await
+            .map_err(|error| self.unavailable(error))?
+        {
             Cas::Applied => Ok(true),
             Cas::Rejected(_) => Ok(false),
         }
     }
 }
 
-fn unavailable(error: StoreError) -> Error {
-    tracing::warn!(%error, "namespace registry");
-    Error::unavailable(format!("namespace registry: {error}"))
-}
-
 /// Creates the namespaces that are not there yet.
 pub async fn ensure_namespaces(namespaces: &Namespaces, names: &[String]) -> Result<(), Error> {
-    let wanted = [SYSTEM_NAMESPACE, "default"].into_iter().chain(names.iter().map(String::as_str));
+    let wanted = [SYSTEM_NAMESPACE, "default"]
+        .into_iter()
+        .chain(names.iter().map(String::as_str));
     for name in wanted {
         if namespaces.by_name(name).is_none() {
             let record = NamespaceRecord {
@@ -72,7 +106,11 @@ pub async fn ensure_namespaces(namespaces: &Namespaces, names: &[String]) -> Res
 pub struct NamespaceRegistry(pub Arc<Namespaces>);
 
 fn info(namespace: Arc<Namespace>) -> NamespaceInfo {
-    NamespaceInfo { id: namespace.id().into(), name: namespace.name().into(), retention: namespace.retention() }
+    NamespaceInfo {
+        id: namespace.id().into(),
+        name: namespace.name().into(),
+        retention: namespace.retention(),
+    }
 }
 
 impl NamespaceView for NamespaceRegistry {

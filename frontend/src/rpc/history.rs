@@ -50,7 +50,7 @@ pub(crate) async fn get_workflow_execution_history(
     );
     let reply = if waits {
         let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
-        match call.before(until, read).await {
+        match call.news_before(until, read).await {
             Some(reply) => reply?,
             None => {
                 return Ok(nothing_new(

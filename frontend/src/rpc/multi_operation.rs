@@ -29,11 +29,11 @@ pub(crate) async fn execute_multi_operation(
         .workflow(namespace.id(), &workflow_id, command)
         .await
         .map_err(named)?;
-    let workflow_reply::Reply::MultiOperation(reply) = reply else {
+    let workflow_reply::Reply::MultiOperation(mut reply) = reply else {
         return Err(call.unexpected_reply());
     };
-    for response in &reply.responses {
-        if let Some(Response::StartWorkflow(started)) = &response.response {
+    for response in &mut reply.responses {
+        if let Some(Response::StartWorkflow(started)) = &mut response.response {
             start::hand_out(call, started);
         }
     }

@@ -42,8 +42,8 @@ pub(crate) async fn poll_workflow_task_queue(
     let until = call.long_poll_until(LONGEST_POLL);
     let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
     match call.poll(until, poll).await? {
-        Some(matching_reply::Reply::WorkflowTask(task)) => {
-            call.hands_out(&task.task_token);
+        Some(matching_reply::Reply::WorkflowTask(mut task)) => {
+            call.hands_out(&mut task.task_token);
             Ok(task)
         }
         Some(matching_reply::Reply::Empty(_)) | None => Ok(PollWorkflowTaskQueueResponse::default()),
@@ -69,8 +69,8 @@ pub(crate) async fn poll_activity_task_queue(
     let until = call.long_poll_until(LONGEST_POLL);
     let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
     match call.poll(until, poll).await? {
-        Some(matching_reply::Reply::ActivityTask(task)) => {
-            call.hands_out(&task.task_token);
+        Some(matching_reply::Reply::ActivityTask(mut task)) => {
+            call.hands_out(&mut task.task_token);
             Ok(task)
         }
         Some(matching_reply::Reply::Empty(_)) | None => Ok(PollActivityTaskQueueResponse::default()),

@@ -305,7 +305,7 @@ mod tests {
                     fields: [("note".to_owned(), payload(50))].into(),
                 })
             },
-            Err("Blob data size exceeds limit."),
+            Err("Memo size exceeds limit."),
         );
     }
 

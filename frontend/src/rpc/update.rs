@@ -102,7 +102,7 @@ pub(crate) async fn poll_workflow_execution_update(
         workflow_call::Command::PollUpdate(request),
     );
     let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
-    match call.before(until, read).await {
+    match call.news_before(until, read).await {
         Some(Ok(workflow_reply::Reply::PollUpdate(reply))) => Ok(reply),
         Some(Ok(_)) => Err(call.unexpected_reply()),
         Some(Err(error)) => Err(error),

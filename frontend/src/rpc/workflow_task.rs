@@ -20,12 +20,12 @@ pub(crate) async fn respond_workflow_task_completed(
     validate::identity(&request.identity, call.limits())?;
     let command = workflow_call::Command::RespondWorkflowTaskCompleted(request);
     match call.workflow(&token.namespace_id, &token.workflow_id, command).await? {
-        workflow_reply::Reply::RespondWorkflowTaskCompleted(reply) => {
-            if let Some(task) = &reply.workflow_task {
-                call.hands_out(&task.task_token);
+        workflow_reply::Reply::RespondWorkflowTaskCompleted(mut reply) => {
+            if let Some(task) = &mut reply.workflow_task {
+                call.hands_out(&mut task.task_token);
             }
-            for task in &reply.activity_tasks {
-                call.hands_out(&task.task_token);
+            for task in &mut reply.activity_tasks {
+                call.hands_out(&mut task.task_token);
             }
             Ok(reply)
         }

@@ -1,0 +1,12 @@
+//! The process as an operator sees it: how it refuses to start, what it serves, how it stops, and what a full disk does.
+
+#![allow(clippy::unwrap_used)] // Tests may unwrap.
+#![cfg(unix)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod disk_full;
+mod endpoints;
+mod filesystem;
+mod refusals;
+mod stopping;
