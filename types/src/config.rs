@@ -27,6 +27,9 @@ pub struct Limits {
     pub updates_total: i64,
     /// Update count from which a worker is told to continue as new, percent of `updates_total`.
     pub updates_suggest_continue_as_new_percent: i64,
+    /// Events that may wait for the end of a started workflow task: above, the task fails.
+    pub buffered_events: i64,
+    pub buffered_events_bytes: i64,
     pub default_workflow_task_timeout: Duration,
     pub max_workflow_task_timeout: Duration,
     /// Default of the retry policy: first backoff, growth, and cap as a multiple of the first.
@@ -66,6 +69,8 @@ impl Default for Limits {
             updates_in_flight: 10,
             updates_total: 2_000,
             updates_suggest_continue_as_new_percent: 90,
+            buffered_events: 100,
+            buffered_events_bytes: 2 << 20,
             default_workflow_task_timeout: Duration::from_secs(10),
             max_workflow_task_timeout: Duration::from_secs(120),
             default_activity_retry_initial_interval: Duration::from_secs(1),
@@ -143,6 +148,14 @@ const KNOBS: &[(&str, Knob)] = &[
     ),
     ("history.maxInFlightUpdates", Knob::Int(|l| &mut l.updates_in_flight)),
     ("history.maxTotalUpdates", Knob::Int(|l| &mut l.updates_total)),
+    (
+        "history.maximumBufferedEventsBatch",
+        Knob::Int(|l| &mut l.buffered_events),
+    ),
+    (
+        "history.maximumBufferedEventsSizeInBytes",
+        Knob::Int(|l| &mut l.buffered_events_bytes),
+    ),
     (
         "history.defaultWorkflowTaskTimeout",
         Knob::Span(|l| &mut l.default_workflow_task_timeout),

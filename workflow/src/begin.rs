@@ -61,7 +61,9 @@ impl Run {
             HistoryEvent {
                 links,
                 user_metadata,
-                attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(Box::new(attributes))),
+                attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(Box::new(
+                    attributes,
+                ))),
                 ..HistoryEvent::default()
             },
         );

@@ -9,7 +9,7 @@ use perdure_proto::{
         node::v1::{TaskToken, WorkflowReply, task_token, workflow_call::Command, workflow_reply},
         state::v1::{ChainHead, ChainRecord, RunSnapshot},
     },
-    temporal::api::enums::v1::WorkflowExecutionStatus,
+    temporal::api::enums::v1::{UpdateWorkflowExecutionLifecycleStage as Stage, WorkflowExecutionStatus},
 };
 use perdure_types::{ChainKey, Timestamp};
 use prost::Message;
@@ -60,12 +60,20 @@ pub(crate) fn empty_reply() -> Answered {
 impl Chain {
     /// A chain that the store knows nothing of.
     pub fn new(key: ChainKey) -> Self {
-        Self { key, head: Value::default(), runs: BTreeMap::new() }
+        Self {
+            key,
+            head: Value::default(),
+            runs: BTreeMap::new(),
+        }
     }
 
     /// A chain from its stored head; its current run is to be inserted next.
     pub fn from_head(key: ChainKey, head: ChainHead) -> Self {
-        Self { key, head: Value::new(head), runs: BTreeMap::new() }
+        Self {
+            key,
+            head: Value::new(head),
+            runs: BTreeMap::new(),
+        }
     }
 
     pub fn key(&self) -> &ChainKey {
@@ -91,7 +99,10 @@ impl Chain {
 
     /// Forgets a run that is closed, not current, and has nothing left to do.
     pub fn unload_closed(&mut self, run_id: &str) {
-        let idle = self.runs.get(run_id).is_some_and(|run| !run.is_open() && run.resume().is_empty());
+        let idle = self
+            .runs
+            .get(run_id)
+            .is_some_and(|run| !run.is_open() && !run.is_unsettled());
         if idle && self.head.current_run_id != run_id {
             self.runs.remove(run_id);
         }
@@ -120,14 +131,20 @@ impl Chain {
                 .ok_or_else(|| Error::not_found(format!("workflow not found for ID: {workflow_id}")));
         }
         self.runs.get_mut(run_id).ok_or_else(|| {
-            Error::not_found(format!("workflow execution not found for workflow ID \"{workflow_id}\" and run ID \"{run_id}\""))
+            Error::not_found(format!(
+                "workflow execution not found for workflow ID \"{workflow_id}\" and run ID \"{run_id}\""
+            ))
         })
     }
 
     /// As [`Chain::run`], for what only an open run can take.
     pub(crate) fn open_run(&mut self, run_id: &str) -> Result<&mut Run, Error> {
         let run = self.run(run_id)?;
-        if run.is_open() { Ok(run) } else { Err(Error::not_found("workflow execution already completed")) }
+        if run.is_open() {
+            Ok(run)
+        } else {
+            Err(Error::not_found("workflow execution already completed"))
+        }
     }
 
     /// The run that a command is about, for the driver to load.
@@ -138,9 +155,21 @@ impl Chain {
         let token = |bytes: &[u8]| TaskToken::decode(bytes).map(|t| t.run_id).unwrap_or_default();
         let run_id = match command {
             Command::Start(_) | Command::SignalWithStart(_) | Command::MultiOperation(_) => String::new(),
-            Command::Signal(c) => c.request.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default(),
-            Command::RequestCancel(c) => c.request.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default(),
-            Command::Terminate(c) => c.request.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default(),
+            Command::Signal(c) => c
+                .request
+                .as_ref()
+                .map(|r| execution(&r.workflow_execution))
+                .unwrap_or_default(),
+            Command::RequestCancel(c) => c
+                .request
+                .as_ref()
+                .map(|r| execution(&r.workflow_execution))
+                .unwrap_or_default(),
+            Command::Terminate(c) => c
+                .request
+                .as_ref()
+                .map(|r| execution(&r.workflow_execution))
+                .unwrap_or_default(),
             Command::RecordWorkflowTaskStarted(c) => c.run_id.clone(),
             Command::RespondWorkflowTaskCompleted(c) => token(&c.task_token),
             Command::RespondWorkflowTaskFailed(c) => token(&c.task_token),
@@ -150,9 +179,11 @@ impl Chain {
             Command::StickyQueueUnavailable(c) => c.run_id.clone(),
             Command::Query(c) => execution(&c.execution),
             Command::Update(c) => execution(&c.workflow_execution),
-            Command::PollUpdate(c) => {
-                c.update_ref.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default()
-            }
+            Command::PollUpdate(c) => c
+                .update_ref
+                .as_ref()
+                .map(|r| execution(&r.workflow_execution))
+                .unwrap_or_default(),
             Command::Describe(c) => execution(&c.execution),
             Command::GetHistory(c) => execution(&c.execution),
             Command::GetHistoryReverse(c) => execution(&c.execution),
@@ -161,7 +192,11 @@ impl Chain {
             Command::GetQueryTask(c) => c.run_id.clone(),
             Command::Delete(c) => execution(&c.workflow_execution),
         };
-        if run_id.is_empty() { RunRef::Current } else { RunRef::Run(run_id) }
+        if run_id.is_empty() {
+            RunRef::Current
+        } else {
+            RunRef::Run(run_id)
+        }
     }
 
     /// Decides what a command does. On error nothing has changed (WF-3).
@@ -217,11 +252,8 @@ impl Chain {
 
     /// Does everything that is due.
     pub fn on_timer(&mut self, env: &mut Env) -> Handled {
-        let ids: Vec<String> = self.runs.keys().cloned().collect();
-        for id in ids {
-            if let Some(run) = self.runs.get_mut(&id) {
-                run.on_timer(env);
-            }
+        for run in self.runs.values_mut() {
+            run.on_timer(env);
         }
         self.finish(Answer::default(), Release::Durable, env)
     }
@@ -243,27 +275,28 @@ impl Chain {
     /// Makes a record and effects of what the input did. A run that continues as another hands it over here; a run that
     /// outgrew its limits is terminated here, whatever the input was.
     fn finish(&mut self, answer: Answer, release: Release, env: &mut Env) -> Handled {
-        let ids: Vec<String> = self.runs.keys().cloned().collect();
         let mut effects = Vec::new();
         let mut deltas = Vec::new();
-        for id in ids {
-            let Some(run) = self.runs.get_mut(&id) else { continue };
-            run.enforce_history_limits(env);
+        let mut successors = Vec::new();
+        for run in self.runs.values_mut() {
+            run.enforce_limits(env);
             deltas.extend(run.commit());
             effects.append(&mut run.effects);
-            if run.deleted {
-                self.runs.remove(&id);
-                if self.head.current_run_id == id {
-                    self.head.edit().current_run_id.clear();
-                }
-            } else if let Some(successor) = run.successor.take() {
-                let mut successor = *successor;
+            if let Some(mut successor) = run.successor.take() {
                 deltas.extend(successor.commit());
                 effects.append(&mut successor.effects);
-                self.set_current(&successor.run_id);
-                self.runs.insert(successor.run_id.clone(), successor);
+                successors.push(*successor);
             }
         }
+        for successor in successors {
+            self.set_current(&successor.run_id);
+            self.runs.insert(successor.run_id.clone(), successor);
+        }
+        if self.current().is_some_and(|run| run.deleted) {
+            self.set_current("");
+        }
+        self.runs.retain(|_, run| !run.deleted);
+        self.note_unsettled();
         let head = self.head.commit();
         let record = (head.is_some() || !deltas.is_empty()).then(|| ChainRecord {
             namespace_id: self.key.namespace_id.to_string(),
@@ -271,7 +304,27 @@ impl Chain {
             head,
             runs: deltas,
         });
-        Handled { record, effects, answer, release }
+        Handled {
+            record,
+            effects,
+            answer,
+            release,
+        }
+    }
+
+    /// Keeps the head true to the runs.
+    fn note_unsettled(&mut self) {
+        if self.runs.len() < 2 && self.head.unsettled_run_ids.is_empty() {
+            return;
+        }
+        let past = self.runs.values().filter(|run| *run.run_id != self.head.current_run_id);
+        let unsettled: Vec<String> = past
+            .filter(|run| run.is_unsettled())
+            .map(|run| run.run_id.clone())
+            .collect();
+        if unsettled != self.head.unsettled_run_ids {
+            self.head.edit().unsettled_run_ids = unsettled;
+        }
     }
 
     fn roll_back(&mut self) {
@@ -303,8 +356,10 @@ impl Chain {
                     ),
                 });
             }
-            run.apply(delta)
-                .map_err(|e| ApplyError { chain: format!("{:?}", self.key), reason: e.to_string() })?;
+            run.apply(delta).map_err(|e| ApplyError {
+                chain: format!("{:?}", self.key),
+                reason: e.to_string(),
+            })?;
         }
         if let Some(head) = &record.head {
             self.head.restore(head.clone());
@@ -326,8 +381,26 @@ impl Chain {
     pub fn check(&mut self, watch: &Watch) -> Option<Outcome> {
         match watch {
             Watch::History { .. } => None,
-            Watch::Update { run_id, update_id, stage, kind } => self.check_update(run_id, update_id, *stage, kind),
+            Watch::Update {
+                run_id,
+                update_id,
+                stage,
+                kind,
+            } => self.check_update(run_id, update_id, *stage, kind),
             Watch::Query { run_id, query_id } => self.runs.get_mut(run_id)?.check_query(*query_id),
+        }
+    }
+
+    /// What a caller gets who has waited as long as the server lets it. `None` if only its own deadline ends the wait.
+    pub fn give_up(&mut self, watch: &Watch) -> Option<Outcome> {
+        match watch {
+            Watch::History { .. } | Watch::Query { .. } => None,
+            Watch::Update {
+                run_id,
+                update_id,
+                kind,
+                ..
+            } => self.check_update(run_id, update_id, Stage::Unspecified as i32, kind),
         }
     }
 

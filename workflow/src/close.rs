@@ -159,7 +159,10 @@ impl Run {
         let Some(event) = self.last_new_event() else {
             return;
         };
-        let batch_id = self.new_events.first().map_or(event.event_id, |first| first.event.event_id);
+        let batch_id = self
+            .new_events
+            .first()
+            .map_or(event.event_id, |first| first.event.event_id);
         *self.close_event.edit() = Some(event);
 
         let has_parent = self.start().parent_workflow_execution.is_some();

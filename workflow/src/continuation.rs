@@ -159,7 +159,9 @@ impl Run {
         }
         self.close(
             env,
-            ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(Box::new(event))),
+            ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(Box::new(
+                event,
+            ))),
         );
 
         let start = self.start();

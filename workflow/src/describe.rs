@@ -8,10 +8,7 @@ use perdure_proto::{
     temporal::api::{
         activity::v1::ActivityOptions,
         enums::v1::{PendingActivityState, PendingWorkflowTaskState, TaskQueueKind},
-        history::v1::{
-            ActivityTaskScheduledEventAttributes,
-            history_event::Attributes,
-        },
+        history::v1::{ActivityTaskScheduledEventAttributes, history_event::Attributes},
         taskqueue::v1::TaskQueue,
         workflow::v1::{
             PendingActivityInfo, PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo,
@@ -29,20 +26,34 @@ use crate::{
 };
 
 impl Chain {
-    pub(crate) fn describe(&mut self, request: DescribeWorkflowExecutionRequest, _env: &mut Env) -> Answered {
+    pub(crate) fn describe(&mut self, request: DescribeWorkflowExecutionRequest, env: &mut Env) -> Answered {
         let run_id = request.execution.map(|e| e.run_id).unwrap_or_default();
-        let response = self.run(&run_id)?.describe();
-        Ok((Answer::Reply(Box::new(Reply::new(workflow_reply::Reply::Describe(Box::new(response))))), Release::Prior))
+        let response = self.run(&run_id)?.describe(env.now);
+        Ok((
+            Answer::Reply(Box::new(Reply::new(workflow_reply::Reply::Describe(Box::new(
+                response,
+            ))))),
+            Release::Prior,
+        ))
     }
 }
 
 impl Run {
-    fn describe(&self) -> DescribeWorkflowExecutionResponse {
+    fn describe(&self, now: Timestamp) -> DescribeWorkflowExecutionResponse {
         DescribeWorkflowExecutionResponse {
             execution_config: Some(self.execution_config()),
             workflow_execution_info: Some(self.execution_info()),
-            pending_activities: self.activities.values().map(pending_activity).collect(),
-            pending_children: self.children.values().filter(|_| self.is_open()).map(pending_child).collect(),
+            pending_activities: self
+                .activities
+                .values()
+                .map(|activity| pending_activity(activity, now))
+                .collect(),
+            pending_children: self
+                .children
+                .values()
+                .filter(|_| self.is_open())
+                .map(pending_child)
+                .collect(),
             pending_workflow_task: self.workflow_task().map(pending_workflow_task),
             workflow_extended_info: Some(self.extended_info()),
             ..DescribeWorkflowExecutionResponse::default()
@@ -117,7 +128,11 @@ impl Run {
 
 fn pending_workflow_task(task: &WorkflowTaskInfo) -> PendingWorkflowTaskInfo {
     let started = task.started_event_id != 0;
-    let state = if started { PendingWorkflowTaskState::Started } else { PendingWorkflowTaskState::Scheduled };
+    let state = if started {
+        PendingWorkflowTaskState::Started
+    } else {
+        PendingWorkflowTaskState::Scheduled
+    };
     PendingWorkflowTaskInfo {
         state: state as i32,
         scheduled_time: Timestamp(task.scheduled_time_ns).to_proto(),
@@ -134,18 +149,18 @@ fn scheduled(pending: &Pending<ActivityInfo>) -> Option<&ActivityTaskScheduledEv
     }
 }
 
-fn pending_activity(pending: &Pending<ActivityInfo>) -> PendingActivityInfo {
+fn pending_activity(pending: &Pending<ActivityInfo>, now: Timestamp) -> PendingActivityInfo {
     let info = &pending.info;
     let scheduled = scheduled(pending);
-    let started = !info.request_id.is_empty() || info.started_time_ns != 0;
+    let started = pending.is_started();
     let state = match (started, info.cancel_requested, info.paused) {
-        (true, true, _) => PendingActivityState::CancelRequested,
+        (_, true, _) => PendingActivityState::CancelRequested,
         (true, false, true) => PendingActivityState::PauseRequested,
         (true, false, false) => PendingActivityState::Started,
-        (false, _, true) => PendingActivityState::Paused,
-        (false, _, false) => PendingActivityState::Scheduled,
+        (false, false, true) => PendingActivityState::Paused,
+        (false, false, false) => PendingActivityState::Scheduled,
     };
-    let backing_off = !started && info.current_retry_interval_ns != 0;
+    let backing_off = pending.waits() && info.scheduled_time_ns > now.as_nanos();
     let retry_policy = scheduled.and_then(|s| s.retry_policy.clone());
     PendingActivityInfo {
         activity_id: info.activity_id.clone(),
@@ -153,20 +168,35 @@ fn pending_activity(pending: &Pending<ActivityInfo>) -> PendingActivityInfo {
         state: state as i32,
         heartbeat_details: info.heartbeat_details.clone(),
         last_heartbeat_time: Timestamp(info.last_heartbeat_time_ns).to_proto(),
-        last_started_time: Timestamp(if started { info.started_time_ns } else { info.last_started_time_ns }).to_proto(),
+        last_started_time: Timestamp(if started {
+            info.started_time_ns
+        } else {
+            info.last_started_time_ns
+        })
+        .to_proto(),
         attempt: info.attempt,
         maximum_attempts: retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
         scheduled_time: Timestamp(info.scheduled_time_ns).to_proto(),
         expiration_time: Timestamp(info.expiration_time_ns).to_proto(),
         last_failure: info.last_failure.clone(),
-        last_worker_identity: if started { info.identity.clone() } else { info.last_identity.clone() },
+        last_worker_identity: if started {
+            info.identity.clone()
+        } else {
+            info.last_identity.clone()
+        },
         current_retry_interval: backing_off.then(|| Duration(info.current_retry_interval_ns).to_proto()),
         last_attempt_complete_time: Timestamp(info.last_attempt_complete_time_ns).to_proto(),
-        next_attempt_schedule_time: backing_off.then(|| Timestamp(info.scheduled_time_ns).to_proto()).flatten(),
+        next_attempt_schedule_time: backing_off
+            .then(|| Timestamp(info.scheduled_time_ns).to_proto())
+            .flatten(),
         paused: info.paused,
         priority: scheduled.and_then(|s| s.priority.clone()),
         activity_options: scheduled.map(|s| ActivityOptions {
-            task_queue: s.task_queue.clone(),
+            task_queue: s.task_queue.as_ref().map(|queue| TaskQueue {
+                name: queue.name.clone(),
+                normal_name: queue.name.clone(),
+                ..TaskQueue::default()
+            }),
             schedule_to_close_timeout: s.schedule_to_close_timeout,
             schedule_to_start_timeout: s.schedule_to_start_timeout,
             start_to_close_timeout: s.start_to_close_timeout,

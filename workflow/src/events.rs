@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use perdure_proto::{
     perdure::state::v1::{WorkflowTaskInfo, workflow_task_info::Kind},
     temporal::api::{
@@ -9,7 +10,6 @@ use perdure_proto::{
         history::v1::{HistoryEvent, history_event::Attributes},
     },
 };
-use bytes::Bytes;
 use perdure_types::Timestamp;
 use prost::Message;
 
@@ -41,7 +41,11 @@ impl Run {
         let id = event.event_id;
         let encoded = Bytes::from(event.encode_to_vec());
         info.history_size_bytes += encoded.len() as i64;
-        let event = Arc::new(if is_kept(event.event_type()) { compact(event, &encoded) } else { event });
+        let event = Arc::new(if is_kept(event.event_type()) {
+            compact(event, &encoded)
+        } else {
+            event
+        });
         if id == 1 {
             self.started = event.clone();
         }

@@ -1,6 +1,9 @@
 //! Limits of a run as a whole, and those that its commands share.
 
-use perdure_proto::temporal::api::{common::v1::Memo, enums::v1::WorkflowTaskFailedCause};
+use perdure_proto::temporal::api::{
+    common::v1::Memo,
+    enums::v1::WorkflowTaskFailedCause::{self, ForceCloseCommand},
+};
 use prost::Message;
 
 use crate::{
@@ -11,11 +14,28 @@ use crate::{
 };
 
 impl Run {
-    /// Terminates a run that has outgrown its history limits.
-    pub(crate) fn enforce_history_limits(&mut self, env: &mut Env) {
-        if !self.is_open() || self.deleted {
-            return;
+    /// What no input may exceed, whatever it was.
+    pub(crate) fn enforce_limits(&mut self, env: &mut Env) {
+        if self.is_open() && !self.deleted {
+            self.enforce_buffer_limits(env);
+            self.enforce_history_limits(env);
         }
+    }
+
+    /// Ends the started workflow task that too many events wait for: each of them would be written with every transition
+    /// until it ends.
+    fn enforce_buffer_limits(&mut self, env: &Env) {
+        let changed = self.buffered.before().is_some();
+        let bytes = || self.buffered.iter().map(|event| event.encoded_len()).sum::<usize>();
+        let too_many = self.buffered.len() as i64 > env.limits.buffered_events;
+        if changed && (too_many || bytes() as i64 > env.limits.buffered_events_bytes) {
+            self.fail_workflow_task(env, ForceCloseCommand, None, SERVER_IDENTITY, "");
+            self.reschedule_workflow_task(env, env.now);
+        }
+    }
+
+    /// Terminates a run that has outgrown its history limits.
+    fn enforce_history_limits(&mut self, env: &mut Env) {
         let reason = if self.info.history_size_bytes > env.limits.history_size_error_bytes {
             "Workflow history size exceeds limit."
         } else if self.info.next_event_id - 1 > env.limits.history_count_error {

@@ -7,7 +7,10 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{DirectQuery, GetQueryTask, QueryReply, query_reply, workflow_reply},
     temporal::api::{
-        enums::v1::{QueryRejectCondition, QueryResultType, TaskQueueKind, WorkflowExecutionStatus},
+        enums::v1::{
+            QueryRejectCondition, QueryResultType, ResourceExhaustedCause, ResourceExhaustedScope, TaskQueueKind,
+            WorkflowExecutionStatus,
+        },
         query::v1::{QueryRejected, WorkflowQuery, WorkflowQueryResult},
         taskqueue::v1::TaskQueue,
         workflowservice::v1::{PollWorkflowTaskQueueResponse, QueryWorkflowRequest, QueryWorkflowResponse},
@@ -23,6 +26,10 @@ use crate::{
 /// After so many failed attempts of a workflow task its queries fail at once: the worker cannot replay.
 const FAILING_ATTEMPTS: i32 = 3;
 
+/// Most queries that wait for the workflow tasks of one run. Temporal takes one at a time by default, and has clients try
+/// again; a bound on memory is all that is needed here.
+const MAX_BUFFERED: usize = 1_000;
+
 /// Queries that wait for a workflow task of this run, and answers that wait to be fetched by their callers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queries {
@@ -34,16 +41,31 @@ pub(crate) struct Queries {
 }
 
 impl Queries {
-    fn add(&mut self, query: WorkflowQuery) -> u64 {
+    fn add(&mut self, query: WorkflowQuery) -> Result<u64, Error> {
+        if self.waiting.len() + self.sent.len() >= MAX_BUFFERED {
+            return Err(Error::resource_exhausted(
+                "consistent query buffer is full, cannot accept new consistent queries",
+                ResourceExhaustedCause::BusyWorkflow,
+                ResourceExhaustedScope::Namespace,
+            ));
+        }
         self.last_id += 1;
         self.waiting.insert(self.last_id, query);
-        self.last_id
+        Ok(self.last_id)
+    }
+
+    /// Answers of an earlier input have been fetched, or nobody waits for them any more.
+    pub fn forget_answered(&mut self) {
+        self.answered.clear();
     }
 
     /// The queries that go with the workflow task that is being started, by id.
     pub fn take_for_workflow_task(&mut self) -> HashMap<String, WorkflowQuery> {
         self.sent.append(&mut self.waiting);
-        self.sent.iter().map(|(id, query)| (id.to_string(), query.clone())).collect()
+        self.sent
+            .iter()
+            .map(|(id, query)| (id.to_string(), query.clone()))
+            .collect()
     }
 
     /// The workflow task ended without answers.
@@ -56,10 +78,14 @@ impl Chain {
     pub(crate) fn query(&mut self, request: QueryWorkflowRequest, _env: &mut Env) -> Answered {
         let run_id = request.execution.as_ref().map(|e| e.run_id.clone()).unwrap_or_default();
         let reject_condition = request.query_reject_condition();
-        let query = request.query.ok_or_else(|| Error::invalid_argument("Query is not set on request."))?;
+        let query = request
+            .query
+            .ok_or_else(|| Error::invalid_argument("Query is not set on request."))?;
         let run = self.run(&run_id)?;
         if is_rejected(run.status(), reject_condition) {
-            let rejected = QueryRejected { status: run.status() as i32 };
+            let rejected = QueryRejected {
+                status: run.status() as i32,
+            };
             return answer(query_reply::Outcome::Answered(QueryWorkflowResponse {
                 query_rejected: Some(rejected),
                 ..QueryWorkflowResponse::default()
@@ -72,7 +98,7 @@ impl Chain {
             return Err(Error::workflow_not_ready("Workflow task is not scheduled yet."));
         }
         run.fail_if_not_replayable("query")?;
-        let query_id = run.queries.add(query);
+        let query_id = run.queries.add(query)?;
         let run_id = run.run_id.clone();
         Ok((Answer::Watch(Watch::Query { run_id, query_id }), Release::Prior))
     }
@@ -82,7 +108,11 @@ impl Chain {
         let run = self.run(&request.run_id)?;
         // A query that was sent to a worker that has lost its cache since must bring the whole history.
         let sticky = request.sticky && run.info.sticky.is_some();
-        let from_event_id = if sticky { run.info.last_completed_workflow_task_started_id + 1 } else { 1 };
+        let from_event_id = if sticky {
+            run.info.last_completed_workflow_task_started_id + 1
+        } else {
+            1
+        };
         let response = PollWorkflowTaskQueueResponse {
             workflow_execution: Some(run.execution()),
             workflow_type: run.start().workflow_type.clone(),
@@ -120,13 +150,21 @@ impl Run {
         Some(DirectQuery {
             run_id: self.run_id.clone(),
             task_queue: self.info.task_queue.clone(),
-            sticky_task_queue: self.info.sticky.as_ref().map(|s| s.task_queue.clone()).unwrap_or_default(),
+            sticky_task_queue: self
+                .info
+                .sticky
+                .as_ref()
+                .map(|s| s.task_queue.clone())
+                .unwrap_or_default(),
         })
     }
 
     /// Refuses what needs a worker while the worker cannot get past a workflow task.
     pub(crate) fn fail_if_not_replayable(&self, what: &str) -> Result<(), Error> {
-        if self.workflow_task().is_some_and(|task| task.attempt >= FAILING_ATTEMPTS) {
+        if self
+            .workflow_task()
+            .is_some_and(|task| task.attempt >= FAILING_ATTEMPTS)
+        {
             let message = format!("Unable to {what} workflow due to Workflow Task in failed state.");
             return Err(Error::workflow_not_ready(message));
         }
@@ -135,6 +173,7 @@ impl Run {
 
     /// Results that came with a workflow task's completion. What it left out is asked again.
     pub(crate) fn answer_queries(&mut self, results: HashMap<String, WorkflowQueryResult>) {
+        self.queries.forget_answered();
         for (id, result) in results {
             let Ok(id) = id.parse::<u64>() else { continue };
             if self.queries.sent.remove(&id).is_some() {
@@ -154,7 +193,9 @@ impl Run {
         let outcome = if let Some(direct) = self.direct_query() {
             Ok(query_message(query_reply::Outcome::Direct(direct)))
         } else if !self.is_open() {
-            Err(Error::workflow_not_ready("Workflow was closed before it handled a workflow task."))
+            Err(Error::workflow_not_ready(
+                "Workflow was closed before it handled a workflow task.",
+            ))
         } else {
             self.fail_if_not_replayable("query").err().map(Err)?
         };
@@ -176,9 +217,10 @@ fn is_rejected(status: WorkflowExecutionStatus, condition: QueryRejectCondition)
 
 fn query_outcome(result: WorkflowQueryResult) -> Result<QueryWorkflowResponse, Error> {
     match result.result_type() {
-        QueryResultType::Answered => {
-            Ok(QueryWorkflowResponse { query_result: result.answer, ..QueryWorkflowResponse::default() })
-        }
+        QueryResultType::Answered => Ok(QueryWorkflowResponse {
+            query_result: result.answer,
+            ..QueryWorkflowResponse::default()
+        }),
         QueryResultType::Failed | QueryResultType::Unspecified => {
             Err(Error::query_failed(result.error_message, result.failure))
         }

@@ -185,8 +185,8 @@ impl Run {
     }
 
     /// The workflow wanted to close, and had to look at what had just come first. While it does so it gets nothing new:
-    /// else a steady stream of signals would keep it open for ever.
-    fn check_not_closing(&self) -> Result<(), Error> {
+    /// else a steady stream of signals or updates would keep it open for ever.
+    pub(crate) fn check_not_closing(&self) -> Result<(), Error> {
         let refused_close = cause_name(WorkflowTaskFailedCause::UnhandledCommand);
         let failure = self.info.last_workflow_task_failure.as_ref();
         if self.workflow_task_is_started() && failure.is_some_and(|failure| failure.message == refused_close) {

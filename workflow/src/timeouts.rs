@@ -167,7 +167,7 @@ impl Run {
 
     /// When a closed run may be deleted. Not before everybody who must know of its close does.
     fn retention_end(&self) -> Option<Timestamp> {
-        let kept = self.info.retention_deadline_ns == 0 || !self.outstanding_calls().is_empty();
+        let kept = self.info.retention_deadline_ns == 0 || self.is_unsettled();
         (!kept).then_some(Timestamp(self.info.retention_deadline_ns))
     }
 

@@ -235,17 +235,24 @@ fn why_a_retry_does_not_happen() {
 
 #[test]
 fn the_worker_chooses_the_next_delay() {
+    let failure = |delay| {
+        let mut failure = application_failure("Busy");
+        if let Some(FailureInfo::ApplicationFailureInfo(info)) = &mut failure.failure_info {
+            info.next_retry_delay = secs(delay);
+        }
+        failure
+    };
     let mut chain = with_activity(|_| {});
     let task = chain.poll_activity();
-    let mut failure = application_failure("Busy");
-    if let Some(FailureInfo::ApplicationFailureInfo(info)) = &mut failure.failure_info {
-        info.next_retry_delay = secs(300);
-    }
-    chain.fail_activity(&task, failure);
+    // Longer than the policy's longest, which is 100 seconds.
+    chain.fail_activity(&task, failure(300));
     chain.advance_secs(299);
     assert!(chain.offers.is_empty());
     chain.advance_secs(1);
-    assert_eq!(chain.poll_activity().attempt, 2);
+    let task = chain.poll_activity();
+    assert_eq!(task.attempt, 2);
+    chain.fail_activity(&task, failure(0));
+    assert_eq!(chain.poll_activity().attempt, 3, "at once");
 }
 
 #[test]

@@ -327,6 +327,39 @@ fn a_lost_start_is_repeated_and_finds_its_child() {
 }
 
 #[test]
+fn a_lost_start_finds_its_child_though_the_id_is_in_use_again() {
+    let mut world = World::new();
+    world.parent().work(vec![child("child")]);
+    let (_, result) = world.deliver(WORKFLOW_ID);
+    result.expect("started");
+    let child = world.chain("child");
+    let first = child.run_id();
+    child.work(vec![commands::complete("out")]);
+    child.start_with(StartWorkflowExecutionRequest {
+        workflow_id: "child".into(),
+        request_id: "somebody else's".into(),
+        ..TestChain::start_request()
+    });
+    child.work(vec![commands::complete("")]);
+    // The parent knows neither of the start nor of the end: the run is kept, and loaded with the chain.
+    assert_eq!(child.chain.head().unsettled_run_ids, std::slice::from_ref(&first));
+    child.unload_closed();
+    child.crash();
+    world.parent().crash();
+    world.deliver_and_answer(WORKFLOW_ID).expect("the same child");
+    world.settle();
+    use E::{ChildWorkflowExecutionCompleted as Completed, ChildWorkflowExecutionStarted as Started};
+    world
+        .parent()
+        .assert_types_from(6, &[Started, E::WorkflowTaskScheduled, Completed]);
+    let child = world.chain("child");
+    assert_eq!(child.histories.len(), 2);
+    assert!(child.chain.head().unsettled_run_ids.is_empty());
+    child.unload_closed();
+    assert!(!child.chain.has_run(&first));
+}
+
+#[test]
 fn a_child_may_end_before_its_start_is_known() {
     let mut world = World::new();
     world.parent().work(vec![child("child")]);
@@ -590,11 +623,17 @@ fn a_signal_reaches_another_workflow_once() {
     let Attributes::WorkflowExecutionSignaledEventAttributes(signaled) = world.chain("other").last() else {
         panic!("no signal")
     };
-    let sender = signaled.external_workflow_execution.as_ref().expect("a sender");
+    let sender = signaled.external_workflow_execution.as_ref().expect("a sender").clone();
     assert_eq!(
         (sender.workflow_id.as_str(), sender.run_id.as_str()),
         (WORKFLOW_ID, run_id.as_str())
     );
+    let Some(Attributes::ExternalWorkflowExecutionSignaledEventAttributes(signaled)) =
+        &world.parent().event(6).attributes
+    else {
+        panic!("not signaled")
+    };
+    assert_eq!(signaled.namespace, NAMESPACE, "although the command named none");
 }
 
 #[test]

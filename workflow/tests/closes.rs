@@ -12,6 +12,7 @@ use perdure_proto::temporal::api::{
     enums::v1::{
         CommandType, ContinueAsNewInitiator as Initiator, EventType as E, RetryState, WorkflowExecutionStatus as S,
     },
+    failure::v1::failure::FailureInfo,
     history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes, history_event::Attributes},
     workflowservice::v1::StartWorkflowExecutionRequest,
 };
@@ -132,6 +133,17 @@ fn retries_to_the_attempt() {
     };
     assert_eq!(failed.retry_state(), RetryState::MaximumAttemptsReached);
     assert_eq!(chain.histories.len(), 3);
+}
+
+#[test]
+fn a_workflow_waits_no_longer_than_its_policy_says() {
+    let mut chain = start(|r| r.retry_policy = retry(0));
+    let mut failure = application_failure("x");
+    if let Some(FailureInfo::ApplicationFailureInfo(info)) = &mut failure.failure_info {
+        info.next_retry_delay = secs(1_000_000);
+    }
+    chain.work(vec![commands::fail(failure)]);
+    assert_eq!(started(chain.history()).first_workflow_task_backoff, secs(100));
 }
 
 #[test]
@@ -270,7 +282,8 @@ fn continue_as_new_inherits() {
     };
     assert_eq!(
         (&continued.new_execution_run_id, continued.initiator()),
-        (&second, Initiator::Workflow)
+        (&second, Initiator::Unspecified),
+        "as the command said"
     );
     assert_eq!(continued.workflow_type.as_ref().expect("type").name, "Order");
     assert_eq!(continued.task_queue.as_ref().expect("queue").name, QUEUE);

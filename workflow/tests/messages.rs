@@ -166,6 +166,40 @@ fn signals_during_a_workflow_task_are_buffered_and_still_come_once() {
 }
 
 #[test]
+fn a_workflow_task_that_too_much_waits_for_is_ended() {
+    let many = |chain: &mut TestChain| chain.limits.buffered_events = 3;
+    let big = |chain: &mut TestChain| chain.limits.buffered_events_bytes = 1_000;
+    for limit in [many, big] {
+        let mut chain = TestChain::started();
+        limit(&mut chain);
+        let task = chain.poll();
+        for id in ["1", "2", "3"] {
+            signal(&mut chain, signal_request(id)).expect("accepted");
+        }
+        chain.assert_types_from(3, &[E::WorkflowTaskStarted]);
+        let mut last = signal_request("4");
+        last.input = Some(payloads(&"x".repeat(1_000)));
+        signal(&mut chain, last).expect("accepted");
+        use E::WorkflowExecutionSignaled as Signaled;
+        let expect = [
+            E::WorkflowTaskFailed,
+            Signaled,
+            Signaled,
+            Signaled,
+            Signaled,
+            E::WorkflowTaskScheduled,
+        ];
+        chain.assert_types_from(4, &expect);
+        let Some(Attributes::WorkflowTaskFailedEventAttributes(failed)) = &chain.event(4).attributes else {
+            panic!("not failed")
+        };
+        assert_eq!(failed.cause(), WorkflowTaskFailedCause::ForceCloseCommand);
+        chain.try_complete(&task, vec![]).expect_err("stale");
+        chain.work(vec![commands::complete("")]);
+    }
+}
+
+#[test]
 fn a_signal_to_what_is_not_there() {
     refused(
         signal(&mut TestChain::new(), signal_request("s")),
@@ -395,7 +429,9 @@ fn signals_cannot_keep_a_workflow_from_closing() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     signal(&mut chain, signal_request("1")).expect("accepted");
-    let error = chain.try_complete(&task, vec![commands::complete("")]).expect_err("not yet");
+    let error = chain
+        .try_complete(&task, vec![commands::complete("")])
+        .expect_err("not yet");
     assert_eq!(error.message, "UnhandledCommand");
     signal(&mut chain, signal_request("2")).expect("the next task has not begun");
     let task = chain.poll();

@@ -40,8 +40,11 @@ impl LoadJob {
             if let Some(row) = &loaded.head {
                 let head = ChainHead::decode(row.head.clone())
                     .map_err(|e| StoreError::Corrupt(format!("head of {:?}: {e}", self.key)))?;
-                if !head.current_run_id.is_empty() && !wanted.contains(&head.current_run_id) {
-                    wanted.push(head.current_run_id);
+                let current = Some(head.current_run_id).filter(|run_id| !run_id.is_empty());
+                for run_id in current.into_iter().chain(head.unsettled_run_ids) {
+                    if !wanted.contains(&run_id) {
+                        wanted.push(run_id);
+                    }
                 }
             }
         }

@@ -30,7 +30,7 @@ use perdure_proto::{
     },
 };
 use perdure_types::{ChainKey, ShardId, Timestamp};
-use perdure_workflow::{Answer, CallId, Env, Handled, IdSource, NamespaceView, Release, RunRef};
+use perdure_workflow::{Answer, CallId, Env, Handled, IdSource, NamespaceView, Release, RunRef, Watch};
 
 use crate::{
     claim::Claim,
@@ -355,6 +355,7 @@ impl Core {
         if !effects.is_empty() {
             self.hold_effects(key, after_all, effects);
         }
+        let mut limited = None;
         if let Some(reply) = reply {
             let (after, fence) = match release {
                 Release::Now => (0, 0),
@@ -367,11 +368,21 @@ impl Core {
                 Answer::Reply(answer) => self.hold_reply(key, after, fence, reply, Ok(answer)),
                 Answer::Reject(error) => self.hold_reply(key, after, fence, reply, Err(error)),
                 Answer::Watch(watch) => {
-                    self.watch(key, Waiting::Core(watch), reply);
+                    let is_limited = matches!(watch, Watch::Update { .. });
+                    let id = self.watch(key, Waiting::Core(watch), reply);
+                    limited = is_limited.then_some(id);
                 }
             }
         }
         self.check_watchers(key);
+        // Most wait no more.
+        if let Some(id) = limited
+            && let Some(entry) = self.chains.get(key)
+            && entry.watchers.iter().any(|watcher| watcher.id == id)
+        {
+            let deadline = self.now + self.node.config.limits.long_poll;
+            self.timers.add_watch(deadline, key.clone(), id);
+        }
     }
 
     /// What a read has to wait for.

@@ -104,15 +104,23 @@ impl Core {
         self.drain(key);
     }
 
-    /// A history long poll has lasted long enough.
+    /// A long poll has lasted long enough.
     fn watch_due(&mut self, key: &ChainKey, id: u64) {
         let Some(entry) = self.chains.get_mut(key) else { return };
         let Some(index) = entry.watchers.iter().position(|watcher| watcher.id == id) else {
             return;
         };
         let watcher = entry.watchers.swap_remove(index);
-        if let Waiting::History(watch) = watcher.watch {
-            let _ = watcher.reply.send(Ok(watch.time_out()));
+        match watcher.watch {
+            Waiting::History(watch) => {
+                let _ = watcher.reply.send(Ok(watch.time_out()));
+            }
+            Waiting::Core(watch) => {
+                if let Some(outcome) = entry.chain.as_mut().and_then(|chain| chain.give_up(&watch)) {
+                    let (after, fence) = self.read_barrier(key);
+                    self.hold_reply(key, after, fence, watcher.reply, outcome.map(Box::new));
+                }
+            }
         }
         self.touch(key);
     }

@@ -243,6 +243,14 @@ impl TestChain {
         self.on_timer();
     }
 
+    /// Drops from memory what the driver would.
+    pub fn unload_closed(&mut self) {
+        for run_id in self.histories.keys() {
+            self.chain.unload_closed(run_id);
+            self.replica.unload_closed(run_id);
+        }
+    }
+
     fn absorb(&mut self, handled: Handled) -> Answer {
         if !self.checked {
             self.take_effects(handled.effects);

@@ -8,13 +8,13 @@ use perdure_proto::{
         common::v1::WorkflowExecution,
         enums::v1::CommandType,
         protocol::v1::Message,
-        update::v1::{Acceptance, Input, Meta, Rejection, Request},
+        update::v1::{Acceptance, Input, Meta, Outcome, Rejection, Request, Response, outcome::Value},
         workflowservice::v1::UpdateWorkflowExecutionRequest,
     },
 };
 use perdure_workflow::Answer;
 
-use super::{NAMESPACE, TestChain, WORKFLOW_ID, WorkflowTask, application_failure};
+use super::{NAMESPACE, TestChain, WORKFLOW_ID, WorkflowTask, application_failure, payloads};
 
 fn request(update_id: &str) -> Request {
     Request {
@@ -78,13 +78,38 @@ pub fn acceptance(task: &WorkflowTask, sent: &Message) -> (Message, Command) {
         accepted_request_message_id: sent.id.clone(),
     };
     let message = message(sent, "Acceptance", &body);
+    let command = protocol_message(&message);
+    (message, command)
+}
+
+fn protocol_message(message: &Message) -> Command {
     let attributes = ProtocolMessageCommandAttributes {
         message_id: message.id.clone(),
     };
-    let command = Command {
+    Command {
         command_type: CommandType::ProtocolMessage as i32,
         attributes: Some(Attributes::ProtocolMessageCommandAttributes(attributes)),
         ..Command::default()
+    }
+}
+
+pub fn success() -> Outcome {
+    Outcome {
+        value: Some(Value::Success(payloads("done"))),
+    }
+}
+
+/// The worker completes an update that it has accepted.
+pub fn response(update_id: &str) -> (Message, Command) {
+    let sent = Message {
+        protocol_instance_id: update_id.to_owned(),
+        ..Message::default()
     };
+    let body = Response {
+        meta: request(update_id).meta,
+        outcome: Some(success()),
+    };
+    let message = message(&sent, "Response", &body);
+    let command = protocol_message(&message);
     (message, command)
 }
