@@ -80,7 +80,7 @@ pub async fn run(options: &Options) -> Result<()> {
 /// Starts the workflows of those numbers.
 async fn start(api: &Api, task_queue: &str, numbers: std::ops::Range<u64>, concurrency: usize) -> Result<()> {
     let next = Arc::new(AtomicU64::new(numbers.start));
-    let mut slots = JoinSet::new();
+    let mut slots: JoinSet<Result<()>> = JoinSet::new();
     for _ in 0..concurrency.max(1) {
         let (api, task_queue, next, end) = (api.clone(), task_queue.to_owned(), Arc::clone(&next), numbers.end);
         slots.spawn(async move {
