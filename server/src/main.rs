@@ -21,10 +21,6 @@ use crate::{
     exit::Failure,
 };
 
-/// The system's allocator keeps what bursts of small messages leave behind, and costs more for each of them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let Cli {
         command: Command::Dev(args),

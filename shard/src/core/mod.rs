@@ -224,8 +224,14 @@ impl Core {
             match self.next_step(key) {
                 Next::Wait => return,
                 Next::Idle => break,
-                Next::Take(Pending::Call { command, reply }) => self.handle(key, *command, reply),
-                Next::Take(Pending::Wake { run_id, at }) => self.woken(key, &run_id, at),
+                Next::Take(input) => {
+                    // Before the input: what it brings about, it emits itself.
+                    self.resume(key);
+                    match input {
+                        Pending::Call { command, reply } => self.handle(key, *command, reply),
+                        Pending::Wake { run_id, at } => self.woken(key, &run_id, at),
+                    }
+                }
             }
         }
         self.settle(key);
@@ -504,16 +510,25 @@ impl Core {
     fn settle(&mut self, key: &ChainKey) {
         let Some(entry) = self.chains.get_mut(key) else { return };
         entry.absent.clear();
-        let Some(chain) = entry.chain.as_ref() else { return };
-        if !std::mem::replace(&mut entry.resumed, true) {
-            let effects = chain.resume();
-            let after = entry.after;
-            if !effects.is_empty() {
-                self.hold_effects(key, after, effects);
-            }
+        if entry.chain.is_none() {
+            return;
         }
+        self.resume(key);
         self.retime(key);
         self.touch(key);
+    }
+
+    /// Emits what a chain had outstanding when it was loaded, once.
+    fn resume(&mut self, key: &ChainKey) {
+        let Some(entry) = self.chains.get_mut(key) else { return };
+        let Some(chain) = entry.chain.as_ref() else { return };
+        if std::mem::replace(&mut entry.resumed, true) {
+            return;
+        }
+        let (effects, after) = (chain.resume(), entry.after);
+        if !effects.is_empty() {
+            self.hold_effects(key, after, effects);
+        }
     }
 
     /// Serving ends: everybody who waits is told to try elsewhere.
