@@ -12,7 +12,7 @@ use perdure_proto::{
     },
     temporal::api::{
         command::v1::{RequestCancelActivityTaskCommandAttributes, ScheduleActivityTaskCommandAttributes},
-        common::v1::{Payload, Payloads, Priority, RetryPolicy},
+        common::v1::{Payload, Payloads, RetryPolicy},
         enums::v1::WorkflowTaskFailedCause as Cause,
         history::v1::{
             ActivityTaskCancelRequestedEventAttributes, ActivityTaskCanceledEventAttributes,
@@ -29,6 +29,8 @@ use crate::{
     api::{Effect, Env},
     chain::{Answered, Chain, reply},
     command::{BadCommand, CommandContext, CommandResult},
+    limits::{check_payload_bytes, check_pending},
+    priority,
     run::{Pending, Run},
 };
 
@@ -103,20 +105,14 @@ impl Run {
         validate_and_complete(&mut activity, run_timeout, &self.info.task_queue, env.limits)
             .map_err(|message| BadCommand::new(Cause::BadScheduleActivityAttributes, message))?;
         let input_bytes = activity.input.as_ref().map_or(0, Message::encoded_len);
-        if input_bytes as i64 > env.limits.blob_size_error_bytes {
-            let message = "ScheduleActivityTaskCommandAttributes.Input exceeds size limit.";
-            return Err(BadCommand::terminating(Cause::BadScheduleActivityAttributes, message));
-        }
-        if self.activities.len() as i64 >= env.limits.pending_activities_error {
-            return Err(BadCommand::new(
-                Cause::PendingActivitiesLimitExceeded,
-                format!(
-                    "the number of pending activities, {}, has reached the per-workflow limit of {}",
-                    self.activities.len(),
-                    env.limits.pending_activities_error
-                ),
-            ));
-        }
+        let message = "ScheduleActivityTaskCommandAttributes.Input exceeds size limit.";
+        check_payload_bytes(env, input_bytes, Cause::BadScheduleActivityAttributes, message)?;
+        check_pending(
+            self.activities.len(),
+            env.limits.pending_activities_error,
+            "pending activities",
+            Cause::PendingActivitiesLimitExceeded,
+        )?;
         if self.activity_by_id(&activity.activity_id).is_some() {
             let message = format!(
                 "invalid history builder state for action: add-activitytask-scheduled-event, ActivityID: {}",
@@ -295,7 +291,7 @@ impl Run {
             start_to_close_timeout: scheduled.start_to_close_timeout,
             heartbeat_timeout: scheduled.heartbeat_timeout,
             retry_policy: scheduled.retry_policy.clone(),
-            priority: merged(self.info.priority.as_ref(), scheduled.priority.as_ref()),
+            priority: priority::merged(self.info.priority.as_ref(), scheduled.priority.as_ref()),
             ..PollActivityTaskQueueResponse::default()
         }
     }
@@ -346,7 +342,7 @@ impl Run {
             attempt: info.attempt,
             stamp: info.stamp,
             scheduled_time_ns: info.scheduled_time_ns,
-            priority: merged(self.info.priority.as_ref(), scheduled.priority.as_ref()),
+            priority: priority::merged(self.info.priority.as_ref(), scheduled.priority.as_ref()),
             ..Offer::default()
         }
     }
@@ -356,30 +352,6 @@ impl Run {
 /// that the answer came by activity id.
 pub(crate) fn delivery(info: &ActivityInfo) -> i64 {
     i64::from(info.stamp) + 1
-}
-
-/// The activity's own priority over the workflow's, field by field.
-fn merged(base: Option<&Priority>, own: Option<&Priority>) -> Option<Priority> {
-    let (Some(base), Some(own)) = (base, own) else {
-        return own.or(base).cloned();
-    };
-    Some(Priority {
-        priority_key: if own.priority_key != 0 {
-            own.priority_key
-        } else {
-            base.priority_key
-        },
-        fairness_key: if own.fairness_key.is_empty() {
-            base.fairness_key.clone()
-        } else {
-            own.fairness_key.clone()
-        },
-        fairness_weight: if own.fairness_weight != 0.0 {
-            own.fairness_weight
-        } else {
-            base.fairness_weight
-        },
-    })
 }
 
 fn ends_activity(attributes: &Attributes, id: i64) -> bool {

@@ -44,8 +44,8 @@ pub(crate) fn next_deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutTy
             after(alive, info.heartbeat_ns, TimeoutType::Heartbeat),
         )
     };
-    // Of deadlines at the same time the one that ends the activity counts.
-    [closing, first, second]
+    // Of deadlines at the same time the more particular one counts: nobody took the activity, or its attempt was slow.
+    [first, closing, second]
         .into_iter()
         .flatten()
         .min_by_key(|(time, _)| *time)

@@ -1,15 +1,15 @@
 //! What a command to schedule an activity must look like, and what the server fills in.
 
 use perdure_proto::temporal::api::{
-    command::v1::ScheduleActivityTaskCommandAttributes, common::v1::Priority, enums::v1::TaskQueueKind,
-    taskqueue::v1::TaskQueue,
+    command::v1::ScheduleActivityTaskCommandAttributes, enums::v1::TaskQueueKind, taskqueue::v1::TaskQueue,
 };
 use perdure_types::{Duration, Limits};
 
-use crate::activity_retry::{check_duration, fill_in_defaults, validate};
-
-const RESERVED_TASK_QUEUE_PREFIX: &str = "/_sys/";
-const FAIRNESS_KEY_MAX_BYTES: usize = 64;
+use crate::{
+    activity_retry::{check_duration, fill_in_defaults, validate},
+    limits::check_task_queue,
+    priority,
+};
 
 /// Checks the attributes and makes them complete: task queue, retry policy and all four timeouts.
 pub(crate) fn validate_and_complete(
@@ -18,7 +18,7 @@ pub(crate) fn validate_and_complete(
     workflow_task_queue: &str,
     limits: &Limits,
 ) -> Result<(), String> {
-    check_task_queue(&mut activity.task_queue, limits)?;
+    complete_task_queue(&mut activity.task_queue, limits)?;
     let queue = activity.task_queue.as_ref().map_or("", |queue| queue.name.as_str());
     if queue.starts_with("temporal-sys-per-ns-tq") && queue != workflow_task_queue {
         return Err(format!("internal per namespace task queue {queue} cannot be used here"));
@@ -39,43 +39,19 @@ pub(crate) fn validate_and_complete(
             return Err(format!("{what} exceeds length limit. Length={length} Limit={limit}"));
         }
     }
-    check_priority(activity.priority.as_ref()).map_err(|e| format!("invalid priorities: {e}"))?;
+    priority::check(activity.priority.as_ref()).map_err(|e| format!("invalid priorities: {e}"))?;
     complete_timeouts(activity, run_timeout)
 }
 
-/// Names, as Temporal accepts them. A kind that is not given is the normal one.
-pub(crate) fn check_task_queue(queue: &mut Option<TaskQueue>, limits: &Limits) -> Result<(), String> {
+/// A kind that is not given is the normal one.
+fn complete_task_queue(queue: &mut Option<TaskQueue>, limits: &Limits) -> Result<(), String> {
     let Some(queue) = queue else {
         return Err("taskQueue is not set".to_owned());
     };
     if queue.kind == TaskQueueKind::Unspecified as i32 {
         queue.kind = TaskQueueKind::Normal as i32;
     }
-    if queue.name.is_empty() {
-        return Err("missing task queue name".to_owned());
-    }
-    if queue.name.len() as i64 > limits.max_id_length {
-        return Err("taskQueue length exceeds limit".to_owned());
-    }
-    if queue.name.starts_with(RESERVED_TASK_QUEUE_PREFIX) {
-        return Err(format!(
-            "task queue name cannot start with reserved prefix {RESERVED_TASK_QUEUE_PREFIX}"
-        ));
-    }
-    Ok(())
-}
-
-pub(crate) fn check_priority(priority: Option<&Priority>) -> Result<(), &'static str> {
-    let Some(priority) = priority else { return Ok(()) };
-    if priority.priority_key < 0 {
-        Err("priority key can't be negative")
-    } else if priority.fairness_key.len() > FAIRNESS_KEY_MAX_BYTES {
-        Err("fairness key length exceeds limit")
-    } else if priority.fairness_weight < 0.0 {
-        Err("must be greater than zero")
-    } else {
-        Ok(())
-    }
+    check_task_queue(&queue.name, limits.max_id_length).map_err(str::to_owned)
 }
 
 /// The rules:
@@ -131,7 +107,7 @@ fn complete_timeouts(
 
 #[cfg(test)]
 mod tests {
-    use perdure_proto::temporal::api::common::v1::ActivityType;
+    use perdure_proto::temporal::api::common::v1::{ActivityType, Priority};
 
     use super::*;
 

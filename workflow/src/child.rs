@@ -11,7 +11,7 @@ use perdure_proto::{
         state::v1::ChildInfo,
     },
     temporal::api::{
-        common::v1::{Priority, WorkflowExecution},
+        common::v1::WorkflowExecution,
         enums::v1::{ParentClosePolicy, StartChildWorkflowExecutionFailedCause, WorkflowIdConflictPolicy},
         history::v1::{
             ChildWorkflowExecutionStartedEventAttributes, StartChildWorkflowExecutionFailedEventAttributes,
@@ -28,6 +28,7 @@ use crate::{
     chain::{Answered, Chain, empty_reply},
     child_closing::closing_event,
     external_calls::{call, is_namespace_not_found, is_settled},
+    priority,
     run::{Pending, Run},
     start::root_execution,
     terminate::SERVER_IDENTITY,
@@ -84,7 +85,7 @@ impl Run {
             header: attributes.header.clone(),
             user_metadata: child.event.user_metadata.clone(),
             versioning_override: attributes.versioning_override.clone(),
-            priority: merge(self.info.priority.as_ref(), attributes.priority.as_ref()),
+            priority: priority::merged(self.info.priority.as_ref(), attributes.priority.as_ref()),
             ..StartWorkflowExecutionRequest::default()
         };
         let parent = ParentInfo {
@@ -345,29 +346,4 @@ fn start_failure(error: &Error) -> Option<StartChildWorkflowExecutionFailedCause
     } else {
         None
     }
-}
-
-/// The child's own settings, and the parent's where it has none.
-fn merge(parent: Option<&Priority>, child: Option<&Priority>) -> Option<Priority> {
-    let (Some(parent), Some(child)) = (parent, child) else {
-        return child.or(parent).cloned();
-    };
-    Some(Priority {
-        priority_key: if child.priority_key != 0 {
-            child.priority_key
-        } else {
-            parent.priority_key
-        },
-        fairness_key: if child.fairness_key.is_empty() {
-            &parent.fairness_key
-        } else {
-            &child.fairness_key
-        }
-        .clone(),
-        fairness_weight: if child.fairness_weight != 0.0 {
-            child.fairness_weight
-        } else {
-            parent.fairness_weight
-        },
-    })
 }

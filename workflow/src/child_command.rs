@@ -16,7 +16,6 @@ use prost::Message;
 
 use crate::{
     activity_retry::{check_duration, fill_in_defaults, validate},
-    activity_validation::check_priority,
     api::Env,
     begin::{
         effective_run_timeout, effective_workflow_task_timeout, normal_queue, search_attributes_without_nulls,
@@ -24,9 +23,9 @@ use crate::{
     },
     child::child_not_started,
     command::{BadCommand, CommandContext, CommandResult},
-    continuation::check_task_queue,
     cron,
-    limits::{check_memo_bytes, check_payload_bytes, check_pending},
+    limits::{check_memo_bytes, check_payload_bytes, check_pending, check_task_queue},
+    priority,
     run::{Pending, Run},
 };
 
@@ -96,13 +95,20 @@ impl Run {
             .as_ref()
             .map(|t| t.name.clone())
             .unwrap_or_default();
+        let missing = |name: &str, place: String| {
+            let message = format!("Required field {name} is not set on {COMMAND}. {place} Namespace={namespace}");
+            Err(BadCommand::new(CAUSE, message))
+        };
+        if workflow_id.is_empty() {
+            return missing("WorkflowId", format!("WorkflowType={workflow_type}"));
+        }
+        if workflow_type.is_empty() {
+            return missing("WorkflowType", format!("WorkflowId={workflow_id}"));
+        }
         let place = format!("WorkflowId={workflow_id} WorkflowType={workflow_type} Namespace={namespace}");
         let bad = |message: String| BadCommand::new(CAUSE, format!("{message} {place}"));
         for (name, value) in [("WorkflowId", &workflow_id), ("WorkflowType", &workflow_type)] {
             let length = value.len();
-            if value.is_empty() {
-                return Err(bad(format!("Required field {name} is not set on {COMMAND}.")));
-            }
             if length as i64 > limit {
                 return Err(bad(format!(
                     "{name} on {COMMAND} exceeds length limit. Length={length} Limit={limit}"
@@ -128,7 +134,7 @@ impl Run {
         }
         cron::validate(&command.cron_schedule, env.now)
             .map_err(|e| bad(format!("invalid CronSchedule on {COMMAND}: {}.", e.message)))?;
-        check_priority(command.priority.as_ref()).map_err(|e| BadCommand::new(CAUSE, e))?;
+        priority::check(command.priority.as_ref()).map_err(|e| BadCommand::new(CAUSE, e))?;
         let given = command
             .task_queue
             .take()

@@ -67,8 +67,12 @@ impl BadCommand {
 
 /// `WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND` → `UnhandledCommand`.
 pub(crate) fn cause_name(cause: WorkflowTaskFailedCause) -> String {
-    let name = cause.as_str_name();
-    name.strip_prefix("WORKFLOW_TASK_FAILED_CAUSE_")
+    short_name(cause.as_str_name(), "WORKFLOW_TASK_FAILED_CAUSE_")
+}
+
+/// An enum value as messages write it: in one word, without what all of them begin with.
+pub(crate) fn short_name(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix)
         .unwrap_or(name)
         .split('_')
         .map(|word| word[..1].to_owned() + &word[1..].to_lowercase())

@@ -10,7 +10,7 @@ use perdure_proto::{
 
 use crate::{
     api::Env,
-    command::{BadCommand, CommandContext},
+    command::{BadCommand, CommandContext, short_name},
     run::Run,
     update_messages::Messages,
 };
@@ -58,12 +58,7 @@ fn closes(kind: CommandType) -> bool {
 
 /// `COMMAND_TYPE_START_TIMER` → `StartTimer`.
 fn type_name(kind: CommandType) -> String {
-    let name = kind.as_str_name();
-    name.strip_prefix("COMMAND_TYPE_")
-        .unwrap_or(name)
-        .split('_')
-        .map(|word| word[..1].to_owned() + &word[1..].to_lowercase())
-        .collect()
+    short_name(kind.as_str_name(), "COMMAND_TYPE_")
 }
 
 impl Run {

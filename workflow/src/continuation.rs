@@ -22,7 +22,7 @@ use crate::{
     },
     command::{BadCommand, CommandContext, CommandResult},
     cron,
-    limits::{check_memo_bytes, check_payload_bytes},
+    limits::{check_memo_bytes, check_payload_bytes, check_task_queue},
     run::Run,
 };
 
@@ -260,19 +260,6 @@ const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadContinueAsNew
 
 fn bad(message: String) -> BadCommand {
     BadCommand::new(CAUSE, message)
-}
-
-/// Names that a workflow may not ask for.
-pub(crate) fn check_task_queue(name: &str, limit: i64) -> Result<(), &'static str> {
-    if name.is_empty() {
-        Err("missing task queue name")
-    } else if name.len() as i64 > limit {
-        Err("taskQueue length exceeds limit")
-    } else if name.starts_with("/_sys/") {
-        Err("task queue name cannot start with reserved prefix /_sys/")
-    } else {
-        Ok(())
-    }
 }
 
 #[allow(deprecated)]

@@ -32,6 +32,7 @@ mod external_calls;
 mod limits;
 mod links;
 mod multi_operation;
+mod priority;
 mod properties;
 mod query;
 mod run;

@@ -83,3 +83,16 @@ pub(crate) fn check_pending(pending: usize, limit: i64, what: &str, cause: Workf
     let message = format!("the number of {what}, {pending}, has reached the per-workflow limit of {limit}");
     Err(BadCommand::new(cause, message))
 }
+
+/// Task queues that a workflow may not ask for.
+pub(crate) fn check_task_queue(name: &str, limit: i64) -> Result<(), &'static str> {
+    if name.is_empty() {
+        Err("missing task queue name")
+    } else if name.len() as i64 > limit {
+        Err("taskQueue length exceeds limit")
+    } else if name.starts_with("/_sys/") {
+        Err("task queue name cannot start with reserved prefix /_sys/")
+    } else {
+        Ok(())
+    }
+}

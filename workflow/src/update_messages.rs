@@ -88,7 +88,7 @@ impl Run {
     ) -> CommandResult {
         let message = messages.take(&attributes.message_id).ok_or_else(|| {
             bad(format!(
-                "ProtocolMessageCommand references absent message ID {:?}",
+                "ProtocolMessageCommand referenced absent message ID {}",
                 attributes.message_id
             ))
         })?;

@@ -327,6 +327,15 @@ fn nobody_takes_the_activity() {
 }
 
 #[test]
+fn of_two_deadlines_at_once_the_more_particular_counts() {
+    // Schedule-to-close stands in for schedule-to-start.
+    let mut chain = with_activity(|a| a.schedule_to_close_timeout = secs(8));
+    chain.advance_secs(8);
+    let failure = timed_out(&chain).failure.as_ref().expect("failure");
+    assert_eq!(timeout_info(failure).0, TimeoutType::ScheduleToStart);
+}
+
+#[test]
 fn schedule_to_close_ends_all_attempts() {
     let mut chain = with_activity(|a| {
         a.schedule_to_close_timeout = secs(12);

@@ -501,7 +501,7 @@ fn bad_children() {
     check(
         vec![child("")],
         "BadStartChildExecutionAttributes: Required field WorkflowId is not set on StartChildWorkflowExecutionCommand. \
-         WorkflowId= WorkflowType=Child Namespace=default",
+         WorkflowType=Child Namespace=default",
     );
     check(
         vec![child_with("child", |a| a.cron_schedule = "x".into())],

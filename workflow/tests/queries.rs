@@ -7,13 +7,12 @@ use std::collections::HashMap;
 use common::*;
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{QueryReply, SignalWorkflow, query_reply::Outcome, workflow_call, workflow_reply},
+    perdure::node::v1::{QueryReply, query_reply::Outcome, workflow_call, workflow_reply},
     temporal::api::{
         enums::v1::{EventType as E, QueryRejectCondition, QueryResultType, WorkflowExecutionStatus as S},
         query::v1::{WorkflowQuery, WorkflowQueryResult},
         workflowservice::v1::{
             QueryWorkflowRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
-            SignalWorkflowExecutionRequest,
         },
     },
 };
@@ -71,18 +70,6 @@ fn answering(task: &WorkflowTask, kind: QueryResultType) -> RespondWorkflowTaskC
     }
 }
 
-fn signal(chain: &mut TestChain) {
-    let request = SignalWorkflowExecutionRequest {
-        namespace: NAMESPACE.to_owned(),
-        signal_name: "go".to_owned(),
-        ..SignalWorkflowExecutionRequest::default()
-    };
-    chain.call(workflow_call::Command::Signal(SignalWorkflow {
-        request: Some(request),
-        ..SignalWorkflow::default()
-    }));
-}
-
 fn fail_task(chain: &mut TestChain, task: &WorkflowTask) {
     chain.call(workflow_call::Command::RespondWorkflowTaskFailed(
         RespondWorkflowTaskFailedRequest {
@@ -111,7 +98,7 @@ fn a_quiet_workflow_is_asked_directly() {
 fn a_query_sees_the_signal_that_was_acknowledged_before() {
     let mut chain = TestChain::started();
     chain.work(vec![]);
-    signal(&mut chain);
+    chain.signal("go");
     let watch = waiting(&mut chain);
     assert!(answer_of(&mut chain, &watch).is_none());
     let task = chain.poll();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    updates::{self, update},
+    updates::{accepting, rejecting, update, waiting},
     *,
 };
 use perdure_proto::{
@@ -18,33 +18,6 @@ use perdure_proto::{
 use perdure_types::Duration;
 use prost::Message as _;
 
-fn rejection(task: &WorkflowTask) -> RespondWorkflowTaskCompletedRequest {
-    RespondWorkflowTaskCompletedRequest {
-        messages: task.response.messages.iter().map(updates::rejection).collect(),
-        ..completion(task, vec![])
-    }
-}
-
-fn acceptance(task: &WorkflowTask) -> RespondWorkflowTaskCompletedRequest {
-    let (messages, commands) = task
-        .response
-        .messages
-        .iter()
-        .map(|sent| updates::acceptance(task, sent))
-        .unzip();
-    RespondWorkflowTaskCompletedRequest {
-        messages,
-        ..completion(task, commands)
-    }
-}
-
-/// A run that waits: history ends with WorkflowTaskCompleted, event 4.
-fn waiting() -> TestChain {
-    let mut chain = TestChain::started();
-    chain.work(vec![]);
-    chain
-}
-
 #[test]
 fn a_rejection_leaves_no_trace() {
     let mut chain = waiting();
@@ -54,7 +27,7 @@ fn a_rejection_leaves_no_trace() {
     assert_eq!(task.response.messages.len(), 1);
     let extra = &task.history.as_ref().expect("history").extra;
     assert_eq!(extra.iter().map(|e| e.event_id).collect::<Vec<_>>(), [5, 6]);
-    let response = chain.try_complete_with(rejection(&task)).expect("accepted");
+    let response = chain.try_complete_with(rejecting(&task)).expect("accepted");
     assert_eq!(response.reset_history_event_id, 3);
     assert_eq!(chain.records.len(), records);
     chain.assert_types_from(4, &[E::WorkflowTaskCompleted]);
@@ -68,7 +41,7 @@ fn an_acceptance_writes_what_the_worker_has_seen() {
     chain.advance_secs(1);
     let task = chain.poll();
     chain.advance_secs(1);
-    let response = chain.try_complete_with(acceptance(&task)).expect("accepted");
+    let response = chain.try_complete_with(accepting(&task, vec![])).expect("accepted");
     assert_eq!(response.reset_history_event_id, 0);
     chain.assert_types_from(
         5,
@@ -91,7 +64,7 @@ fn events_make_it_real() {
     let task = chain.poll();
     chain.advance_secs(5);
     chain.assert_types_from(6, &[E::WorkflowTaskScheduled, E::WorkflowTaskStarted]);
-    chain.try_complete_with(rejection(&task)).expect("accepted");
+    chain.try_complete_with(rejecting(&task)).expect("accepted");
     chain.assert_types_from(8, &[E::WorkflowTaskCompleted, E::TimerFired, E::WorkflowTaskScheduled]);
 }
 
@@ -107,7 +80,7 @@ fn events_that_were_shown_are_kept_unless_the_worker_can_see_them_again() {
             capabilities: Some(Capabilities {
                 discard_speculative_workflow_task_with_events: again,
             }),
-            ..rejection(&task)
+            ..rejecting(&task)
         };
         chain.try_complete_with(request).expect("accepted");
         assert_eq!(chain.types().len() == 5, dropped, "{:?}", chain.types());
@@ -126,7 +99,7 @@ fn a_failed_one_is_delivered_again() {
     );
     let retry = chain.poll();
     assert_eq!((retry.response.attempt, retry.response.messages.len()), (2, 1));
-    chain.try_complete_with(acceptance(&retry)).expect("accepted");
+    chain.try_complete_with(accepting(&retry, vec![])).expect("accepted");
 }
 
 #[test]
@@ -140,7 +113,7 @@ fn an_undelivered_one_has_never_been() {
     chain.advance(Duration(1));
     let again = chain.poll();
     assert_eq!(again.response.messages.len(), 1);
-    chain.try_complete_with(rejection(&again)).expect("accepted");
+    chain.try_complete_with(rejecting(&again)).expect("accepted");
     assert_eq!(chain.records.len(), records);
 }
 
@@ -160,6 +133,6 @@ fn an_update_during_a_task_comes_along_with_the_next() {
     };
     assert_eq!(chain.offered(TaskKind::Workflow), 0);
     chain.assert_types_from(4, &[E::WorkflowTaskCompleted]);
-    chain.try_complete_with(rejection(&next)).expect("accepted");
+    chain.try_complete_with(rejecting(&next)).expect("accepted");
     chain.assert_types_from(4, &[E::WorkflowTaskCompleted]);
 }

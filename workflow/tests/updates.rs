@@ -3,43 +3,24 @@
 mod common;
 
 use common::{
-    updates::{self, try_update, update},
+    updates::{self, accepting, rejecting, try_update, update, waiting},
     *,
 };
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{SignalWorkflow, TaskKind, workflow_call, workflow_reply},
+    perdure::node::v1::{TaskKind, workflow_call, workflow_reply},
     temporal::api::{
         command::v1::{Command, ContinueAsNewWorkflowExecutionCommandAttributes, command::Attributes as C},
         common::v1::WorkflowExecution,
         enums::v1::{CommandType, EventType as E, UpdateWorkflowExecutionLifecycleStage as Stage},
         update::v1::{Outcome, UpdateRef, outcome::Value},
         workflowservice::v1::{
-            PollWorkflowExecutionUpdateRequest, RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest,
-            StartWorkflowExecutionRequest,
+            PollWorkflowExecutionUpdateRequest, RespondWorkflowTaskCompletedRequest, StartWorkflowExecutionRequest,
         },
     },
 };
 use perdure_types::Duration;
 use perdure_workflow::{Answer, Watch};
-
-fn rejecting(task: &WorkflowTask) -> RespondWorkflowTaskCompletedRequest {
-    RespondWorkflowTaskCompletedRequest {
-        messages: task.response.messages.iter().map(updates::rejection).collect(),
-        ..completion(task, vec![])
-    }
-}
-
-/// Accepts all updates that came with the task, then does `more`.
-fn accepting(task: &WorkflowTask, more: Vec<Command>) -> RespondWorkflowTaskCompletedRequest {
-    let sent = task.response.messages.iter();
-    let (messages, mut commands): (Vec<_>, Vec<_>) = sent.map(|sent| updates::acceptance(task, sent)).unzip();
-    commands.extend(more);
-    RespondWorkflowTaskCompletedRequest {
-        messages,
-        ..completion(task, commands)
-    }
-}
 
 fn completing(task: &WorkflowTask, update_ids: &[&str]) -> RespondWorkflowTaskCompletedRequest {
     let (messages, commands) = update_ids.iter().map(|id| updates::response(id)).unzip();
@@ -47,13 +28,6 @@ fn completing(task: &WorkflowTask, update_ids: &[&str]) -> RespondWorkflowTaskCo
         messages,
         ..completion(task, commands)
     }
-}
-
-/// A run that waits: history ends with WorkflowTaskCompleted, event 4.
-fn waiting() -> TestChain {
-    let mut chain = TestChain::started();
-    chain.work(vec![]);
-    chain
 }
 
 fn watched(chain: &mut TestChain, update_id: &str) -> Watch {
@@ -99,18 +73,6 @@ fn failure_of(outcome: Option<Outcome>) -> String {
     }
 }
 
-fn signal(chain: &mut TestChain) {
-    let request = SignalWorkflowExecutionRequest {
-        namespace: NAMESPACE.to_owned(),
-        signal_name: "go".to_owned(),
-        ..SignalWorkflowExecutionRequest::default()
-    };
-    chain.call(workflow_call::Command::Signal(SignalWorkflow {
-        request: Some(request),
-        ..SignalWorkflow::default()
-    }));
-}
-
 fn continue_as_new() -> Command {
     command(
         CommandType::ContinueAsNewWorkflowExecution,
@@ -153,7 +115,7 @@ fn a_known_id_is_the_same_update_also_after_a_crash_and_the_close() {
     chain.crash();
     let watch = watched(&mut chain, "u");
     assert_eq!(progress(&mut chain, &watch).0, Stage::Completed);
-    signal(&mut chain);
+    chain.signal("go");
     chain.work(vec![commands::complete("")]);
     chain.crash();
     for watch in [watched(&mut chain, "u"), poll(&mut chain, "u").expect("known")] {
@@ -218,7 +180,7 @@ fn an_update_does_not_wait_for_a_start_delay() {
 fn a_workflow_that_is_closing_takes_no_updates() {
     let mut chain = TestChain::started();
     let task = chain.poll();
-    signal(&mut chain);
+    chain.signal("go");
     chain
         .try_complete(&task, vec![commands::complete("")])
         .expect_err("not yet");
@@ -267,7 +229,7 @@ fn an_accepted_update_survives_its_worker_and_the_server() {
     update(&mut chain, "u");
     let task = chain.poll();
     // Makes the task, and what the worker has seen of it, durable.
-    signal(&mut chain);
+    chain.signal("go");
     chain.crash();
     let mut accepted = accepting(&task, vec![]);
     accepted.commands.push(commands::timer("t", 5));
@@ -297,7 +259,7 @@ fn there_may_be_too_many() {
     assert_eq!(error.grpc_code(), Code::ResourceExhausted);
     let task = chain.poll();
     chain.try_complete_with(accepting(&task, vec![])).expect("accepted");
-    signal(&mut chain);
+    chain.signal("go");
     let task = chain.poll();
     chain
         .try_complete_with(completing(&task, &["1", "2"]))

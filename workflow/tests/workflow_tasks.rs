@@ -5,34 +5,15 @@ mod common;
 use common::*;
 use perdure_proto::{
     Code,
-    perdure::node::v1::{SignalWorkflow, TaskKind, TaskToken, TaskUndelivered, workflow_call},
+    perdure::node::v1::{TaskKind, TaskToken, TaskUndelivered, workflow_call},
     temporal::api::{
-        common::v1::WorkflowExecution,
         enums::v1::{EventType as E, TimeoutType, WorkflowExecutionStatus, WorkflowTaskFailedCause as Cause},
         history::v1::history_event::Attributes,
-        workflowservice::v1::{
-            RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest, SignalWorkflowExecutionRequest,
-        },
+        workflowservice::v1::{RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest},
     },
 };
 use perdure_types::Duration;
 use prost::Message;
-
-fn signal(chain: &mut TestChain, name: &str) {
-    let request = SignalWorkflowExecutionRequest {
-        namespace: NAMESPACE.to_owned(),
-        workflow_execution: Some(WorkflowExecution {
-            workflow_id: WORKFLOW_ID.to_owned(),
-            ..Default::default()
-        }),
-        signal_name: name.to_owned(),
-        ..SignalWorkflowExecutionRequest::default()
-    };
-    chain.call(workflow_call::Command::Signal(SignalWorkflow {
-        request: Some(request),
-        ..Default::default()
-    }));
-}
 
 fn fail_task(chain: &mut TestChain, task: &WorkflowTask, cause: Cause) {
     chain.call(workflow_call::Command::RespondWorkflowTaskFailed(
@@ -315,11 +296,11 @@ fn a_started_task_times_out() {
 fn what_comes_during_a_task_waits_for_its_end() {
     let mut chain = TestChain::started();
     chain.work(vec![commands::activity("a"), commands::timer("t", 5)]);
-    signal(&mut chain, "one");
+    chain.signal("one");
     let activity = chain.poll_activity();
     let task = chain.poll();
     chain.complete_activity(&activity, "result");
-    signal(&mut chain, "two");
+    chain.signal("two");
     chain.advance_secs(5);
     chain.assert_types_from(
         7,
@@ -354,7 +335,7 @@ fn what_comes_during_a_task_waits_for_its_end() {
 fn a_workflow_cannot_close_on_unseen_events() {
     let mut chain = TestChain::started();
     let task = chain.poll();
-    signal(&mut chain, "late");
+    chain.signal("late");
     let error = chain
         .try_complete(&task, vec![commands::complete("")])
         .expect_err("unseen signal");
@@ -385,7 +366,7 @@ fn events_during_a_retry_make_the_next_attempt_ordinary() {
     let task = chain.poll();
     fail_task(&mut chain, &task, Cause::NonDeterministicError);
     let retry = chain.poll();
-    signal(&mut chain, "s");
+    chain.signal("s");
     fail_task(&mut chain, &retry, Cause::NonDeterministicError);
     chain.assert_types_from(
         4,
@@ -403,7 +384,7 @@ fn events_before_a_retry_starts_make_it_ordinary() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     fail_task(&mut chain, &task, Cause::NonDeterministicError);
-    signal(&mut chain, "s");
+    chain.signal("s");
     let retry = chain.poll();
     assert_eq!(retry.response.attempt, 1);
     chain.assert_types_from(

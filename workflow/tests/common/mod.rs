@@ -14,8 +14,8 @@ use perdure_proto::{
     perdure::{
         node::v1::{
             ActivityRef, Offer, RecordActivityTaskStarted, RecordWorkflowTaskStarted, RespondActivityTask,
-            StartWorkflow, TaskKind, TaskToken, WorkflowCall, WorkflowReply, respond_activity_task, workflow_call,
-            workflow_reply,
+            SignalWorkflow, StartWorkflow, TaskKind, TaskToken, WorkflowCall, WorkflowReply, respond_activity_task,
+            workflow_call, workflow_reply,
         },
         state::v1::{ChainRecord, RunSnapshot},
     },
@@ -29,7 +29,7 @@ use perdure_proto::{
         workflowservice::v1::{
             PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
             PollWorkflowTaskQueueResponse, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskCompletedResponse,
-            StartWorkflowExecutionRequest,
+            SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
         },
     },
 };
@@ -296,6 +296,18 @@ impl TestChain {
                 history.push(event);
             }
         }
+    }
+
+    pub fn signal(&mut self, name: &str) {
+        let request = SignalWorkflowExecutionRequest {
+            namespace: NAMESPACE.to_owned(),
+            signal_name: name.to_owned(),
+            ..SignalWorkflowExecutionRequest::default()
+        };
+        self.call(workflow_call::Command::Signal(SignalWorkflow {
+            request: Some(request),
+            ..SignalWorkflow::default()
+        }));
     }
 
     // ---- Workflow tasks ----

@@ -9,12 +9,12 @@ use perdure_proto::{
         enums::v1::CommandType,
         protocol::v1::Message,
         update::v1::{Acceptance, Input, Meta, Outcome, Rejection, Request, Response, outcome::Value},
-        workflowservice::v1::UpdateWorkflowExecutionRequest,
+        workflowservice::v1::{RespondWorkflowTaskCompletedRequest, UpdateWorkflowExecutionRequest},
     },
 };
 use perdure_workflow::Answer;
 
-use super::{NAMESPACE, TestChain, WORKFLOW_ID, WorkflowTask, application_failure, payloads};
+use super::{NAMESPACE, TestChain, WORKFLOW_ID, WorkflowTask, application_failure, completion, payloads};
 
 fn request(update_id: &str) -> Request {
     Request {
@@ -112,4 +112,30 @@ pub fn response(update_id: &str) -> (Message, Command) {
     let message = message(&sent, "Response", &body);
     let command = protocol_message(&message);
     (message, command)
+}
+
+/// Rejects all updates that came with the task.
+pub fn rejecting(task: &WorkflowTask) -> RespondWorkflowTaskCompletedRequest {
+    RespondWorkflowTaskCompletedRequest {
+        messages: task.response.messages.iter().map(rejection).collect(),
+        ..completion(task, vec![])
+    }
+}
+
+/// Accepts all updates that came with the task, then does `more`.
+pub fn accepting(task: &WorkflowTask, more: Vec<Command>) -> RespondWorkflowTaskCompletedRequest {
+    let sent = task.response.messages.iter();
+    let (messages, mut commands): (Vec<_>, Vec<_>) = sent.map(|sent| acceptance(task, sent)).unzip();
+    commands.extend(more);
+    RespondWorkflowTaskCompletedRequest {
+        messages,
+        ..completion(task, commands)
+    }
+}
+
+/// A run that waits: history ends with WorkflowTaskCompleted, event 4.
+pub fn waiting() -> TestChain {
+    let mut chain = TestChain::started();
+    chain.work(vec![]);
+    chain
 }
