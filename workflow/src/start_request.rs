@@ -114,7 +114,10 @@ pub(crate) fn beginning(request: StartWorkflowExecutionRequest, parent: Option<P
         completion_callbacks: request.completion_callbacks,
         versioning_override: request.versioning_override,
         priority: request.priority,
-        eager_execution_accepted: request.request_eager_execution && backoff.is_zero() && parent.is_none(),
+        eager_execution_accepted: request.request_eager_execution
+            && env.limits.eager_workflow_start
+            && backoff.is_zero()
+            && parent.is_none(),
         ..WorkflowExecutionStartedEventAttributes::default()
     };
     if let Some(parent) = parent {

@@ -114,7 +114,7 @@ pub(crate) fn info_of(record: &NamespaceRecord, limits: &Limits) -> NamespaceInf
         owner_email: record.owner_email.clone(),
         data: record.data.clone(),
         id: record.id.clone(),
-        capabilities: Some(capabilities()),
+        capabilities: Some(capabilities(limits)),
         limits: Some(NamespaceLimits {
             blob_size_limit_error: limits.blob_size_error_bytes,
             memo_size_limit_error: limits.memo_size_error_bytes,
@@ -125,9 +125,9 @@ pub(crate) fn info_of(record: &NamespaceRecord, limits: &Limits) -> NamespaceInf
 }
 
 /// SDKs change what they do by these: each is set only when the feature works.
-fn capabilities() -> Capabilities {
+fn capabilities(limits: &Limits) -> Capabilities {
     Capabilities {
-        eager_workflow_start: true,
+        eager_workflow_start: limits.eager_workflow_start,
         sync_update: true,
         async_update: true,
         worker_heartbeats: true,

@@ -11,6 +11,8 @@ use perdure_proto::{
     },
 };
 
+use perdure_types::Limits;
+
 use crate::call::Call;
 
 /// Clients, and the versions of them that this server is made for.
@@ -31,19 +33,19 @@ pub(crate) async fn get_system_info(
 ) -> Result<GetSystemInfoResponse, Error> {
     Ok(GetSystemInfoResponse {
         server_version: call.frontend().info().server_version.clone(),
-        capabilities: Some(capabilities()),
+        capabilities: Some(capabilities(call.limits())),
     })
 }
 
 /// SDKs change what they send by these: each is set only when the feature works.
-fn capabilities() -> Capabilities {
+fn capabilities(limits: &Limits) -> Capabilities {
     Capabilities {
         signal_and_query_header: true,
         internal_error_differentiation: true,
         activity_failure_include_heartbeat: true,
         encoded_failure_attributes: true,
         upsert_memo: true,
-        eager_workflow_start: true,
+        eager_workflow_start: limits.eager_workflow_start,
         sdk_metadata: true,
         supports_schedules: false,
         build_id_based_versioning: false,
