@@ -213,7 +213,7 @@ impl Run {
         if self.info.history_size_bytes >= limits.history_size_suggest_continue_as_new_bytes {
             reasons.push(SuggestContinueAsNewReason::HistorySizeTooLarge as i32);
         }
-        if self.info.next_event_id > limits.history_count_suggest_continue_as_new {
+        if self.info.next_event_id >= limits.history_count_suggest_continue_as_new {
             reasons.push(SuggestContinueAsNewReason::TooManyHistoryEvents as i32);
         }
         if self.info.update_count * 100 >= limits.updates_total * limits.updates_suggest_continue_as_new_percent {

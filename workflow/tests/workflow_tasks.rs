@@ -578,3 +578,18 @@ fn nonsense_tokens_are_refused() {
         Code::NotFound
     );
 }
+
+#[test]
+fn continue_as_new_is_suggested_from_the_limit_on() {
+    for (limit, expect) in [(3, true), (4, false)] {
+        let mut chain = TestChain::new();
+        chain.limits.history_count_suggest_continue_as_new = limit;
+        chain.start();
+        chain.poll();
+        let Attributes::WorkflowTaskStartedEventAttributes(started) = chain.last() else {
+            panic!("not started")
+        };
+        assert_eq!(started.suggest_continue_as_new, expect, "event 3, limit {limit}");
+        assert_eq!(started.suggest_continue_as_new_reasons.len(), usize::from(expect));
+    }
+}
