@@ -25,7 +25,8 @@ use crate::{
 pub struct Chain {
     key: ChainKey,
     head: Value<ChainHead>,
-    pub(crate) runs: BTreeMap<String, Run>,
+    /// Boxed: a node of the map has room for eleven entries, and most chains have one.
+    pub(crate) runs: BTreeMap<String, Box<Run>>,
 }
 
 /// A record that does not fit what is in memory: the log or the store is damaged.
@@ -86,7 +87,7 @@ impl Chain {
 
     pub fn insert_run(&mut self, snapshot: RunSnapshot) {
         let run = Run::from_snapshot(self.key.clone(), snapshot);
-        self.runs.insert(run.run_id.clone(), run);
+        self.runs.insert(run.run_id.clone(), Box::new(run));
     }
 
     pub fn has_run(&self, run_id: &str) -> bool {
@@ -109,7 +110,7 @@ impl Chain {
     }
 
     pub(crate) fn current(&mut self) -> Option<&mut Run> {
-        self.runs.get_mut(&self.head.current_run_id)
+        self.runs.get_mut(&self.head.current_run_id).map(Box::as_mut)
     }
 
     pub(crate) fn set_current(&mut self, run_id: &str) {
@@ -128,9 +129,10 @@ impl Chain {
             return self
                 .runs
                 .get_mut(&current)
+                .map(Box::as_mut)
                 .ok_or_else(|| Error::not_found(format!("workflow not found for ID: {workflow_id}")));
         }
-        self.runs.get_mut(run_id).ok_or_else(|| {
+        self.runs.get_mut(run_id).map(Box::as_mut).ok_or_else(|| {
             Error::not_found(format!(
                 "workflow execution not found for workflow ID \"{workflow_id}\" and run ID \"{run_id}\""
             ))
@@ -285,7 +287,7 @@ impl Chain {
             if let Some(mut successor) = run.successor.take() {
                 deltas.extend(successor.commit());
                 effects.append(&mut successor.effects);
-                successors.push(*successor);
+                successors.push(successor);
             }
         }
         for successor in successors {
@@ -346,7 +348,7 @@ impl Chain {
             let run = self
                 .runs
                 .entry(delta.run_id.clone())
-                .or_insert_with(|| Run::empty(self.key.clone(), delta.run_id.clone()));
+                .or_insert_with(|| Box::new(Run::empty(self.key.clone(), delta.run_id.clone())));
             if delta.first_event_id != 0 && delta.first_event_id != run.info.next_event_id {
                 return Err(ApplyError {
                     chain: format!("{:?}", self.key),
@@ -369,12 +371,12 @@ impl Chain {
 
     /// The earliest time at which [`Chain::on_timer`] has something to do.
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.runs.values().filter_map(Run::next_timer).min()
+        self.runs.values().filter_map(|run| run.next_timer()).min()
     }
 
     /// Everything outstanding, derived from state: to be emitted when the chain has been loaded.
     pub fn resume(&self) -> Vec<Effect> {
-        self.runs.values().flat_map(Run::resume).collect()
+        self.runs.values().flat_map(|run| run.resume()).collect()
     }
 
     /// Whether a watch is satisfied now; [`Watch::History`] is the driver's to answer.
@@ -416,7 +418,7 @@ impl Chain {
     }
 
     pub fn snapshot(&self, run_id: &str) -> Option<RunSnapshot> {
-        self.runs.get(run_id).map(Run::snapshot)
+        self.runs.get(run_id).map(|run| run.snapshot())
     }
 
     /// When a new owner must load this run: `None` if it has nothing to do until somebody calls.
@@ -426,7 +428,7 @@ impl Chain {
 
     /// Roughly the heap that this chain holds.
     pub fn weight_bytes(&self) -> usize {
-        256 + self.runs.values().map(Run::weight_bytes).sum::<usize>()
+        256 + self.runs.values().map(|run| run.weight_bytes()).sum::<usize>()
     }
 }
 

@@ -118,7 +118,7 @@ impl Chain {
         let current = self.current_run_id().to_owned();
         let seen = |run: &Run| run.request_ids.get(request_id).map(|info| info.event_type);
         let started = EventType::WorkflowExecutionStarted as i32;
-        let run = match self.runs.get(&current).and_then(seen) {
+        let run = match self.runs.get(&current).and_then(|run| seen(run)) {
             Some(_) => self.runs.get_mut(&current)?,
             None => self.runs.values_mut().find(|run| seen(run) == Some(started))?,
         };
@@ -219,7 +219,7 @@ impl Chain {
         }
         let outcome = run.start_outcome(StartKind::New, true, link, eager_task);
         self.set_current(&run_id);
-        self.runs.insert(run_id, run);
+        self.runs.insert(run_id, Box::new(run));
         outcome
     }
 }
