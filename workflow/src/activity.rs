@@ -125,7 +125,7 @@ impl Run {
     }
 
     fn add_activity(&mut self, env: &Env, ctx: &CommandContext, activity: ScheduleActivityTaskCommandAttributes) {
-        let eager = activity.request_eager_execution;
+        let eager = activity.request_eager_execution && env.limits.activity_eager_execution;
         let nanos = |duration: &Option<prost_types::Duration>| Duration::from_proto(duration.as_ref()).0;
         let schedule_to_close = Duration(nanos(&activity.schedule_to_close_timeout));
         let mut info = ActivityInfo {
