@@ -21,11 +21,7 @@ const LEFT_OUT: [&str; 6] = [
     "temporal.api.nexusservices",
 ];
 
-const OWN: [&str; 3] = [
-    "perdure/state/v1/state.proto",
-    "perdure/log/v1/log.proto",
-    "perdure/node/v1/node.proto",
-];
+const OWN: [&str; 3] = ["perdure/state/v1/state.proto", "perdure/log/v1/log.proto", "perdure/node/v1/node.proto"];
 
 /// Rare and large fields. Unboxed they would set the size of every event and call: kilobytes to move and keep.
 const BOXED: [&str; 11] = [
@@ -46,9 +42,7 @@ fn main() -> Result<(), Error> {
     println!("cargo:rerun-if-changed=perdure");
     println!("cargo:rerun-if-changed=build.rs");
     let api = FileDescriptorSet::decode(fs::read(env::var("DEP_TEMPORALIO_PROTOS_DESCRIPTOR_PATH")?)?.as_slice())?;
-    let served = FileDescriptorSet {
-        file: api.file.iter().filter(|f| !left_out(f.package())).cloned().collect(),
-    };
+    let served = FileDescriptorSet { file: api.file.iter().filter(|f| !left_out(f.package())).cloned().collect() };
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("temporal_descriptors.bin"), served.encode_to_vec())?;
 
@@ -57,10 +51,7 @@ fn main() -> Result<(), Error> {
     resolver.add(DescriptorSetFileResolver::new(api));
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
-    compiler
-        .include_imports(true)
-        .include_source_info(true)
-        .open_files(OWN)?;
+    compiler.include_imports(true).include_source_info(true).open_files(OWN)?;
 
     let mut all = served.file;
     for file in compiler.file_descriptor_set().file {
@@ -81,7 +72,5 @@ fn main() -> Result<(), Error> {
 }
 
 fn left_out(package: &str) -> bool {
-    LEFT_OUT
-        .iter()
-        .any(|p| package == *p || package.strip_prefix(p).is_some_and(|rest| rest.starts_with('.')))
+    LEFT_OUT.iter().any(|p| package == *p || package.strip_prefix(p).is_some_and(|rest| rest.starts_with('.')))
 }

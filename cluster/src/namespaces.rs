@@ -48,52 +48,29 @@ pub struct Namespaces {
 impl Namespaces {
     /// Loads the registry.
     pub async fn load(store: Arc<dyn NamespaceStore>) -> Result<Self, Error> {
-        let namespaces = Self {
-            store,
-            by_name: RwLock::default(),
-        };
+        let namespaces = Self { store, by_name: RwLock::default() };
         namespaces.refresh().await?;
         Ok(namespaces)
     }
 
     /// Reads the registry again.
     pub async fn refresh(&self) -> Result<(), Error> {
-        let fresh = self
-            .store
-            .list()
-            .await?
-            .into_iter()
-            .map(|n| (n.name().to_owned(), Arc::new(n)))
-            .collect();
+        let fresh = self.store.list().await?.into_iter().map(|n| (n.name().to_owned(), Arc::new(n))).collect();
         *self.by_name.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Namespace>> {
-        self.by_name
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     pub fn by_id(&self, id: &str) -> Option<Arc<Namespace>> {
-        self.by_name
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .find(|n| n.id() == id)
-            .cloned()
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner).values().find(|n| n.id() == id).cloned()
     }
 
     /// All namespaces, by name.
     pub fn all(&self) -> Vec<Arc<Namespace>> {
-        self.by_name
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Creates a namespace; `false` if the name is taken.
@@ -105,10 +82,7 @@ impl Namespaces {
 
     /// Replaces a namespace's record if nobody else changed it since `current` was read.
     pub async fn update(&self, current: &Namespace, record: NamespaceRecord) -> Result<bool, Error> {
-        let next = Namespace {
-            record,
-            version: current.version + 1,
-        };
+        let next = Namespace { record, version: current.version + 1 };
         let updated = self.store.put(Some(current.version), next).await?;
         self.refresh().await?;
         Ok(updated)

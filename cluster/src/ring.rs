@@ -18,10 +18,7 @@ struct Point {
 
 impl Clone for Point {
     fn clone(&self) -> Self {
-        Self {
-            member: self.member.clone(),
-            index: self.index,
-        }
+        Self { member: self.member.clone(), index: self.index }
     }
 }
 
@@ -36,10 +33,7 @@ impl Ring {
         let mut ring = HashRing::new();
         for member in members {
             for index in 0..POINTS_PER_MEMBER {
-                ring.add(Point {
-                    member: member.clone(),
-                    index,
-                });
+                ring.add(Point { member: member.clone(), index });
             }
         }
         Self { ring }
@@ -52,10 +46,7 @@ impl Ring {
 
     /// The shards that `member` should own.
     pub fn shards_of(&self, member: &MemberId, slots: SlotCount) -> Vec<ShardId> {
-        slots
-            .shards()
-            .filter(|shard| self.owner(*shard) == Some(member))
-            .collect()
+        slots.shards().filter(|shard| self.owner(*shard) == Some(member)).collect()
     }
 }
 

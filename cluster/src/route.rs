@@ -34,11 +34,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(slots: SlotCount, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
-        Self {
-            slots,
-            shards,
-            matching,
-        }
+        Self { slots, shards, matching }
     }
 
     /// Calls the entity that `call` names.

@@ -105,18 +105,12 @@ impl<'a> Call<'a> {
         }
         let allowed = [NamespaceState::Registered, NamespaceState::Deprecated];
         if name.is_empty() {
-            let found = self
-                .frontend
-                .namespaces()
-                .by_id(id)
-                .ok_or_else(|| Error::namespace_not_found(id))?;
+            let found = self.frontend.namespaces().by_id(id).ok_or_else(|| Error::namespace_not_found(id))?;
             return self.in_state(found, &allowed);
         }
         let namespace = self.lookup(name)?;
         if namespace.id() != id {
-            return Err(Error::invalid_argument(
-                "Operation requested with a token from a different namespace.",
-            ));
+            return Err(Error::invalid_argument("Operation requested with a token from a different namespace."));
         }
         self.in_state(namespace, &allowed)
     }
@@ -138,10 +132,7 @@ impl<'a> Call<'a> {
             return Err(namespace_not_set());
         }
         crate::validate::namespace_name(name, self.limits())?;
-        self.frontend
-            .namespaces()
-            .by_name(name)
-            .ok_or_else(|| Error::namespace_not_found(name))
+        self.frontend.namespaces().by_name(name).ok_or_else(|| Error::namespace_not_found(name))
     }
 
     fn in_state(&self, namespace: Arc<Namespace>, allowed: &[NamespaceState]) -> Result<Arc<Namespace>, Error> {
@@ -209,9 +200,7 @@ impl<'a> Call<'a> {
             workflow_id: workflow_id.to_owned(),
             command: Some(command),
         };
-        let reply = self
-            .while_unavailable(|| self.frontend.cluster().workflow(call.clone()))
-            .await?;
+        let reply = self.while_unavailable(|| self.frontend.cluster().workflow(call.clone())).await?;
         reply.reply.ok_or_else(|| unexpected_reply(self.operation))
     }
 
@@ -266,9 +255,7 @@ impl<'a> Call<'a> {
 
     /// `work`, or `None` if it takes longer than until `until`.
     pub(crate) async fn before<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
-        timeout(until.saturating_duration_since(Instant::now()), work)
-            .await
-            .ok()
+        timeout(until.saturating_duration_since(Instant::now()), work).await.ok()
     }
 
     /// The same for a client that only waits for news: it also ends when this node drains, and the client asks elsewhere.

@@ -32,18 +32,12 @@ pub(crate) struct Deliveries {
 
 impl Deliveries {
     pub(crate) fn new(cluster: Cluster) -> Self {
-        Self {
-            cluster,
-            tokens: Mutex::default(),
-        }
+        Self { cluster, tokens: Mutex::default() }
     }
 
     pub(crate) fn add(&self, task_token: &Bytes) {
         if !task_token.is_empty() {
-            self.tokens
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(task_token.clone());
+            self.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(task_token.clone());
         }
     }
 
@@ -51,13 +45,8 @@ impl Deliveries {
     pub(crate) fn attach<T>(&mut self, response: &mut tonic::Response<T>) {
         let tokens = std::mem::take(self.tokens.get_mut().unwrap_or_else(PoisonError::into_inner));
         if !tokens.is_empty() {
-            let guard = Guard {
-                cluster: self.cluster.clone(),
-                tokens,
-            };
-            response
-                .extensions_mut()
-                .insert(Undelivered(Arc::new(Mutex::new(Some(guard)))));
+            let guard = Guard { cluster: self.cluster.clone(), tokens };
+            response.extensions_mut().insert(Undelivered(Arc::new(Mutex::new(Some(guard)))));
         }
     }
 }
@@ -67,10 +56,7 @@ impl Drop for Deliveries {
     fn drop(&mut self) {
         let tokens = std::mem::take(self.tokens.get_mut().unwrap_or_else(PoisonError::into_inner));
         if !tokens.is_empty() {
-            drop(Guard {
-                cluster: self.cluster.clone(),
-                tokens,
-            });
+            drop(Guard { cluster: self.cluster.clone(), tokens });
         }
     }
 }
@@ -132,9 +118,7 @@ fn undelivered_call(token: &Bytes) -> Option<WorkflowCall> {
     Some(WorkflowCall {
         namespace_id: token.namespace_id.clone(),
         workflow_id: token.workflow_id.clone(),
-        command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered {
-            token: Some(token),
-        })),
+        command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
     })
 }
 
@@ -176,13 +160,7 @@ where
             let Some(guard) = response.extensions_mut().remove::<Undelivered>().and_then(|u| u.take()) else {
                 return Ok(response);
             };
-            Ok(response.map(|inner| {
-                Body::new(GuardedBody {
-                    inner,
-                    guard: Some(guard),
-                    connection,
-                })
-            }))
+            Ok(response.map(|inner| Body::new(GuardedBody { inner, guard: Some(guard), connection })))
         })
     }
 }
@@ -263,18 +241,12 @@ mod tests {
         rename_too_large(&mut headers);
         assert_eq!(headers["grpc-status"], "8");
         let status = tonic::Status::from_header_map(&headers).expect("a status");
-        assert_eq!(
-            status.message(),
-            "grpc: received message larger than max (5000000 vs. 4194304)"
-        );
+        assert_eq!(status.message(), "grpc: received message larger than max (5000000 vs. 4194304)");
     }
 
     #[test]
     fn other_statuses_stay() {
-        let mut headers = tonic::Status::out_of_range("page")
-            .into_http::<Body>()
-            .headers()
-            .clone();
+        let mut headers = tonic::Status::out_of_range("page").into_http::<Body>().headers().clone();
         rename_too_large(&mut headers);
         assert_eq!(headers["grpc-status"], "11");
     }

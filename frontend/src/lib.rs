@@ -93,16 +93,7 @@ impl Frontend {
         draining: watch::Receiver<bool>,
     ) -> Self {
         let workers = WorkerRegistry::default();
-        Self {
-            inner: Arc::new(Inner {
-                cluster,
-                namespaces,
-                limits,
-                info,
-                draining,
-                workers,
-            }),
-        }
+        Self { inner: Arc::new(Inner { cluster, namespaces, limits, info, draining, workers }) }
     }
 
     /// The service to add to a gRPC server.

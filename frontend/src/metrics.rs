@@ -17,24 +17,14 @@ const NO_NAMESPACE: &str = "_unknown_";
 /// Registers the descriptions; call once after the recorder is installed.
 pub fn describe() {
     describe_counter!(REQUESTS, "API calls received, by operation and namespace");
-    describe_histogram!(
-        LATENCY,
-        Unit::Seconds,
-        "Time to answer an API call, long polls included"
-    );
+    describe_histogram!(LATENCY, Unit::Seconds, "Time to answer an API call, long polls included");
     describe_gauge!(PENDING, "API calls that are being handled");
     describe_counter!(ERRORS, "API calls answered with an error, by its type");
-    describe_counter!(
-        UNDELIVERED,
-        "Started tasks whose worker had gone before they were written to it"
-    );
+    describe_counter!(UNDELIVERED, "Started tasks whose worker had gone before they were written to it");
 }
 
 fn label(namespace: Option<Arc<str>>) -> metrics::SharedString {
-    namespace.map_or_else(
-        || metrics::SharedString::const_str(NO_NAMESPACE),
-        metrics::SharedString::from,
-    )
+    namespace.map_or_else(|| metrics::SharedString::const_str(NO_NAMESPACE), metrics::SharedString::from)
 }
 
 pub(crate) fn call_begun(operation: &'static str) {
@@ -59,10 +49,7 @@ pub(crate) fn task_undelivered() {
 
 /// Temporal's name of the error's class.
 fn error_type(error: &Error) -> &'static str {
-    let detail = error
-        .detail
-        .as_ref()
-        .map_or("", |d| d.type_url.rsplit('.').next().unwrap_or(""));
+    let detail = error.detail.as_ref().map_or("", |d| d.type_url.rsplit('.').next().unwrap_or(""));
     match detail {
         "NamespaceNotFoundFailure" => return "serviceerror_NamespaceNotFound",
         "NamespaceAlreadyExistsFailure" => return "serviceerror_NamespaceAlreadyExists",

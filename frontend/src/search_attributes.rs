@@ -67,26 +67,16 @@ pub(crate) fn validate(attributes: Option<&SearchAttributes>) -> Result<(), Erro
     let Some(attributes) = attributes else { return Ok(()) };
     let count = attributes.indexed_fields.len();
     if count > MOST_KEYS {
-        return Err(Error::invalid_argument(format!(
-            "number of search attributes {count} exceeds limit {MOST_KEYS}"
-        )));
+        return Err(Error::invalid_argument(format!("number of search attributes {count} exceeds limit {MOST_KEYS}")));
     }
     // In the order of their names: the same request always gets the same answer.
     let mut names: Vec<&String> = attributes.indexed_fields.keys().collect();
     names.sort();
     for name in names {
-        if SYSTEM
-            .iter()
-            .any(|(system, _, set_by)| system == name && *set_by == SetBy::Server)
-        {
-            return Err(Error::invalid_argument(format!(
-                "{name} attribute can't be set in SearchAttributes"
-            )));
+        if SYSTEM.iter().any(|(system, _, set_by)| system == name && *set_by == SetBy::Server) {
+            return Err(Error::invalid_argument(format!("{name} attribute can't be set in SearchAttributes")));
         }
-        let bytes = attributes
-            .indexed_fields
-            .get(name)
-            .map_or(0, |payload| payload.data.len());
+        let bytes = attributes.indexed_fields.get(name).map_or(0, |payload| payload.data.len());
         if bytes > LARGEST_VALUE_BYTES {
             return Err(Error::invalid_argument(format!(
                 "search attribute {name} value size {bytes} exceeds size limit {LARGEST_VALUE_BYTES}"
@@ -110,17 +100,9 @@ mod tests {
 
     fn attributes(fields: &[(&str, usize)]) -> SearchAttributes {
         let field = |(name, bytes): &(&str, usize)| {
-            (
-                (*name).to_owned(),
-                Payload {
-                    data: vec![b'x'; *bytes].into(),
-                    ..Default::default()
-                },
-            )
+            ((*name).to_owned(), Payload { data: vec![b'x'; *bytes].into(), ..Default::default() })
         };
-        SearchAttributes {
-            indexed_fields: fields.iter().map(field).collect(),
-        }
+        SearchAttributes { indexed_fields: fields.iter().map(field).collect() }
     }
 
     #[test]
@@ -134,14 +116,8 @@ mod tests {
         };
         check(&[], Ok(()));
         check(&[("CustomerId", 10), ("BuildIds", 5)], Ok(()));
-        check(
-            &[("WorkflowId", 1)],
-            Err("WorkflowId attribute can't be set in SearchAttributes"),
-        );
-        check(
-            &[("Note", 2049)],
-            Err("search attribute Note value size 2049 exceeds size limit 2048"),
-        );
+        check(&[("WorkflowId", 1)], Err("WorkflowId attribute can't be set in SearchAttributes"));
+        check(&[("Note", 2049)], Err("search attribute Note value size 2049 exceeds size limit 2048"));
     }
 
     #[test]

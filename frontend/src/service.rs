@@ -208,9 +208,7 @@ mod tests {
     use super::*;
 
     fn check(service: &str, done: &[&str], open: &[&str]) {
-        let files = prost_types::FileDescriptorSet::decode(TEMPORAL_DESCRIPTORS)
-            .expect("descriptors")
-            .file;
+        let files = prost_types::FileDescriptorSet::decode(TEMPORAL_DESCRIPTORS).expect("descriptors").file;
         let methods: BTreeSet<String> = files
             .iter()
             .flat_map(|file| &file.service)
@@ -218,11 +216,7 @@ mod tests {
             .flat_map(|s| s.method.iter().map(|m| m.name().to_owned()))
             .collect();
         let listed: BTreeSet<String> = done.iter().chain(open).map(|rpc| (*rpc).to_owned()).collect();
-        assert_eq!(
-            listed.len(),
-            done.len() + open.len(),
-            "an RPC stands in the table twice"
-        );
+        assert_eq!(listed.len(), done.len() + open.len(), "an RPC stands in the table twice");
         assert_eq!(listed, methods);
     }
 

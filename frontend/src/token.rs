@@ -75,10 +75,7 @@ mod tests {
     }
 
     fn check(bytes: impl Into<Bytes>, kind: Kind, expect: Result<TaskToken, &str>) {
-        assert_eq!(
-            decode(&seal(&bytes.into()), kind).map_err(|e| e.message),
-            expect.map_err(str::to_owned)
-        );
+        assert_eq!(decode(&seal(&bytes.into()), kind).map_err(|e| e.message), expect.map_err(str::to_owned));
     }
 
     #[test]
@@ -87,20 +84,10 @@ mod tests {
         check("", Kind::Workflow, Err("Task token not set on request."));
         check("not a token", Kind::Workflow, Err("Error deserializing task token."));
         check(token().encode_to_vec(), Kind::Activity, Err("Invalid TaskToken."));
-        let no_run = TaskToken {
-            run_id: "x".into(),
-            ..token()
-        };
+        let no_run = TaskToken { run_id: "x".into(), ..token() };
         check(no_run.encode_to_vec(), Kind::Workflow, Err("Invalid TaskToken."));
-        let no_namespace = TaskToken {
-            namespace_id: String::new(),
-            ..token()
-        };
-        check(
-            no_namespace.encode_to_vec(),
-            Kind::Workflow,
-            Err("Namespace not set on request."),
-        );
+        let no_namespace = TaskToken { namespace_id: String::new(), ..token() };
+        check(no_namespace.encode_to_vec(), Kind::Workflow, Err("Namespace not set on request."));
     }
 
     #[test]
@@ -112,10 +99,7 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = sealed.to_vec();
                 damaged[index] ^= 1 << bit;
-                assert!(
-                    decode(&damaged.into(), Kind::Workflow).is_err(),
-                    "byte {index}, bit {bit}"
-                );
+                assert!(decode(&damaged.into(), Kind::Workflow).is_err(), "byte {index}, bit {bit}");
             }
         }
     }

@@ -35,12 +35,8 @@ impl WorkerRegistry {
     /// The workers of a namespace, by instance key.
     pub fn of_namespace(&self, namespace_id: &str) -> Vec<WorkerHeartbeat> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<_> = state
-            .workers
-            .iter()
-            .filter(|((n, _), _)| n == namespace_id)
-            .map(|(_, (_, h))| h.clone())
-            .collect();
+        let mut found: Vec<_> =
+            state.workers.iter().filter(|((n, _), _)| n == namespace_id).map(|(_, (_, h))| h.clone()).collect();
         found.sort_by(|a, b| a.worker_instance_key.cmp(&b.worker_instance_key));
         found
     }
@@ -68,11 +64,7 @@ mod tests {
     use super::*;
 
     fn heartbeat(key: &str, identity: &str) -> WorkerHeartbeat {
-        WorkerHeartbeat {
-            worker_instance_key: key.into(),
-            worker_identity: identity.into(),
-            ..Default::default()
-        }
+        WorkerHeartbeat { worker_instance_key: key.into(), worker_identity: identity.into(), ..Default::default() }
     }
 
     #[test]
@@ -81,10 +73,7 @@ mod tests {
         registry.record("n", vec![heartbeat("a", "old"), heartbeat("b", "")]);
         registry.record("n", vec![heartbeat("a", "new")]);
         registry.record("other", vec![heartbeat("c", "")]);
-        assert_eq!(
-            registry.of_namespace("n"),
-            vec![heartbeat("a", "new"), heartbeat("b", "")]
-        );
+        assert_eq!(registry.of_namespace("n"), vec![heartbeat("a", "new"), heartbeat("b", "")]);
     }
 
     #[test]

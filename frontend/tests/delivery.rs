@@ -21,10 +21,7 @@ use tonic::{
 };
 
 async fn with_a_task() -> Fixture {
-    let offered = PollWorkflowTaskQueueResponse {
-        task_token: token_bytes(Kind::Workflow),
-        ..Default::default()
-    };
+    let offered = PollWorkflowTaskQueueResponse { task_token: token_bytes(Kind::Workflow), ..Default::default() };
     fixture(
         |_, _| Some(Ok(workflow_reply::Reply::Empty(Empty {}))),
         move |_, _| Some(Ok(matching_reply::Reply::WorkflowTask(offered.clone()))),
@@ -46,16 +43,8 @@ async fn poll(f: &Fixture, message: &[u8]) -> http::Response<Body> {
 }
 
 fn request() -> Vec<u8> {
-    let task_queue = Some(TaskQueue {
-        name: "orders".into(),
-        ..Default::default()
-    });
-    PollWorkflowTaskQueueRequest {
-        namespace: NAMESPACE.into(),
-        task_queue,
-        ..Default::default()
-    }
-    .encode_to_vec()
+    let task_queue = Some(TaskQueue { name: "orders".into(), ..Default::default() });
+    PollWorkflowTaskQueueRequest { namespace: NAMESPACE.into(), task_queue, ..Default::default() }.encode_to_vec()
 }
 
 struct Whole(Option<Bytes>);
@@ -114,9 +103,6 @@ async fn a_request_over_the_limit_is_refused_as_clients_know_it() {
     let response = poll(&f, &vec![0; perdure_frontend::MAX_REQUEST_BYTES + 1]).await;
     let status = tonic::Status::from_header_map(response.headers()).unwrap();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-    assert_eq!(
-        status.message(),
-        "grpc: received message larger than max (4194305 vs. 4194304)"
-    );
+    assert_eq!(status.message(), "grpc: received message larger than max (4194305 vs. 4194304)");
     assert!(f.queues.calls.lock().unwrap().is_empty());
 }

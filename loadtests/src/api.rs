@@ -39,17 +39,11 @@ pub async fn connect(address: &str, namespace: &str, patience: Duration) -> Resu
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_while_idle(true);
     let client = WorkflowServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let api = Api {
-        client,
-        namespace: namespace.into(),
-        identity: format!("perdure-load@{}", std::process::id()).into(),
-    };
+    let api =
+        Api { client, namespace: namespace.into(), identity: format!("perdure-load@{}", std::process::id()).into() };
     let deadline = Instant::now() + patience;
     loop {
-        let request = DescribeNamespaceRequest {
-            namespace: namespace.to_owned(),
-            ..Default::default()
-        };
+        let request = DescribeNamespaceRequest { namespace: namespace.to_owned(), ..Default::default() };
         match api.client.clone().describe_namespace(request).await {
             Ok(_) => return Ok(api),
             Err(error) if Instant::now() > deadline => {

@@ -32,13 +32,8 @@ pub async fn start_workflow(
         namespace: api.namespace(),
         request_id: workflow_id.clone(),
         workflow_id: workflow_id.clone(),
-        workflow_type: Some(WorkflowType {
-            name: workload.name().to_owned(),
-        }),
-        task_queue: Some(TaskQueue {
-            name: task_queue.to_owned(),
-            ..Default::default()
-        }),
+        workflow_type: Some(WorkflowType { name: workload.name().to_owned() }),
+        task_queue: Some(TaskQueue { name: task_queue.to_owned(), ..Default::default() }),
         workflow_task_timeout: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
         identity: api.identity(),
         ..Default::default()
@@ -51,10 +46,7 @@ pub async fn start_workflow(
         .context("StartWorkflowExecution")?
         .into_inner();
 
-    Ok(WorkflowExecution {
-        workflow_id,
-        run_id: started.run_id,
-    })
+    Ok(WorkflowExecution { workflow_id, run_id: started.run_id })
 }
 
 async fn wait_for_close(api: &Api, execution: WorkflowExecution) -> Result<()> {

@@ -59,18 +59,8 @@ impl Load {
     pub fn start(api: Api, workload: Workload, in_flight: usize, options: &WorkerOptions, timeout: Duration) -> Self {
         let task_queue = format!("load-{}-{in_flight}-{:x}", workload.name(), unique());
         let worker = Worker::start(api.clone(), workload, &task_queue, options);
-        let slots = Slots {
-            api,
-            workload,
-            task_queue,
-            timeout,
-            started: AtomicU64::new(0),
-        };
-        Self {
-            slots: Arc::new(slots),
-            in_flight,
-            _worker: worker,
-        }
+        let slots = Slots { api, workload, task_queue, timeout, started: AtomicU64::new(0) };
+        Self { slots: Arc::new(slots), in_flight, _worker: worker }
     }
 
     /// Keeps the load up until then, and waits for the workflows that are still in flight.
@@ -84,11 +74,7 @@ impl Load {
         for _ in 0..self.in_flight {
             running.spawn(Arc::clone(&self.slots).run_slot(until, limit));
         }
-        let mut outcome = Outcome {
-            latency_us: histogram(),
-            errors: 0,
-            elapsed: Duration::ZERO,
-        };
+        let mut outcome = Outcome { latency_us: histogram(), errors: 0, elapsed: Duration::ZERO };
         while let Some(slot) = running.join_next().await {
             let Ok((latency_us, errors)) = slot else {
                 outcome.errors += 1;
@@ -133,12 +119,9 @@ impl Slots {
 
     async fn run_one(&self, number: u64) -> Result<()> {
         let workflow_id = format!("{}-{number}", self.task_queue);
-        tokio::time::timeout(
-            self.timeout,
-            run_workflow(&self.api, self.workload, &self.task_queue, workflow_id),
-        )
-        .await
-        .unwrap_or_else(|_| Err(anyhow!("did not close within {} s", self.timeout.as_secs_f64())))
+        tokio::time::timeout(self.timeout, run_workflow(&self.api, self.workload, &self.task_queue, workflow_id))
+            .await
+            .unwrap_or_else(|_| Err(anyhow!("did not close within {} s", self.timeout.as_secs_f64())))
     }
 }
 

@@ -23,15 +23,8 @@ pub struct Timing {
 
 impl Display for Timing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            appends,
-            p50_ms,
-            p99_ms,
-        } = self;
-        write!(
-            f,
-            "fdatasync of a 4 KiB append: p50 {p50_ms:.3} ms, p99 {p99_ms:.3} ms ({appends} appends)"
-        )
+        let Self { appends, p50_ms, p99_ms } = self;
+        write!(f, "fdatasync of a 4 KiB append: p50 {p50_ms:.3} ms, p99 {p99_ms:.3} ms ({appends} appends)")
     }
 }
 
@@ -55,11 +48,7 @@ fn append(path: &Path) -> Result<Timing> {
         took_us.record(u64::try_from(started.elapsed().as_micros())?.max(1))?;
     }
     let ms = |quantile| took_us.value_at_quantile(quantile) as f64 / 1000.0;
-    Ok(Timing {
-        appends: took_us.len(),
-        p50_ms: ms(0.5),
-        p99_ms: ms(0.99),
-    })
+    Ok(Timing { appends: took_us.len(), p50_ms: ms(0.5), p99_ms: ms(0.99) })
 }
 
 #[cfg(test)]

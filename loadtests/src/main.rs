@@ -26,10 +26,7 @@ use crate::worker::WorkerOptions;
 use crate::workload::Workload;
 
 #[derive(Parser)]
-#[command(
-    name = "perdure-load",
-    about = "Load against a Temporal-compatible server, measured from outside"
-)]
+#[command(name = "perdure-load", about = "Load against a Temporal-compatible server, measured from outside")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -123,10 +120,7 @@ fn idle(server_pids: &[u32], seconds: f64) -> Result<()> {
     std::thread::sleep(Duration::from_secs_f64(seconds));
     let usage = process::Usage::of(server_pids)?.since(&before);
     let cpu_percent = usage.cpu_ms as f64 / seconds / 10.0;
-    println!(
-        "idle for {seconds} s: {cpu_percent:.2} % of a core, RSS {:.1} MB",
-        usage.rss_bytes as f64 / 1e6
-    );
+    println!("idle for {seconds} s: {cpu_percent:.2} % of a core, RSS {:.1} MB", usage.rss_bytes as f64 / 1e6);
     Ok(())
 }
 
@@ -141,10 +135,7 @@ fn run(options: &RunOptions) -> Result<()> {
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
     let runtime = match threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        threads => tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .enable_all()
-            .build(),
+        threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     };
     runtime.context("cannot start the runtime")
 }
@@ -168,9 +159,7 @@ async fn run_all(options: &RunOptions) -> Result<()> {
         }
     }
     if let Some(path) = &options.json {
-        report
-            .write(path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        report.write(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if errors > 0 {
         bail!("{errors} workflows failed");
@@ -185,29 +174,15 @@ async fn measure(options: &RunOptions, api: &api::Api, workload: Workload, in_fl
         eager_activities: options.eager_activities,
         pollers: options.pollers.max(1),
     };
-    let load = Load::start(
-        api.clone(),
-        workload,
-        in_flight,
-        &worker,
-        Duration::from_secs_f64(options.timeout_seconds),
-    );
+    let load = Load::start(api.clone(), workload, in_flight, &worker, Duration::from_secs_f64(options.timeout_seconds));
     if options.warmup_seconds > 0.0 {
         load.run(Until::elapsed(options.warmup_seconds)).await;
     }
-    let until = options
-        .count
-        .map_or_else(|| Until::elapsed(options.seconds), Until::Count);
+    let until = options.count.map_or_else(|| Until::elapsed(options.seconds), Until::Count);
     let before = process::Usage::of(&options.server_pids)?;
     let driver_before = process::Usage::of_self()?;
     let outcome = load.run(until).await;
     let server = process::Usage::of(&options.server_pids)?.since(&before);
     let driver = process::Usage::of_self()?.since(&driver_before);
-    Ok(Row::new(
-        workload,
-        in_flight,
-        &outcome,
-        (!options.server_pids.is_empty()).then_some(server),
-        driver,
-    ))
+    Ok(Row::new(workload, in_flight, &outcome, (!options.server_pids.is_empty()).then_some(server), driver))
 }

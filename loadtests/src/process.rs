@@ -18,16 +18,14 @@ pub struct Usage {
 
 impl Usage {
     pub fn of(pids: &[u32]) -> Result<Self> {
-        pids.iter()
-            .map(|pid| Self::read(&pid.to_string()))
-            .try_fold(Self::default(), |sum, one| {
-                let one = one?;
-                Ok(Self {
-                    cpu_ms: sum.cpu_ms + one.cpu_ms,
-                    rss_bytes: sum.rss_bytes + one.rss_bytes,
-                    peak_rss_bytes: sum.peak_rss_bytes + one.peak_rss_bytes,
-                })
+        pids.iter().map(|pid| Self::read(&pid.to_string())).try_fold(Self::default(), |sum, one| {
+            let one = one?;
+            Ok(Self {
+                cpu_ms: sum.cpu_ms + one.cpu_ms,
+                rss_bytes: sum.rss_bytes + one.rss_bytes,
+                peak_rss_bytes: sum.peak_rss_bytes + one.peak_rss_bytes,
             })
+        })
     }
 
     pub fn of_self() -> Result<Self> {
@@ -36,10 +34,7 @@ impl Usage {
 
     /// The CPU time spent since then, with today's memory.
     pub fn since(self, before: &Self) -> Self {
-        Self {
-            cpu_ms: self.cpu_ms.saturating_sub(before.cpu_ms),
-            ..self
-        }
+        Self { cpu_ms: self.cpu_ms.saturating_sub(before.cpu_ms), ..self }
     }
 
     fn read(pid: &str) -> Result<Self> {
@@ -66,13 +61,7 @@ fn cpu_ms(stat: &str) -> Option<u64> {
 }
 
 fn kib_field(status: &str, name: &str) -> Option<u64> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -83,10 +72,7 @@ mod tests {
     fn reads_what_linux_writes() {
         let stat = "17 (a (b) c) S 1 17 17 0 -1 4194304 900 0 0 0 123 45 6 7 20 0 9 0 100 1 2";
         assert_eq!(cpu_ms(stat), Some(1680));
-        assert_eq!(
-            kib_field("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n", "VmHWM:"),
-            Some(2048)
-        );
+        assert_eq!(kib_field("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n", "VmHWM:"), Some(2048));
         assert!(Usage::of_self().unwrap().peak_rss_bytes > 0);
         assert!(Usage::of(&[u32::MAX]).is_err());
     }

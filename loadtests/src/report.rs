@@ -49,12 +49,7 @@ pub struct Cost {
 
 impl Report {
     pub fn new(address: &str) -> Self {
-        Self {
-            address: address.to_owned(),
-            version: env!("CARGO_PKG_VERSION"),
-            fsync: None,
-            runs: Vec::new(),
-        }
+        Self { address: address.to_owned(), version: env!("CARGO_PKG_VERSION"), fsync: None, runs: Vec::new() }
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {
@@ -114,12 +109,8 @@ impl Row {
             self.p99_ms,
             self.max_ms,
             self.errors,
-            self.server
-                .as_ref()
-                .map_or_else(dash, |cost| format!("{:.3}", cost.cpu_ms_per_workflow)),
-            self.server
-                .as_ref()
-                .map_or_else(dash, |cost| format!("{:.1}", cost.peak_rss_mb)),
+            self.server.as_ref().map_or_else(dash, |cost| format!("{:.3}", cost.cpu_ms_per_workflow)),
+            self.server.as_ref().map_or_else(dash, |cost| format!("{:.1}", cost.peak_rss_mb)),
             self.driver.cpu_ms_per_workflow,
             fsync.map_or_else(dash, |timing| format!("{:.1}", self.p50_ms / timing.p50_ms)),
         )

@@ -45,11 +45,7 @@ pub struct Options {
 pub async fn run(options: &Options) -> Result<()> {
     let api = connect(&options.address, &options.namespace, Duration::from_secs(30)).await?;
     let task_queue = format!("sleepers-{}", std::process::id());
-    let worker_options = WorkerOptions {
-        sticky: false,
-        eager_activities: false,
-        pollers: 16,
-    };
+    let worker_options = WorkerOptions { sticky: false, eager_activities: false, pollers: 16 };
     let worker = Worker::start(api.clone(), Workload::Sleeper, &task_queue, &worker_options);
     println!(
         "{:>10} {:>10} {:>14} {:>10} {:>10} {:>12}",
@@ -105,10 +101,7 @@ async fn fall_asleep(worker: &Worker, count: u64) -> Result<()> {
     let deadline = Instant::now() + LONGEST_TAIL;
     while worker.workflow_tasks_completed() < count {
         let asleep = worker.workflow_tasks_completed();
-        ensure!(
-            Instant::now() < deadline,
-            "only {asleep} of {count} workflows have fallen asleep"
-        );
+        ensure!(Instant::now() < deadline, "only {asleep} of {count} workflows have fallen asleep");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())

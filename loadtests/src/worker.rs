@@ -48,10 +48,7 @@ impl Worker {
         let shared = Arc::new(Shared {
             api,
             workload,
-            settings: Settings {
-                task_queue: task_queue.to_owned(),
-                eager_activities: options.eager_activities,
-            },
+            settings: Settings { task_queue: task_queue.to_owned(), eager_activities: options.eager_activities },
             sticky_queue: options.sticky.then(|| format!("{task_queue}-sticky")),
             workflow_tasks_completed: AtomicU64::new(0),
         });
@@ -63,10 +60,7 @@ impl Worker {
             }
             pollers.spawn(poll_activity_tasks(Arc::clone(&shared)));
         }
-        Self {
-            _pollers: pollers,
-            shared,
-        }
+        Self { _pollers: pollers, shared }
     }
 
     pub fn workflow_tasks_completed(&self) -> u64 {
@@ -112,13 +106,7 @@ impl Shared {
                 return_new_workflow_task: true,
                 ..Default::default()
             };
-            let answer = self
-                .api
-                .client
-                .clone()
-                .respond_workflow_task_completed(request)
-                .await?
-                .into_inner();
+            let answer = self.api.client.clone().respond_workflow_task_completed(request).await?.into_inner();
             self.workflow_tasks_completed.fetch_add(1, Ordering::Relaxed);
             for activity in answer.activity_tasks {
                 spawn("an eager activity task", Arc::clone(&self).activity_task(activity));
@@ -137,13 +125,7 @@ impl Shared {
                 next_page_token: std::mem::take(&mut task.next_page_token),
                 ..Default::default()
             };
-            let page = self
-                .api
-                .client
-                .clone()
-                .get_workflow_execution_history(request)
-                .await?
-                .into_inner();
+            let page = self.api.client.clone().get_workflow_execution_history(request).await?.into_inner();
             let events = page.history.unwrap_or_default().events;
             task.history.get_or_insert_default().events.extend(events);
             task.next_page_token = page.next_page_token;
@@ -171,13 +153,7 @@ async fn poll_workflow_tasks(shared: Arc<Shared>, queue: TaskQueue) {
             identity: shared.api.identity(),
             ..Default::default()
         };
-        match shared
-            .api
-            .client
-            .clone()
-            .poll_workflow_task_queue(long_poll(request))
-            .await
-        {
+        match shared.api.client.clone().poll_workflow_task_queue(long_poll(request)).await {
             Ok(task) if task.get_ref().task_token.is_empty() => {}
             Ok(task) => spawn("a workflow task", Arc::clone(&shared).workflow_task(task.into_inner())),
             Err(error) => poll_failed(&error).await,
@@ -193,13 +169,7 @@ async fn poll_activity_tasks(shared: Arc<Shared>) {
             identity: shared.api.identity(),
             ..Default::default()
         };
-        match shared
-            .api
-            .client
-            .clone()
-            .poll_activity_task_queue(long_poll(request))
-            .await
-        {
+        match shared.api.client.clone().poll_activity_task_queue(long_poll(request)).await {
             Ok(task) if task.get_ref().task_token.is_empty() => {}
             Ok(task) => spawn("an activity task", Arc::clone(&shared).activity_task(task.into_inner())),
             Err(error) => poll_failed(&error).await,

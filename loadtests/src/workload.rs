@@ -87,17 +87,9 @@ fn sequential(steps: u32, events: &[HistoryEvent], settings: &Settings) -> Vec<C
 fn schedule_activity(step: u32, settings: &Settings) -> Command {
     let attributes = ScheduleActivityTaskCommandAttributes {
         activity_id: step.to_string(),
-        activity_type: Some(ActivityType {
-            name: "step".to_owned(),
-        }),
-        task_queue: Some(TaskQueue {
-            name: settings.task_queue.clone(),
-            ..Default::default()
-        }),
-        start_to_close_timeout: Some(Duration {
-            seconds: ACTIVITY_TIMEOUT_SECONDS,
-            nanos: 0,
-        }),
+        activity_type: Some(ActivityType { name: "step".to_owned() }),
+        task_queue: Some(TaskQueue { name: settings.task_queue.clone(), ..Default::default() }),
+        start_to_close_timeout: Some(Duration { seconds: ACTIVITY_TIMEOUT_SECONDS, nanos: 0 }),
         request_eager_execution: settings.eager_activities,
         ..Default::default()
     };
@@ -111,10 +103,7 @@ fn schedule_activity(step: u32, settings: &Settings) -> Command {
 fn sleep() -> Command {
     let attributes = StartTimerCommandAttributes {
         timer_id: "1".to_owned(),
-        start_to_fire_timeout: Some(Duration {
-            seconds: SLEEP_SECONDS,
-            nanos: 0,
-        }),
+        start_to_fire_timeout: Some(Duration { seconds: SLEEP_SECONDS, nanos: 0 }),
     };
     Command {
         command_type: CommandType::StartTimer as i32,
@@ -127,9 +116,7 @@ fn complete_workflow() -> Command {
     let attributes = CompleteWorkflowExecutionCommandAttributes::default();
     Command {
         command_type: CommandType::CompleteWorkflowExecution as i32,
-        attributes: Some(CommandAttributes::CompleteWorkflowExecutionCommandAttributes(
-            attributes,
-        )),
+        attributes: Some(CommandAttributes::CompleteWorkflowExecutionCommandAttributes(attributes)),
         ..Default::default()
     }
 }
@@ -143,48 +130,26 @@ mod tests {
     use super::*;
 
     fn event(event_id: i64, attributes: EventAttributes) -> HistoryEvent {
-        HistoryEvent {
-            event_id,
-            attributes: Some(attributes),
-            ..Default::default()
-        }
+        HistoryEvent { event_id, attributes: Some(attributes), ..Default::default() }
     }
 
     fn started() -> HistoryEvent {
-        event(
-            1,
-            EventAttributes::WorkflowExecutionStartedEventAttributes(Box::default()),
-        )
+        event(1, EventAttributes::WorkflowExecutionStartedEventAttributes(Box::default()))
     }
 
     fn scheduled(event_id: i64, step: u32) -> HistoryEvent {
-        let attributes = ActivityTaskScheduledEventAttributes {
-            activity_id: step.to_string(),
-            ..Default::default()
-        };
-        event(
-            event_id,
-            EventAttributes::ActivityTaskScheduledEventAttributes(attributes),
-        )
+        let attributes = ActivityTaskScheduledEventAttributes { activity_id: step.to_string(), ..Default::default() };
+        event(event_id, EventAttributes::ActivityTaskScheduledEventAttributes(attributes))
     }
 
     fn completed(event_id: i64, scheduled_event_id: i64) -> HistoryEvent {
-        let attributes = ActivityTaskCompletedEventAttributes {
-            scheduled_event_id,
-            ..Default::default()
-        };
-        event(
-            event_id,
-            EventAttributes::ActivityTaskCompletedEventAttributes(attributes),
-        )
+        let attributes = ActivityTaskCompletedEventAttributes { scheduled_event_id, ..Default::default() };
+        event(event_id, EventAttributes::ActivityTaskCompletedEventAttributes(attributes))
     }
 
     /// The step that is scheduled next; 0 for the workflow's completion.
     fn decision(workload: Workload, events: &[HistoryEvent]) -> Option<u32> {
-        let settings = Settings {
-            task_queue: "queue".to_owned(),
-            eager_activities: false,
-        };
+        let settings = Settings { task_queue: "queue".to_owned(), eager_activities: false };
         let commands = workload.decide(events, &settings);
         assert!(commands.len() <= 1);
         commands.into_iter().find_map(|command| match command.attributes {
@@ -198,13 +163,7 @@ mod tests {
 
     #[test]
     fn decides_alike_from_a_full_and_from_a_sticky_history() {
-        let full = [
-            started(),
-            scheduled(5, 1),
-            completed(7, 5),
-            scheduled(11, 2),
-            completed(13, 11),
-        ];
+        let full = [started(), scheduled(5, 1), completed(7, 5), scheduled(11, 2), completed(13, 11)];
         for events in [&full[..], &full[3..]] {
             assert_eq!(decision(Workload::TenSequential, events), Some(3));
         }
@@ -214,13 +173,7 @@ mod tests {
     fn begins_waits_and_ends() {
         assert_eq!(decision(Workload::OneActivity, &[started()]), Some(1));
         assert_eq!(decision(Workload::OneActivity, &[started(), scheduled(5, 1)]), None);
-        assert_eq!(
-            decision(Workload::OneActivity, &[scheduled(5, 1), completed(7, 5)]),
-            Some(0)
-        );
-        assert_eq!(
-            decision(Workload::TenSequential, &[scheduled(59, 10), completed(61, 59)]),
-            Some(0)
-        );
+        assert_eq!(decision(Workload::OneActivity, &[scheduled(5, 1), completed(7, 5)]), Some(0));
+        assert_eq!(decision(Workload::TenSequential, &[scheduled(59, 10), completed(61, 59)]), Some(0));
     }
 }

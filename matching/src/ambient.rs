@@ -23,10 +23,7 @@ impl Clock {
     pub fn new() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX);
-        Self {
-            started: Instant::now(),
-            started_wall: Timestamp(wall),
-        }
+        Self { started: Instant::now(), started_wall: Timestamp(wall) }
     }
 
     pub fn now(&self) -> Timestamp {

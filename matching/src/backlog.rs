@@ -54,27 +54,15 @@ impl Backlog {
 
     /// Since when the offer waits that is next of `priority`.
     pub fn head_waits_since(&self, priority: Priority) -> Option<Timestamp> {
-        let ready = self
-            .ready
-            .range((priority, 0)..=(priority, u64::MAX))
-            .next()
-            .map(|(_, offer)| offer.waits_since);
-        let delayed = self
-            .delayed
-            .values()
-            .filter(|o| o.priority == priority)
-            .map(|o| o.waits_since)
-            .min();
+        let ready = self.ready.range((priority, 0)..=(priority, u64::MAX)).next().map(|(_, offer)| offer.waits_since);
+        let delayed = self.delayed.values().filter(|o| o.priority == priority).map(|o| o.waits_since).min();
         ready.into_iter().chain(delayed).min()
     }
 
     /// Gives an offer a place at the end without keeping it.
     pub fn pass_through(&mut self, offer: TaskOffer) -> Queued {
         self.next_seq += 1;
-        Queued {
-            offer,
-            seq: self.next_seq,
-        }
+        Queued { offer, seq: self.next_seq }
     }
 
     /// Adds an offer. One of the same task takes its place, unless it is older. False if the task was here already.
@@ -101,8 +89,7 @@ impl Backlog {
             None => self.insert_ready(queued),
             Some(due) => {
                 self.counts[queued.offer.priority.index()] += 1;
-                self.index
-                    .insert(queued.offer.key.clone(), Place::Delayed(due, queued.seq));
+                self.index.insert(queued.offer.key.clone(), Place::Delayed(due, queued.seq));
                 self.delayed.insert((due, queued.seq), queued.offer);
             }
         }
@@ -140,8 +127,7 @@ impl Backlog {
     fn insert_ready(&mut self, queued: Queued) {
         let priority = queued.offer.priority;
         self.counts[priority.index()] += 1;
-        self.index
-            .insert(queued.offer.key.clone(), Place::Ready(priority, queued.seq));
+        self.index.insert(queued.offer.key.clone(), Place::Ready(priority, queued.seq));
         self.ready.insert((priority, queued.seq), queued.offer);
     }
 
@@ -162,25 +148,12 @@ mod tests {
     use super::*;
 
     fn offer(run_id: &str, attempt: i32, priority_key: i32) -> TaskOffer {
-        let priority = Some(v1::Priority {
-            priority_key,
-            ..Default::default()
-        });
-        TaskOffer::new(
-            Offer {
-                run_id: run_id.into(),
-                attempt,
-                priority,
-                ..Default::default()
-            },
-            Timestamp(1),
-        )
+        let priority = Some(v1::Priority { priority_key, ..Default::default() });
+        TaskOffer::new(Offer { run_id: run_id.into(), attempt, priority, ..Default::default() }, Timestamp(1))
     }
 
     fn order(backlog: &mut Backlog) -> Vec<TaskOffer> {
-        std::iter::from_fn(|| backlog.pop())
-            .map(|queued| queued.offer)
-            .collect()
+        std::iter::from_fn(|| backlog.pop()).map(|queued| queued.offer).collect()
     }
 
     #[test]

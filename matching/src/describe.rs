@@ -62,13 +62,7 @@ impl Shell {
         let cell = kind.and_then(|kind| self.registry.get(namespace_id, kind, name));
         let Some(cell) = cell else {
             let stats = Some(stats_message(&QueueStats::default()));
-            return Snapshot {
-                info: TaskQueueTypeInfo {
-                    pollers: Vec::new(),
-                    stats,
-                },
-                ..Snapshot::default()
-            };
+            return Snapshot { info: TaskQueueTypeInfo { pollers: Vec::new(), stats }, ..Snapshot::default() };
         };
         let now = self.now();
         let mut core = cell.lock();
@@ -78,10 +72,7 @@ impl Shell {
                 pollers: core.queue.pollers(now, self.config.poller_history),
                 stats: Some(stats_message(&sum(&stats))),
             },
-            by_priority: stats
-                .iter()
-                .map(|(priority, one)| (priority.key(), stats_message(one)))
-                .collect(),
+            by_priority: stats.iter().map(|(priority, one)| (priority.key(), stats_message(one))).collect(),
             rate_limit: core.queue.rate_limit(),
         }
     }
@@ -94,16 +85,11 @@ impl Shell {
         request: &DescribeTaskQueueRequest,
     ) -> Result<DescribeTaskQueueResponse, Error> {
         let queue = request.task_queue.as_ref();
-        let name = queue
-            .map(|q| q.name.as_str())
-            .filter(|name| !name.is_empty())
-            .unwrap_or(task_queue);
+        let name = queue.map(|q| q.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(task_queue);
         let sticky = queue.is_some_and(|q| q.kind() == TaskQueueKind::Sticky);
         if request.api_mode() == DescribeTaskQueueMode::Enhanced {
             if sticky {
-                return Err(Error::invalid_argument(
-                    "Sticky task queues cannot be described in enhanced mode.",
-                ));
+                return Err(Error::invalid_argument("Sticky task queues cannot be described in enhanced mode."));
             }
             return Ok(self.describe_enhanced(namespace_id, name, request));
         }
@@ -116,19 +102,11 @@ impl Shell {
             task_id_block: Some(TaskIdBlock::default()),
             ..Default::default()
         });
-        let source = if snapshot.rate_limit.is_some() {
-            RateLimitSource::Worker
-        } else {
-            RateLimitSource::System
-        };
+        let source = if snapshot.rate_limit.is_some() { RateLimitSource::Worker } else { RateLimitSource::System };
         Ok(DescribeTaskQueueResponse {
             pollers: snapshot.info.pollers,
             stats: request.report_stats.then_some(stats),
-            stats_by_priority_key: if request.report_stats {
-                snapshot.by_priority
-            } else {
-                HashMap::new()
-            },
+            stats_by_priority_key: if request.report_stats { snapshot.by_priority } else { HashMap::new() },
             effective_rate_limit: Some(EffectiveRateLimit {
                 requests_per_second: snapshot.rate_limit.unwrap_or(UNLIMITED_PER_SECOND) as f32,
                 rate_limit_source: source as i32,
@@ -147,10 +125,7 @@ impl Shell {
         name: &str,
         request: &DescribeTaskQueueRequest,
     ) -> DescribeTaskQueueResponse {
-        let mut types: Vec<_> = request
-            .task_queue_types()
-            .filter(|t| *t != TaskQueueType::Unspecified)
-            .collect();
+        let mut types: Vec<_> = request.task_queue_types().filter(|t| *t != TaskQueueType::Unspecified).collect();
         if types.is_empty() {
             types = vec![TaskQueueType::Workflow, TaskQueueType::Activity];
         }
@@ -179,10 +154,7 @@ impl Shell {
         if selection.is_none_or(|s| s.unversioned || s.all_active || s.build_ids.is_empty()) {
             versions_info.insert(String::new(), infos(false));
         }
-        DescribeTaskQueueResponse {
-            versions_info,
-            ..Default::default()
-        }
+        DescribeTaskQueueResponse { versions_info, ..Default::default() }
     }
 
     /// Queues have one partition, which bears the queue's name.
@@ -191,11 +163,7 @@ impl Shell {
         task_queue: &str,
         request: &ListTaskQueuePartitionsRequest,
     ) -> ListTaskQueuePartitionsResponse {
-        let named = request
-            .task_queue
-            .as_ref()
-            .map(|q| q.name.as_str())
-            .filter(|name| !name.is_empty());
+        let named = request.task_queue.as_ref().map(|q| q.name.as_str()).filter(|name| !name.is_empty());
         let partition = TaskQueuePartitionMetadata {
             key: named.unwrap_or(task_queue).to_owned(),
             owner_host_name: self.config.host_name.clone(),

@@ -42,13 +42,7 @@ pub(crate) fn is_transient(error: &Error) -> bool {
 impl Shell {
     pub async fn dispatch(self: Arc<Self>, cell: Arc<QueueCell>, matched: BoxedMatch) {
         let mut next = Some(matched);
-        while let Some(Match {
-            poll,
-            waiter,
-            work,
-            backlog,
-        }) = next
-        {
+        while let Some(Match { poll, waiter, work, backlog }) = next {
             next = match work {
                 Work::Task(queued) => self.start_task(&cell, poll, waiter, queued, backlog).await,
                 Work::Query(id) => self.start_query(&cell, poll, waiter, id).await,
@@ -150,9 +144,7 @@ impl Shell {
         let call = WorkflowCall {
             namespace_id: token.namespace_id.clone(),
             workflow_id: token.workflow_id.clone(),
-            command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered {
-                token: Some(token),
-            })),
+            command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
         };
         match self.starter.start(call).await {
             Ok(_) => {}

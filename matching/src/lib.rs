@@ -59,9 +59,7 @@ impl Matching {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(starter: Arc<dyn TaskStarter>, config: MatchingConfig) -> Self {
-        Self {
-            shell: Shell::start(starter, config),
-        }
+        Self { shell: Shell::start(starter, config) }
     }
 
     /// Handles any call to a task queue.
@@ -70,12 +68,7 @@ impl Matching {
     /// Dropping its future earlier says that the client is gone: the poll leaves its queue, and a task that it got
     /// goes back to its shard, which offers it again at once.
     pub async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error> {
-        let MatchingCall {
-            namespace_id,
-            task_queue,
-            timeout_ns,
-            command,
-        } = call;
+        let MatchingCall { namespace_id, task_queue, timeout_ns, command } = call;
         let Some(command) = command else {
             return Err(Error::invalid_argument("The call has no command."));
         };
@@ -118,14 +111,8 @@ impl Matching {
             TaskKind::Activity => QueueKind::Activity,
             TaskKind::Unspecified => return Err(Error::invalid_argument("The offer has no task kind.")),
         };
-        let name = if offer.task_queue.is_empty() {
-            task_queue.to_owned()
-        } else {
-            offer.task_queue.clone()
-        };
-        let accepted = self
-            .shell
-            .offer(namespace_id, kind, &name, |now| TaskOffer::new(offer, now));
+        let name = if offer.task_queue.is_empty() { task_queue.to_owned() } else { offer.task_queue.clone() };
+        let accepted = self.shell.offer(namespace_id, kind, &name, |now| TaskOffer::new(offer, now));
         Ok(OfferReply { accepted })
     }
 }

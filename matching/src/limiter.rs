@@ -43,16 +43,8 @@ impl Limiter {
                 bucket.tokens = bucket.tokens.min(Bucket::capacity(per_second));
             }
             None => {
-                let tokens = if per_second > 0.0 {
-                    Bucket::capacity(per_second)
-                } else {
-                    0.0
-                };
-                self.bucket = Some(Bucket {
-                    per_second,
-                    tokens,
-                    filled_at: now,
-                });
+                let tokens = if per_second > 0.0 { Bucket::capacity(per_second) } else { 0.0 };
+                self.bucket = Some(Bucket { per_second, tokens, filled_at: now });
             }
         }
     }

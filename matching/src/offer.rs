@@ -91,20 +91,13 @@ impl TaskOffer {
     pub fn new(offer: Offer, now: Timestamp) -> Self {
         let scheduled = Timestamp(offer.scheduled_time_ns);
         Self {
-            key: TaskKey {
-                run_id: RunId::new(offer.run_id),
-                scheduled_event_id: offer.scheduled_event_id,
-            },
+            key: TaskKey { run_id: RunId::new(offer.run_id), scheduled_event_id: offer.scheduled_event_id },
             workflow_id: offer.workflow_id.into(),
             attempt: offer.attempt,
             stamp: offer.stamp,
             priority: Priority::from_key(offer.priority.map_or(0, |p| p.priority_key)),
             failures: 0,
-            waits_since: if scheduled > Timestamp::ZERO && scheduled < now {
-                scheduled
-            } else {
-                now
-            },
+            waits_since: if scheduled > Timestamp::ZERO && scheduled < now { scheduled } else { now },
         }
     }
 
@@ -165,18 +158,10 @@ mod tests {
 
     #[test]
     fn run_ids_come_back_as_they_were() {
-        for text in [
-            "0192d3c4-5e6f-4a7b-8c9d-0e1f2a3b4c5d",
-            "0192D3C4-5E6F-4A7B-8C9D-0E1F2A3B4C5D",
-            "run",
-            "",
-        ] {
+        for text in ["0192d3c4-5e6f-4a7b-8c9d-0e1f2a3b4c5d", "0192D3C4-5E6F-4A7B-8C9D-0E1F2A3B4C5D", "run", ""] {
             assert_eq!(RunId::new(text.to_owned()).to_text(), text);
         }
-        assert!(matches!(
-            RunId::new("0192d3c4-5e6f-4a7b-8c9d-0e1f2a3b4c5d".into()),
-            RunId::Uuid(_)
-        ));
+        assert!(matches!(RunId::new("0192d3c4-5e6f-4a7b-8c9d-0e1f2a3b4c5d".into()), RunId::Uuid(_)));
     }
 
     #[test]

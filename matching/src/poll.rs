@@ -49,11 +49,7 @@ impl PollRequest {
     /// The name of the normal queue, if the polled one is sticky; else of the polled one.
     pub fn normal_name(&self) -> Option<&str> {
         let queue = self.task_queue()?;
-        let name = if queue.normal_name.is_empty() {
-            &queue.name
-        } else {
-            &queue.normal_name
-        };
+        let name = if queue.normal_name.is_empty() { &queue.name } else { &queue.normal_name };
         Some(name.as_str())
     }
 
@@ -134,9 +130,7 @@ impl PollWait {
         let reply = match tokio::time::timeout_at(deadline, &mut self.reply).await {
             Ok(reply) => reply,
             Err(_) => {
-                let left = self
-                    .shell
-                    .step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::TimedOut));
+                let left = self.shell.step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::TimedOut));
                 match left {
                     Some(_) => Ok(None),
                     // Matched already: the answer of the shard is on its way, and it is the last one.
@@ -158,8 +152,7 @@ impl Drop for PollWait {
         self.shell.telemetry.poll_vanished(self.cell.key.kind);
         // Closed first: whoever wants to make this poll wait again, or to answer it, sees it gone.
         self.reply.close();
-        self.shell
-            .step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::Vanished));
+        self.shell.step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::Vanished));
         if let Ok(Some(reply)) = self.reply.try_recv() {
             let (shell, cell) = (Arc::clone(&self.shell), Arc::clone(&self.cell));
             self.shell.spawn(async move { shell.take_back(&cell, reply).await });
@@ -170,10 +163,7 @@ impl Drop for PollWait {
 impl Shell {
     /// True if a poll must not wait: workers should go elsewhere, or this one said goodbye.
     pub fn refuses(&self, namespace_id: &str, request: &PollRequest) -> bool {
-        self.is_draining()
-            || self
-                .stopped_workers
-                .contains(namespace_id, request.worker_instance_key())
+        self.is_draining() || self.stopped_workers.contains(namespace_id, request.worker_instance_key())
     }
 
     pub async fn poll(
@@ -209,17 +199,9 @@ impl Shell {
         timeout_ns: i64,
     ) -> Option<(PollWait, Instant)> {
         let kind = request.kind();
-        let name = request
-            .task_queue()
-            .map(|q| q.name.as_str())
-            .filter(|name| !name.is_empty())
-            .unwrap_or(task_queue);
+        let name = request.task_queue().map(|q| q.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(task_queue);
         let cell = self.registry.get_or_create(self.now(), namespace_id, kind, name);
-        let limit = if timeout_ns > 0 {
-            timeout_ns.min(self.config.long_poll.0)
-        } else {
-            self.config.long_poll.0
-        };
+        let limit = if timeout_ns > 0 { timeout_ns.min(self.config.long_poll.0) } else { self.config.long_poll.0 };
         let deadline = Instant::now() + perdure_types::Duration(limit).to_std();
         let (sender, reply) = oneshot::channel();
         let (poll, matched) = self.step(&cell, |queue, now| {
@@ -228,28 +210,12 @@ impl Shell {
                 return None;
             }
             queue.poller_seen(now, &request.view());
-            Some(queue.poll(
-                now,
-                Box::new(Waiter {
-                    request,
-                    deadline,
-                    reply: sender,
-                }),
-            ))
+            Some(queue.poll(now, Box::new(Waiter { request, deadline, reply: sender })))
         })?;
         if let Some(matched) = matched {
             self.telemetry.matched(kind, false);
             self.dispatch_in_background(&cell, matched);
         }
-        Some((
-            PollWait {
-                shell: Arc::clone(self),
-                cell,
-                poll,
-                reply,
-                answered: false,
-            },
-            deadline,
-        ))
+        Some((PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }, deadline))
     }
 }

@@ -51,11 +51,7 @@ impl Pollers {
             return;
         }
         if self.by_identity.len() >= MAX_POLLERS
-            && let Some(oldest) = self
-                .by_identity
-                .iter()
-                .min_by_key(|(_, p)| p.last_access)
-                .map(|(i, _)| i.clone())
+            && let Some(oldest) = self.by_identity.iter().min_by_key(|(_, p)| p.last_access).map(|(i, _)| i.clone())
         {
             self.by_identity.remove(&oldest);
         }
@@ -103,12 +99,7 @@ mod tests {
     use super::*;
 
     fn view(identity: &str) -> PollerView<'_> {
-        PollerView {
-            identity,
-            rate_per_second: None,
-            capabilities: None,
-            deployment: None,
-        }
+        PollerView { identity, rate_per_second: None, capabilities: None, deployment: None }
     }
 
     #[test]
@@ -117,13 +108,8 @@ mod tests {
         for (at, identity) in [(1, "a"), (2, "b"), (3, "c"), (4, "a")] {
             pollers.seen(Timestamp(at), &view(identity));
         }
-        let names = |now| -> Vec<_> {
-            pollers
-                .recent(Timestamp(now), Duration(2))
-                .into_iter()
-                .map(|p| p.identity)
-                .collect()
-        };
+        let names =
+            |now| -> Vec<_> { pollers.recent(Timestamp(now), Duration(2)).into_iter().map(|p| p.identity).collect() };
         assert_eq!(names(4), ["a", "c", "b"]);
         assert_eq!(names(5), ["a", "c"]);
         assert!(names(7).is_empty());

@@ -104,26 +104,15 @@ impl Shell {
     ) -> Answer {
         let sticky = task.sticky;
         let cell = if sticky {
-            self.registry
-                .get(namespace_id, QueueKind::Sticky, task_queue)
-                .ok_or_else(no_sticky_poller)?
+            self.registry.get(namespace_id, QueueKind::Sticky, task_queue).ok_or_else(no_sticky_poller)?
         } else {
-            self.registry
-                .get_or_create(self.now(), namespace_id, QueueKind::Workflow, task_queue)
+            self.registry.get_or_create(self.now(), namespace_id, QueueKind::Workflow, task_queue)
         };
         let id = new_id();
         let (sender, answer) = oneshot::channel();
-        let pending = Pending {
-            task: Arc::new(task),
-            namespace_id: namespace_id.to_owned(),
-            answer: sender,
-        };
+        let pending = Pending { task: Arc::new(task), namespace_id: namespace_id.to_owned(), answer: sender };
         self.queries.lock().insert(id, pending);
-        let _wait = QueryWait {
-            shell: Arc::clone(self),
-            cell: Arc::clone(&cell),
-            id,
-        };
+        let _wait = QueryWait { shell: Arc::clone(self), cell: Arc::clone(&cell), id };
         // After the insertion: either this sees the flag, or the drain sees the query.
         if self.is_draining() {
             return Err(Error::unavailable("This node is shutting down."));
@@ -139,12 +128,10 @@ impl Shell {
             self.dispatch_in_background(&cell, matched);
         }
         let answered = if timeout_ns > 0 {
-            tokio::time::timeout(Duration(timeout_ns).to_std(), answer)
-                .await
-                .map_err(|_| {
-                    let late = || Error::new(Code::DeadlineExceeded, "No worker answered the query in time.");
-                    if sticky { no_sticky_poller() } else { late() }
-                })?
+            tokio::time::timeout(Duration(timeout_ns).to_std(), answer).await.map_err(|_| {
+                let late = || Error::new(Code::DeadlineExceeded, "No worker answered the query in time.");
+                if sticky { no_sticky_poller() } else { late() }
+            })?
         } else {
             answer.await
         };
@@ -172,8 +159,7 @@ impl Shell {
                         return None;
                     }
                     _ => {
-                        self.queries
-                            .answer(id, Err(Error::internal("The shard's answer is not a task.")));
+                        self.queries.answer(id, Err(Error::internal("The shard's answer is not a task.")));
                     }
                 },
                 Err(error) if is_transient(&error) => self.requeue_query_later(cell, id),
@@ -213,41 +199,26 @@ impl Shell {
     /// A worker's answer.
     pub fn respond_query(&self, namespace_id: &str, request: RespondQueryTaskCompletedRequest) -> Result<(), Error> {
         let result_type = request.completed_type();
-        let token = TaskToken::decode(request.task_token)
-            .ok()
-            .filter(|token| token.kind() == Kind::Query);
+        let token = TaskToken::decode(request.task_token).ok().filter(|token| token.kind() == Kind::Query);
         let Some(token) = token else {
             return Err(Error::invalid_argument("Invalid TaskToken."));
         };
         let answer = match result_type {
-            QueryResultType::Answered => Ok(QueryWorkflowResponse {
-                query_result: request.query_result,
-                ..Default::default()
-            }),
+            QueryResultType::Answered => {
+                Ok(QueryWorkflowResponse { query_result: request.query_result, ..Default::default() })
+            }
             QueryResultType::Failed => Err(Error::query_failed(request.error_message, request.failure)),
             QueryResultType::Unspecified => return Err(Error::invalid_argument("completed_type is not set.")),
         };
         let unknown = || Error::not_found("Nobody waits for this query's answer any more.");
         let id = Uuid::try_parse(&token.query_id).map_err(|_| unknown())?;
-        let known = self
-            .queries
-            .lock()
-            .get(&id)
-            .is_some_and(|pending| pending.namespace_id == namespace_id);
-        if known && self.queries.answer(id, answer) {
-            Ok(())
-        } else {
-            Err(unknown())
-        }
+        let known = self.queries.lock().get(&id).is_some_and(|pending| pending.namespace_id == namespace_id);
+        if known && self.queries.answer(id, answer) { Ok(()) } else { Err(unknown()) }
     }
 }
 
 fn query_call(cell: &QueueCell, task: &QueryTask) -> WorkflowCall {
-    let get = GetQueryTask {
-        run_id: task.run_id.clone(),
-        sticky: task.sticky,
-        query: task.query.clone(),
-    };
+    let get = GetQueryTask { run_id: task.run_id.clone(), sticky: task.sticky, query: task.query.clone() };
     WorkflowCall {
         namespace_id: cell.key.namespace_id.to_string(),
         workflow_id: task.workflow_id.clone(),
@@ -276,11 +247,7 @@ fn query_reply(
     if response.workflow_execution_task_queue.is_none() {
         let name = waiter.request.normal_name().unwrap_or(&cell.key.name).to_owned();
         let kind = TaskQueueKind::Normal as i32;
-        response.workflow_execution_task_queue = Some(TaskQueue {
-            name,
-            kind,
-            ..Default::default()
-        });
+        response.workflow_execution_task_queue = Some(TaskQueue { name, kind, ..Default::default() });
     }
     response
 }

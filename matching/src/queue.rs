@@ -164,12 +164,7 @@ impl<W> Queue<W> {
         self.poller_seen = Some(now);
         if self.waiting.is_empty() {
             return match self.next_work(now) {
-                Some(work) => Some(Match {
-                    poll,
-                    waiter,
-                    work,
-                    backlog: self.backlog.len(),
-                }),
+                Some(work) => Some(Match { poll, waiter, work, backlog: self.backlog.len() }),
                 None => {
                     self.waiting.insert(poll, waiter);
                     None
@@ -204,12 +199,7 @@ impl<W> Queue<W> {
     fn hand_over(&mut self, now: Timestamp, work: Work) -> Option<Match<W>> {
         let (poll, waiter) = self.waiting.pop_first()?;
         self.poller_seen = Some(now);
-        Some(Match {
-            poll,
-            waiter,
-            work,
-            backlog: self.backlog.len(),
-        })
+        Some(Match { poll, waiter, work, backlog: self.backlog.len() })
     }
 
     fn next_work(&mut self, now: Timestamp) -> Option<Work> {
@@ -234,11 +224,7 @@ impl<W> Queue<W> {
         if self.waiting.is_empty() {
             return None;
         }
-        let token = if self.backlog.has_ready() {
-            self.limiter.next_at()
-        } else {
-            None
-        };
+        let token = if self.backlog.has_ready() { self.limiter.next_at() } else { None };
         token.into_iter().chain(self.backlog.next_due()).min()
     }
 
@@ -249,10 +235,7 @@ impl<W> Queue<W> {
 
     /// Takes out the waiting polls that `chosen` picks.
     pub fn take_polls(&mut self, mut chosen: impl FnMut(&W) -> bool) -> Vec<W> {
-        self.waiting
-            .extract_if(.., |_, waiter| chosen(waiter))
-            .map(|(_, waiter)| waiter)
-            .collect()
+        self.waiting.extract_if(.., |_, waiter| chosen(waiter)).map(|(_, waiter)| waiter).collect()
     }
 
     /// A worker said goodbye.
@@ -264,11 +247,7 @@ impl<W> Queue<W> {
     pub fn abandon(&mut self) -> (Vec<W>, Vec<TaskOffer>, VecDeque<Uuid>) {
         self.poller_seen = None;
         self.pollers.forget_all();
-        (
-            self.take_polls(|_| true),
-            self.backlog.drain(),
-            std::mem::take(&mut self.queries),
-        )
+        (self.take_polls(|_| true), self.backlog.drain(), std::mem::take(&mut self.queries))
     }
 
     pub fn pollers(&self, now: Timestamp, window: Duration) -> Vec<PollerInfo> {
@@ -281,9 +260,7 @@ impl<W> Queue<W> {
 
     /// Statistics of each priority that is in use.
     pub fn stats(&mut self, now: Timestamp) -> Vec<(Priority, QueueStats)> {
-        let limited = self
-            .rate_limited_at
-            .is_some_and(|at| now.since(at) <= RATE_LIMITED_WINDOW);
+        let limited = self.rate_limited_at.is_some_and(|at| now.since(at) <= RATE_LIMITED_WINDOW);
         let mut stats = Vec::new();
         for priority in Priority::all() {
             let Some(rates) = &mut self.rates[priority.index()] else {

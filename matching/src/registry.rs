@@ -114,10 +114,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub fn new() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            slices: Default::default(),
-        }
+        Self { hasher: RandomState::new(), slices: Default::default() }
     }
 
     fn slice(&self, parts: &(&str, QueueKind, &str)) -> MutexGuard<'_, Slice> {
@@ -137,31 +134,16 @@ impl Registry {
             return Arc::clone(cell);
         }
         let (namespace_id, name): (Arc<str>, Arc<str>) = (namespace_id.into(), name.into());
-        let key = || QueueKey {
-            namespace_id: Arc::clone(&namespace_id),
-            kind,
-            name: Arc::clone(&name),
-        };
-        let core = Core {
-            queue: Queue::new(now),
-            armed: None,
-        };
-        let cell = Arc::new(QueueCell {
-            key: key(),
-            core: Mutex::new(core),
-        });
+        let key = || QueueKey { namespace_id: Arc::clone(&namespace_id), kind, name: Arc::clone(&name) };
+        let core = Core { queue: Queue::new(now), armed: None };
+        let cell = Arc::new(QueueCell { key: key(), core: Mutex::new(core) });
         slice.insert(key(), Arc::clone(&cell));
         cell
     }
 
     pub fn all(&self) -> Vec<Arc<QueueCell>> {
         let cells = |slice: &Mutex<Slice>| -> Vec<_> {
-            slice
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .values()
-                .cloned()
-                .collect()
+            slice.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
         };
         self.slices.iter().flat_map(cells).collect()
     }
@@ -191,10 +173,7 @@ mod tests {
     fn a_key_is_found_by_its_parts() {
         let registry = Registry::new();
         let cell = registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, "q");
-        assert!(Arc::ptr_eq(
-            &cell,
-            &registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, "q")
-        ));
+        assert!(Arc::ptr_eq(&cell, &registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, "q")));
         assert!(registry.get("n", QueueKind::Workflow, "q").is_some());
         assert!(registry.get("n", QueueKind::Activity, "q").is_none());
         assert!(registry.get("nq", QueueKind::Workflow, "").is_none());

@@ -77,10 +77,7 @@ impl Shell {
         let before = core.queue.backlog_len();
         let result = step(&mut core.queue, now);
         let after = core.queue.backlog_len();
-        let wake_at = core
-            .queue
-            .wake_at()
-            .filter(|at| core.armed.is_none_or(|armed| *at < armed));
+        let wake_at = core.queue.wake_at().filter(|at| core.armed.is_none_or(|armed| *at < armed));
         if wake_at.is_some() {
             core.armed = wake_at;
         }
@@ -153,8 +150,7 @@ impl Shell {
             let polls = self.step(&cell, |queue, _| queue.take_polls(|_| true));
             polls.into_iter().for_each(Waiter::answer_empty);
         }
-        self.queries
-            .fail_all(&perdure_proto::Error::unavailable("This node is shutting down."));
+        self.queries.fail_all(&perdure_proto::Error::unavailable("This node is shutting down."));
     }
 }
 
@@ -165,9 +161,7 @@ async fn sweep_until_dropped(shell: Weak<Shell>) {
         tick.tick().await;
         let Some(shell) = shell.upgrade() else { return };
         let now = shell.now();
-        shell
-            .registry
-            .sweep(now, shell.config.queue_idle, shell.config.poller_history);
+        shell.registry.sweep(now, shell.config.queue_idle, shell.config.poller_history);
         shell.stopped_workers.expire(now);
     }
 }

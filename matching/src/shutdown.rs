@@ -34,13 +34,7 @@ impl StoppedWorkers {
     fn insert(&self, now: Timestamp, namespace_id: &str, key: &str) {
         let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
         if by_key.len() < MAX_REMEMBERED {
-            by_key.insert(
-                key.into(),
-                Stopped {
-                    namespace_id: namespace_id.into(),
-                    at: now,
-                },
-            );
+            by_key.insert(key.into(), Stopped { namespace_id: namespace_id.into(), at: now });
             self.any.store(true, Ordering::SeqCst);
         }
     }
@@ -50,9 +44,7 @@ impl StoppedWorkers {
             return false;
         }
         let by_key = self.by_key.read().unwrap_or_else(PoisonError::into_inner);
-        by_key
-            .get(key)
-            .is_some_and(|stopped| &*stopped.namespace_id == namespace_id)
+        by_key.get(key).is_some_and(|stopped| &*stopped.namespace_id == namespace_id)
     }
 
     pub fn expire(&self, now: Timestamp) {
@@ -67,11 +59,7 @@ impl Shell {
         let key = request.worker_instance_key.as_str();
         if !key.is_empty() {
             self.stopped_workers.insert(self.now(), namespace_id, key);
-            let name = if request.task_queue.is_empty() {
-                task_queue
-            } else {
-                &request.task_queue
-            };
+            let name = if request.task_queue.is_empty() { task_queue } else { &request.task_queue };
             for kind in polled_kinds(request) {
                 self.end_polls_of(namespace_id, kind, name, key, &request.identity);
             }
@@ -125,9 +113,5 @@ fn polled_kinds(request: &ShutdownWorkerRequest) -> Vec<QueueKind> {
         TaskQueueType::Activity => Some(QueueKind::Activity),
         TaskQueueType::Unspecified | TaskQueueType::Nexus => None,
     });
-    if request.task_queue_types.is_empty() {
-        vec![QueueKind::Workflow, QueueKind::Activity]
-    } else {
-        kinds.collect()
-    }
+    if request.task_queue_types.is_empty() { vec![QueueKind::Workflow, QueueKind::Activity] } else { kinds.collect() }
 }

@@ -41,15 +41,8 @@ pub(crate) struct Rates {
 
 impl Rates {
     pub fn new(now: Timestamp) -> Self {
-        let window = || Window {
-            newest: now.0.div_euclid(BUCKET_NS),
-            counts: [0; BUCKETS],
-        };
-        Self {
-            since: now,
-            added: window(),
-            dispatched: window(),
-        }
+        let window = || Window { newest: now.0.div_euclid(BUCKET_NS), counts: [0; BUCKETS] };
+        Self { since: now, added: window(), dispatched: window() }
     }
 
     pub fn added(&mut self, now: Timestamp) {

@@ -50,35 +50,16 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     pub fn new() -> Self {
         describe_gauge!(BACKLOG, Unit::Count, "Tasks that wait for a poll");
-        describe_counter!(
-            MATCHED,
-            Unit::Count,
-            "Offers matched with a poll: at once (sync), or out of the backlog"
-        );
-        describe_counter!(
-            POLLS,
-            Unit::Count,
-            "Polls that ended: with a task, empty, or with a vanished client"
-        );
-        describe_counter!(
-            OFFERS_REFUSED,
-            Unit::Count,
-            "Offers to sticky queues without a recent poller"
-        );
-        describe_counter!(
-            STARTS,
-            Unit::Count,
-            "Matched tasks that were obsolete, or whose shard was not reached"
-        );
+        describe_counter!(MATCHED, Unit::Count, "Offers matched with a poll: at once (sync), or out of the backlog");
+        describe_counter!(POLLS, Unit::Count, "Polls that ended: with a task, empty, or with a vanished client");
+        describe_counter!(OFFERS_REFUSED, Unit::Count, "Offers to sticky queues without a recent poller");
+        describe_counter!(STARTS, Unit::Count, "Matched tasks that were obsolete, or whose shard was not reached");
         describe_counter!(
             UNDELIVERED,
             Unit::Count,
             "Started tasks that went back because their poll's client vanished"
         );
-        Self {
-            kinds: QueueKind::ALL.map(KindMetrics::new),
-            offers_refused: counter!(OFFERS_REFUSED),
-        }
+        Self { kinds: QueueKind::ALL.map(KindMetrics::new), offers_refused: counter!(OFFERS_REFUSED) }
     }
 
     fn of(&self, kind: QueueKind) -> &KindMetrics {
@@ -93,11 +74,7 @@ impl Telemetry {
 
     pub fn matched(&self, kind: QueueKind, sync: bool) {
         let kind = self.of(kind);
-        if sync {
-            kind.matched_sync.increment(1)
-        } else {
-            kind.matched_backlog.increment(1)
-        }
+        if sync { kind.matched_sync.increment(1) } else { kind.matched_backlog.increment(1) }
     }
 
     pub fn poll_succeeded(&self, kind: QueueKind) {

@@ -39,10 +39,7 @@ impl Config {
     pub const DEFAULT_CACHE_BYTES: usize = 16 << 20;
 
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            cache_bytes: Self::DEFAULT_CACHE_BYTES,
-        }
+        Self { directory: directory.into(), cache_bytes: Self::DEFAULT_CACHE_BYTES }
     }
 }
 
@@ -87,18 +84,9 @@ impl Embedded {
         let database = Arc::new(database);
         let (log, log_thread) = Log::start(directory.log(), temporary.is_none(), directory.clone()).map_err(io)?;
         let (writer, table_thread) = TableWriter::start(database.clone(), directory.clone()).map_err(io)?;
-        let parts = Parts {
-            log: Arc::new(log),
-            reader: Reader(database),
-            writer,
-        };
+        let parts = Parts { log: Arc::new(log), reader: Reader(database), writer };
         let threads = vec![log_thread, table_thread];
-        Ok(Self {
-            parts: Some(parts),
-            threads,
-            directory,
-            _temporary: temporary,
-        })
+        Ok(Self { parts: Some(parts), threads, directory, _temporary: temporary })
     }
 
     /// Where it keeps its files.
@@ -137,10 +125,7 @@ impl Drop for Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn cluster_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings> {
-        self.parts()
-            .writer
-            .send(|reply| Job::Settings { proposal, reply })
-            .await
+        self.parts().writer.send(|reply| Job::Settings { proposal, reply }).await
     }
 
     async fn list_namespaces(&self) -> Result<Vec<NamespaceRow>> {
@@ -148,10 +133,7 @@ impl Store for Embedded {
     }
 
     async fn cas_namespace(&self, expected: Option<u64>, row: NamespaceRow) -> Result<Cas<NamespaceRow>> {
-        self.parts()
-            .writer
-            .send(|reply| Job::Namespace { expected, row, reply })
-            .await
+        self.parts().writer.send(|reply| Job::Namespace { expected, row, reply }).await
     }
 
     async fn list_sessions(&self) -> Result<Vec<(SessionId, SessionRow)>> {
@@ -172,28 +154,12 @@ impl Store for Embedded {
         expected: Option<SessionRow>,
         new: SessionRow,
     ) -> Result<Cas<SessionRow>> {
-        self.parts()
-            .writer
-            .send(|reply| Job::Session {
-                id,
-                expected,
-                new: Some(new),
-                reply,
-            })
-            .await
+        self.parts().writer.send(|reply| Job::Session { id, expected, new: Some(new), reply }).await
     }
 
     async fn delete_session(&self, id: SessionId, expected: SessionRow) -> Result<Cas<SessionRow>> {
         let expected = Some(expected);
-        self.parts()
-            .writer
-            .send(|reply| Job::Session {
-                id,
-                expected,
-                new: None,
-                reply,
-            })
-            .await
+        self.parts().writer.send(|reply| Job::Session { id, expected, new: None, reply }).await
     }
 
     async fn append(&self, session: SessionId, row: LogRow) -> Result<()> {
@@ -218,23 +184,12 @@ impl Store for Embedded {
     }
 
     async fn cas_shard(&self, id: ShardId, expected: Option<ShardRow>, new: ShardRow) -> Result<Cas<ShardRow>> {
-        self.parts()
-            .writer
-            .send(|reply| Job::Shard {
-                id,
-                expected,
-                new,
-                reply,
-            })
-            .await
+        self.parts().writer.send(|reply| Job::Shard { id, expected, new, reply }).await
     }
 
     async fn write(&self, writes: Vec<StampedWrite>) -> Result<()> {
         // A stamp that overflows is the caller's to panic on, not the writer thread's.
-        let writes = writes
-            .into_iter()
-            .map(|StampedWrite { stamp, write }| (stamp.stamp(), write))
-            .collect();
+        let writes = writes.into_iter().map(|StampedWrite { stamp, write }| (stamp.stamp(), write)).collect();
         self.parts().writer.send(|reply| Job::Write { writes, reply }).await
     }
 
@@ -257,8 +212,7 @@ impl Store for Embedded {
     ) -> Result<Vec<HistoryRow>> {
         let (chain, run_id) = (chain.clone(), Arc::<str>::from(run_id));
         let events = (from_event_id, until_event_id);
-        self.read(move |reader| reader.history(&chain, &run_id, events, max_bytes, reverse))
-            .await
+        self.read(move |reader| reader.history(&chain, &run_id, events, max_bytes, reverse)).await
     }
 
     async fn read_wakeups(
@@ -269,7 +223,6 @@ impl Store for Embedded {
         limit: usize,
     ) -> Result<Vec<Wakeup>> {
         let after = after.cloned();
-        self.read(move |reader| reader.wakeups(shard, after.as_ref(), until, limit))
-            .await
+        self.read(move |reader| reader.wakeups(shard, after.as_ref(), until, limit)).await
     }
 }

@@ -137,27 +137,15 @@ impl Simulated {
 type Unwrap<T> = fn(LwtRow) -> Option<T>;
 
 fn settings(row: LwtRow) -> Option<ClusterSettings> {
-    if let LwtRow::Settings(row) = row {
-        Some(row)
-    } else {
-        None
-    }
+    if let LwtRow::Settings(row) = row { Some(row) } else { None }
 }
 
 fn namespace(row: LwtRow) -> Option<NamespaceRow> {
-    if let LwtRow::Namespace(row) = row {
-        Some(row)
-    } else {
-        None
-    }
+    if let LwtRow::Namespace(row) = row { Some(row) } else { None }
 }
 
 fn session(row: LwtRow) -> Option<SessionRow> {
-    if let LwtRow::Session(row) = row {
-        Some(row)
-    } else {
-        None
-    }
+    if let LwtRow::Session(row) = row { Some(row) } else { None }
 }
 
 fn shard(row: LwtRow) -> Option<ShardRow> {
@@ -168,39 +156,20 @@ fn shard(row: LwtRow) -> Option<ShardRow> {
 impl Store for Simulated {
     async fn cluster_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings> {
         let condition = Condition::Is(None);
-        match self
-            .cas(
-                LwtKey::Settings,
-                condition,
-                Some(LwtRow::Settings(proposal.clone())),
-                settings,
-            )
-            .await?
-        {
+        match self.cas(LwtKey::Settings, condition, Some(LwtRow::Settings(proposal.clone())), settings).await? {
             Cas::Applied => Ok(proposal),
             Cas::Rejected(row) => row.ok_or_else(|| StoreError::Corrupt("settings row is of another kind".into())),
         }
     }
 
     async fn list_namespaces(&self) -> Result<Vec<NamespaceRow>> {
-        let query = |replica: &Replica| {
-            replica
-                .lwt_rows()
-                .filter_map(|(_, row)| namespace(row.clone()))
-                .collect()
-        };
+        let query = |replica: &Replica| replica.lwt_rows().filter_map(|(_, row)| namespace(row.clone())).collect();
         self.read(Scope::Namespaces, query).await
     }
 
     async fn cas_namespace(&self, expected: Option<u64>, row: NamespaceRow) -> Result<Cas<NamespaceRow>> {
         let key = LwtKey::Namespace(row.name.clone());
-        self.cas(
-            key,
-            Condition::NamespaceVersionIs(expected),
-            Some(LwtRow::Namespace(row)),
-            namespace,
-        )
-        .await
+        self.cas(key, Condition::NamespaceVersionIs(expected), Some(LwtRow::Namespace(row)), namespace).await
     }
 
     async fn list_sessions(&self) -> Result<Vec<(SessionId, SessionRow)>> {
@@ -216,15 +185,11 @@ impl Store for Simulated {
 
     async fn read_session(&self, id: SessionId) -> Result<Option<SessionRow>> {
         let key = LwtKey::Session(id);
-        self.read(Scope::Lwt(key.clone()), |replica| replica.lwt(&key).and_then(session))
-            .await
+        self.read(Scope::Lwt(key.clone()), |replica| replica.lwt(&key).and_then(session)).await
     }
 
     async fn read_session_serial(&self, id: SessionId) -> Result<Option<SessionRow>> {
-        Ok(self
-            .run(|network| network.read_serial(&LwtKey::Session(id)))
-            .await?
-            .and_then(session))
+        Ok(self.run(|network| network.read_serial(&LwtKey::Session(id))).await?.and_then(session))
     }
 
     async fn cas_session(
@@ -234,8 +199,7 @@ impl Store for Simulated {
         new: SessionRow,
     ) -> Result<Cas<SessionRow>> {
         let condition = Condition::Is(expected.map(LwtRow::Session));
-        self.cas(LwtKey::Session(id), condition, Some(LwtRow::Session(new)), session)
-            .await
+        self.cas(LwtKey::Session(id), condition, Some(LwtRow::Session(new)), session).await
     }
 
     async fn delete_session(&self, id: SessionId, expected: SessionRow) -> Result<Cas<SessionRow>> {
@@ -244,21 +208,16 @@ impl Store for Simulated {
     }
 
     async fn append(&self, session: SessionId, row: LogRow) -> Result<()> {
-        self.run(|network| network.write(Op::Append, vec![Mutation::LogRow(session, row)]))
-            .await
+        self.run(|network| network.write(Op::Append, vec![Mutation::LogRow(session, row)])).await
     }
 
     async fn read_log(&self, session: SessionId, segment: u32, from: Seq, max_bytes: usize) -> Result<Vec<LogRow>> {
-        self.read(Scope::Segment(session, segment), |replica| {
-            replica.log(session, segment, from, max_bytes)
-        })
-        .await
+        self.read(Scope::Segment(session, segment), |replica| replica.log(session, segment, from, max_bytes)).await
     }
 
     async fn delete_segment(&self, session: SessionId, segment: u32) -> Result<()> {
         let mutation = Mutation::DeleteSegment(session, segment);
-        self.run(|network| network.write(Op::DeleteSegment, vec![mutation]))
-            .await
+        self.run(|network| network.write(Op::DeleteSegment, vec![mutation])).await
     }
 
     async fn list_shards(&self) -> Result<Vec<(ShardId, ShardRow)>> {
@@ -273,16 +232,12 @@ impl Store for Simulated {
     }
 
     async fn read_shard_serial(&self, id: ShardId) -> Result<Option<ShardRow>> {
-        Ok(self
-            .run(|network| network.read_serial(&LwtKey::Shard(id)))
-            .await?
-            .and_then(shard))
+        Ok(self.run(|network| network.read_serial(&LwtKey::Shard(id))).await?.and_then(shard))
     }
 
     async fn cas_shard(&self, id: ShardId, expected: Option<ShardRow>, new: ShardRow) -> Result<Cas<ShardRow>> {
         let condition = Condition::Is(expected.map(LwtRow::Shard));
-        self.cas(LwtKey::Shard(id), condition, Some(LwtRow::Shard(new)), shard)
-            .await
+        self.cas(LwtKey::Shard(id), condition, Some(LwtRow::Shard(new)), shard).await
     }
 
     async fn write(&self, writes: Vec<StampedWrite>) -> Result<()> {
@@ -291,16 +246,12 @@ impl Store for Simulated {
     }
 
     async fn read_head(&self, chain: &ChainKey) -> Result<Option<HeadRow>> {
-        self.read(Scope::Head(chain.clone()), |replica| replica.head(chain))
-            .await
+        self.read(Scope::Head(chain.clone()), |replica| replica.head(chain)).await
     }
 
     async fn read_run(&self, chain: &ChainKey, run_id: &str) -> Result<Option<RunRow>> {
         let run_id: Arc<str> = run_id.into();
-        self.read(Scope::Run(chain.clone(), run_id.clone()), |replica| {
-            replica.run(chain, &run_id)
-        })
-        .await
+        self.read(Scope::Run(chain.clone(), run_id.clone()), |replica| replica.run(chain, &run_id)).await
     }
 
     async fn read_history(
@@ -325,9 +276,6 @@ impl Store for Simulated {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<Wakeup>> {
-        self.read(Scope::Wakeups(shard), |replica| {
-            replica.wakeups(shard, after, until, limit)
-        })
-        .await
+        self.read(Scope::Wakeups(shard), |replica| replica.wakeups(shard, after, until, limit)).await
     }
 }

@@ -27,12 +27,7 @@ fn open(directory: &Path) -> Result<Embedded, OpenError> {
 
 fn row(seq: u64) -> LogRow {
     let batch = Bytes::from(vec![seq as u8 ^ 0x5a; BATCH_BYTES as usize]);
-    LogRow {
-        segment: 0,
-        seq: Seq(seq),
-        acknowledged: Seq(0),
-        batch,
-    }
+    LogRow { segment: 0, seq: Seq(seq), acknowledged: Seq(0), batch }
 }
 
 fn rows(seqs: std::ops::RangeInclusive<u64>) -> Vec<LogRow> {
@@ -82,28 +77,12 @@ fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
 async fn everything_acknowledged_is_there_after_a_kill() {
     let (directory, image) = (tempfile::tempdir().expect("temp"), tempfile::tempdir().expect("temp"));
     let store = open(directory.path()).expect("opens");
-    let live = SessionRow {
-        state: SessionState::Live,
-        base: Seq(1),
-        base_segment: 0,
-    };
-    assert_eq!(
-        store.cas_session(SESSION, None, live.clone()).await.expect("known"),
-        Cas::Applied
-    );
+    let live = SessionRow { state: SessionState::Live, base: Seq(1), base_segment: 0 };
+    assert_eq!(store.cas_session(SESSION, None, live.clone()).await.expect("known"), Cas::Applied);
     let chain = ChainKey::new("n", "w");
-    let head = HeadRow {
-        head: Bytes::from_static(b"head"),
-        applied: Position::default(),
-    };
-    let stamp = Position {
-        epoch: Epoch(1),
-        seq: Seq(1),
-    };
-    let write = TableWrite::PutHead {
-        chain: chain.clone(),
-        row: head.clone(),
-    };
+    let head = HeadRow { head: Bytes::from_static(b"head"), applied: Position::default() };
+    let stamp = Position { epoch: Epoch(1), seq: Seq(1) };
+    let write = TableWrite::PutHead { chain: chain.clone(), row: head.clone() };
     store.write(vec![StampedWrite { stamp, write }]).await.expect("written");
     join_all(rows(1..=50).into_iter().map(|row| store.append(SESSION, row))).await;
     copy(directory.path(), image.path());
@@ -121,15 +100,9 @@ async fn a_closed_store_opens_again_and_takes_no_space_ahead() {
         let store = open(directory.path()).expect("opens");
         store.append(SESSION, row(round)).await.expect("appended");
         drop(store);
-        assert_eq!(
-            fs::metadata(segment(directory.path())).expect("there").len(),
-            round * FRAME_BYTES
-        );
+        assert_eq!(fs::metadata(segment(directory.path())).expect("there").len(), round * FRAME_BYTES);
     }
-    assert_eq!(
-        read(&open(directory.path()).expect("opens")).await.expect("read"),
-        rows(1..=3)
-    );
+    assert_eq!(read(&open(directory.path()).expect("opens")).await.expect("read"), rows(1..=3));
 }
 
 /// Cuts the last of five rows short: the first four are there, and the log can go on.
@@ -140,11 +113,7 @@ async fn a_torn_tail_is_the_end_of_the_log() {
         let directory = tempfile::tempdir().expect("temp");
         copy(image.path(), directory.path());
         // A torn page: what was kept, then zeros, up to the space taken ahead.
-        overwrite(
-            &segment(directory.path()),
-            4 * FRAME_BYTES + kept,
-            &vec![0; (FRAME_BYTES - kept) as usize],
-        );
+        overwrite(&segment(directory.path()), 4 * FRAME_BYTES + kept, &vec![0; (FRAME_BYTES - kept) as usize]);
         let store = open(directory.path()).expect("opens");
         assert_eq!(read(&store).await.expect("read"), rows(1..=4), "{kept} bytes kept");
         store.append(SESSION, row(5)).await.expect("appended");
@@ -153,15 +122,9 @@ async fn a_torn_tail_is_the_end_of_the_log() {
     }
     let directory = tempfile::tempdir().expect("temp");
     copy(image.path(), directory.path());
-    let file = OpenOptions::new()
-        .write(true)
-        .open(segment(directory.path()))
-        .expect("opened");
+    let file = OpenOptions::new().write(true).open(segment(directory.path())).expect("opened");
     file.set_len(4 * FRAME_BYTES + 20).expect("cut");
-    assert_eq!(
-        read(&open(directory.path()).expect("opens")).await.expect("read"),
-        rows(1..=4)
-    );
+    assert_eq!(read(&open(directory.path()).expect("opens")).await.expect("read"), rows(1..=4));
 }
 
 #[tokio::test]
@@ -172,10 +135,7 @@ async fn garbage_after_the_last_row_is_void() {
     assert_eq!(read(&store).await.expect("read"), rows(1..=5));
     store.append(SESSION, row(6)).await.expect("appended");
     drop(store);
-    assert_eq!(
-        read(&open(image.path()).expect("opens")).await.expect("read"),
-        rows(1..=6)
-    );
+    assert_eq!(read(&open(image.path()).expect("opens")).await.expect("read"), rows(1..=6));
 }
 
 /// Any damaged byte of any row but the last is found, and no writer goes on behind it.
@@ -191,15 +151,9 @@ async fn damage_before_a_later_row_is_corruption() {
             overwrite(&segment(directory.path()), at, &[before ^ 0x10]);
             let store = open(directory.path()).expect("opens");
             let outcome = read(&store).await;
-            assert!(
-                matches!(outcome, Err(StoreError::Corrupt(_))),
-                "row {damaged}, byte {byte}: {outcome:?}"
-            );
+            assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "row {damaged}, byte {byte}: {outcome:?}");
             let outcome = store.append(SESSION, row(6)).await;
-            assert!(
-                matches!(outcome, Err(StoreError::Corrupt(_))),
-                "row {damaged}, byte {byte}: {outcome:?}"
-            );
+            assert!(matches!(outcome, Err(StoreError::Corrupt(_))), "row {damaged}, byte {byte}: {outcome:?}");
         }
     }
 }
@@ -238,16 +192,7 @@ async fn a_missing_row_that_was_acknowledged_is_corruption() {
     }
     // Row 3 may just not have arrived.
     assert_eq!(read(&store).await.expect("read"), [row(1), row(2), row(4)]);
-    store
-        .append(
-            SESSION,
-            LogRow {
-                acknowledged: Seq(3),
-                ..row(5)
-            },
-        )
-        .await
-        .expect("appended");
+    store.append(SESSION, LogRow { acknowledged: Seq(3), ..row(5) }).await.expect("appended");
     assert!(matches!(read(&store).await, Err(StoreError::Corrupt(_))));
 }
 
@@ -256,16 +201,7 @@ async fn two_contents_of_one_row_are_corruption() {
     let directory = tempfile::tempdir().expect("temp");
     let store = open(directory.path()).expect("opens");
     store.append(SESSION, row(1)).await.expect("appended");
-    store
-        .append(
-            SESSION,
-            LogRow {
-                batch: row(2).batch,
-                ..row(1)
-            },
-        )
-        .await
-        .expect("appended");
+    store.append(SESSION, LogRow { batch: row(2).batch, ..row(1) }).await.expect("appended");
     assert!(matches!(read(&store).await, Err(StoreError::Corrupt(_))));
 }
 
@@ -284,14 +220,8 @@ async fn a_store_is_open_once() {
     let directory = tempfile::tempdir().expect("temp");
     let store = open(directory.path()).expect("opens");
     let error = open(directory.path()).expect_err("locked");
-    assert!(
-        matches!(&error, OpenError::Locked { pid: Some(pid), .. } if *pid == std::process::id()),
-        "{error:?}"
-    );
-    assert!(
-        error.to_string().contains(&directory.path().display().to_string()),
-        "{error}"
-    );
+    assert!(matches!(&error, OpenError::Locked { pid: Some(pid), .. } if *pid == std::process::id()), "{error:?}");
+    assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}");
     drop(store);
     open(directory.path()).expect("opens when it is free");
 }
@@ -305,10 +235,7 @@ fn what_is_wrong_with_a_directory_is_told_apart() {
     };
     let newer = fresh();
     fs::write(newer.path().join("FORMAT"), "perdure-store 2\n").expect("written");
-    assert!(matches!(
-        open(newer.path()),
-        Err(OpenError::NewerFormat { found: 2, .. })
-    ));
+    assert!(matches!(open(newer.path()), Err(OpenError::NewerFormat { found: 2, .. })));
 
     let garbled = fresh();
     fs::write(garbled.path().join("FORMAT"), "something\n").expect("written");
@@ -343,10 +270,7 @@ async fn damaged_tables_are_told() {
         assert!(matches!(outcome, Err(OpenError::Corrupt { .. })), "{what}: {outcome:?}");
     }
     fs::remove_file(&tables).expect("removed");
-    assert!(
-        matches!(open(image.path()), Err(OpenError::Corrupt { .. })),
-        "no tables, but a log"
-    );
+    assert!(matches!(open(image.path()), Err(OpenError::Corrupt { .. })), "no tables, but a log");
 }
 
 #[tokio::test]

@@ -22,11 +22,7 @@ impl std::error::Error for Error {}
 impl Error {
     /// An error without a detail message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code: code as i32,
-            message: message.into(),
-            detail: None,
-        }
+        Self { code: code as i32, message: message.into(), detail: None }
     }
 
     fn with<M: Message>(code: Code, message: impl Into<String>, name: &str, detail: &M) -> Self {
@@ -34,11 +30,7 @@ impl Error {
             type_url: format!("type.googleapis.com/temporal.api.errordetails.v1.{name}"),
             value: detail.encode_to_vec(),
         };
-        Self {
-            code: code as i32,
-            message: message.into(),
-            detail: Some(detail),
-        }
+        Self { code: code as i32, message: message.into(), detail: Some(detail) }
     }
 
     pub fn grpc_code(&self) -> Code {
@@ -52,12 +44,7 @@ impl Error {
 
     /// NOT_FOUND of a workflow, run, activity or task.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::with(
-            Code::NotFound,
-            message,
-            "NotFoundFailure",
-            &details::NotFoundFailure::default(),
-        )
+        Self::with(Code::NotFound, message, "NotFoundFailure", &details::NotFoundFailure::default())
     }
 
     pub fn namespace_not_found(namespace: &str) -> Self {
@@ -65,9 +52,7 @@ impl Error {
             Code::NotFound,
             format!("Namespace {namespace} is not found."),
             "NamespaceNotFoundFailure",
-            &details::NamespaceNotFoundFailure {
-                namespace: namespace.to_owned(),
-            },
+            &details::NamespaceNotFoundFailure { namespace: namespace.to_owned() },
         )
     }
 
@@ -85,10 +70,7 @@ impl Error {
         let names: Vec<String> = allowed.iter().map(|s| format!("{s:?}")).collect();
         Self::with(
             Code::FailedPrecondition,
-            format!(
-                "Namespace has invalid state: {state:?}. Must be {}.",
-                names.join(" or ")
-            ),
+            format!("Namespace has invalid state: {state:?}. Must be {}.", names.join(" or ")),
             "NamespaceInvalidStateFailure",
             &details::NamespaceInvalidStateFailure {
                 namespace: namespace.to_owned(),
@@ -129,12 +111,7 @@ impl Error {
 
     /// INVALID_ARGUMENT: the worker failed the query.
     pub fn query_failed(message: impl Into<String>, failure: Option<Failure>) -> Self {
-        Self::with(
-            Code::InvalidArgument,
-            message,
-            "QueryFailedFailure",
-            &details::QueryFailedFailure { failure },
-        )
+        Self::with(Code::InvalidArgument, message, "QueryFailedFailure", &details::QueryFailedFailure { failure })
     }
 
     /// FAILED_PRECONDITION: the workflow is not in a state to do this now.
@@ -160,10 +137,7 @@ impl Error {
             Code::ResourceExhausted,
             message,
             "ResourceExhaustedFailure",
-            &details::ResourceExhaustedFailure {
-                cause: cause as i32,
-                scope: scope as i32,
-            },
+            &details::ResourceExhaustedFailure { cause: cause as i32, scope: scope as i32 },
         )
     }
 

@@ -34,13 +34,7 @@ pub struct DevArgs {
     #[arg(long, short, value_name = "NAME")]
     pub namespace: Vec<String>,
     /// Directory that holds all data, created if need be
-    #[arg(
-        long,
-        short = 'f',
-        value_name = "PATH",
-        default_value = "perdure-data",
-        conflicts_with = "ephemeral"
-    )]
+    #[arg(long, short = 'f', value_name = "PATH", default_value = "perdure-data", conflicts_with = "ephemeral")]
     pub db_filename: PathBuf,
     /// Keep the data in a temporary directory that goes away with the process
     #[arg(long)]

@@ -22,10 +22,7 @@ pub struct Tracked {
 
 impl Tracked {
     pub fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            connection: Arc::default(),
-        }
+        Self { stream, connection: Arc::default() }
     }
 }
 

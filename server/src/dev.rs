@@ -30,14 +30,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> Result<(), Failure> {
-    let limits = args
-        .limits()
-        .map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    let limits = args.limits().map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
     // The port first: a second server in the same directory usually fails on both, and the port says it best.
     let address = SocketAddr::new(args.ip, args.port);
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| port_failure(address, &error))?;
+    let listener = TcpListener::bind(address).await.map_err(|error| port_failure(address, &error))?;
     // The system chose it when 0 was asked for.
     let address = listener.local_addr().unwrap_or(address);
     let metrics_address = telemetry::serve_metrics(SocketAddr::new(args.ip, args.metrics_port))?;
@@ -52,7 +48,7 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     tracing::info!(%address, metrics = %metrics_address, data = %data_name(&args), "perdure is ready");
 
     let outcome = tokio::select! {
-        () = signalled() => Ok(()),
+        () = signals.received() => Ok(()),
         reason = node.shards.ended() => Err(Failure::new(Failure::DATA_NOT_WRITABLE, reason)),
     };
     tracing::info!("draining");
@@ -90,13 +86,8 @@ impl Node {
         let uplink = Uplink::default();
         let me = MemberId(uuid::Uuid::new_v4().to_string());
         let mine = Ring::new([me.clone()]).shards_of(&me, settings.slots);
-        let matching = Matching::new(
-            Arc::new(uplink.clone()),
-            MatchingConfig {
-                host_name,
-                ..MatchingConfig::default()
-            },
-        );
+        let matching =
+            Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name, ..MatchingConfig::default() });
         let shards = Shards::new();
         let cluster = Cluster::new(
             settings.slots,
@@ -107,10 +98,7 @@ impl Node {
         let setup = Setup {
             store,
             shards: mine,
-            config: ShardConfig {
-                limits: limits.clone(),
-                ..ShardConfig::default()
-            },
+            config: ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
             clock: Arc::new(Clock::system()),
             namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
             tasks: Arc::new(uplink.clone()),
@@ -129,12 +117,7 @@ impl Node {
             ..ClusterInfo::default()
         };
         let frontend = Frontend::new(cluster, namespaces, Arc::new(limits), info, watch_draining);
-        Ok(Self {
-            frontend,
-            shards,
-            matching,
-            draining,
-        })
+        Ok(Self { frontend, shards, matching, draining })
     }
 }
 
@@ -144,10 +127,7 @@ async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {
         slots: SlotCount::new(DEFAULT_SLOTS).expect("a power of two"),
         schema_version: SCHEMA_VERSION,
     };
-    let settings = store
-        .cluster_settings(proposal)
-        .await
-        .map_err(|error| store_failure(&error))?;
+    let settings = store.cluster_settings(proposal).await.map_err(|error| store_failure(&error))?;
     if settings.schema_version > SCHEMA_VERSION {
         let message = format!(
             "the data has schema version {}, this binary knows {SCHEMA_VERSION}: use a newer perdure",
@@ -159,11 +139,7 @@ async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {
 }
 
 fn open(args: &DevArgs) -> Result<Embedded, Failure> {
-    let opened = if args.ephemeral {
-        Embedded::ephemeral()
-    } else {
-        Embedded::open(&Config::new(&args.db_filename))
-    };
+    let opened = if args.ephemeral { Embedded::ephemeral() } else { Embedded::open(&Config::new(&args.db_filename)) };
     opened.map_err(|error| open_failure(&error))
 }
 
@@ -195,53 +171,56 @@ async fn load_namespaces(store: &Arc<dyn Store>, extra: &[String]) -> Result<Arc
         ensure_namespaces(&namespaces, extra).await?;
         Ok(namespaces)
     };
-    loaded
-        .await
-        .map_err(|error: perdure_proto::Error| match first_failure.get() {
-            Some(cause) => store_failure(cause),
-            None => Failure::new(Failure::OTHER, format!("cannot load namespaces: {}", error.message)),
-        })
+    loaded.await.map_err(|error: perdure_proto::Error| match first_failure.get() {
+        Some(cause) => store_failure(cause),
+        None => Failure::new(Failure::OTHER, format!("cannot load namespaces: {}", error.message)),
+    })
 }
 
 fn port_failure(address: SocketAddr, error: &std::io::Error) -> Failure {
-    let code = if error.kind() == std::io::ErrorKind::AddrInUse {
-        Failure::PORT_TAKEN
-    } else {
-        Failure::OTHER
-    };
-    Failure::new(
-        code,
-        format!("cannot listen on {address}: {error}; choose another with --port or --ip"),
-    )
+    let code = if error.kind() == std::io::ErrorKind::AddrInUse { Failure::PORT_TAKEN } else { Failure::OTHER };
+    Failure::new(code, format!("cannot listen on {address}: {error}; choose another with --port or --ip"))
 }
 
 fn data_name(args: &DevArgs) -> String {
-    if args.ephemeral {
-        "in a temporary directory".to_owned()
-    } else {
-        args.db_filename.display().to_string()
+    if args.ephemeral { "in a temporary directory".to_owned() } else { args.db_filename.display().to_string() }
+}
+
+/// Ctrl-C and SIGTERM. From the moment when this is made they no longer end the process by themselves.
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
-/// Ctrl-C or SIGTERM.
-async fn signalled() {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                tokio::select! {
-                    _ = interrupt => {}
-                    _ = terminate.recv() => {}
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot listen for SIGTERM");
-                let _ = interrupt.await;
-            }
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn received(&mut self) {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::warn!(%error, "cannot listen for Ctrl-C");
+            std::future::pending().await
         }
     }
-    #[cfg(not(unix))]
-    let _ = interrupt.await;
 }

@@ -22,10 +22,7 @@ impl Failure {
     pub const DATA_NOT_WRITABLE: u8 = 14;
 
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 
     pub fn exit_code(&self) -> ExitCode {

@@ -23,11 +23,7 @@ pub struct Health(HealthReporter);
 
 impl Health {
     pub async fn set_serving(&self, serving: bool) {
-        let status = if serving {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in ["", workflow_service_server::SERVICE_NAME] {
             self.0.set_service_status(service, status).await;
         }
@@ -47,13 +43,7 @@ pub fn serve(
     listener: TcpListener,
     frontend: &Frontend,
     shutdown: watch::Receiver<bool>,
-) -> Result<
-    (
-        Health,
-        impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>,
-    ),
-    Failure,
-> {
+) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<>), Failure> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -67,9 +57,7 @@ pub fn serve(
         .add_service(frontend.workflow_service())
         .add_service(frontend.operator_service())
         .add_service(
-            health_service
-                .accept_compressed(CompressionEncoding::Gzip)
-                .accept_compressed(CompressionEncoding::Zstd),
+            health_service.accept_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Zstd),
         )
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?);
@@ -78,11 +66,6 @@ pub fn serve(
         // A dropped sender is a shutdown too.
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .map(|stream| stream.map(Tracked::new));
-    Ok((
-        Health(reporter),
-        router.serve_with_incoming_shutdown(incoming, shutdown),
-    ))
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).map(|stream| stream.map(Tracked::new));
+    Ok((Health(reporter), router.serve_with_incoming_shutdown(incoming, shutdown)))
 }

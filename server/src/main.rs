@@ -22,20 +22,12 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let Cli {
-        command: Command::Dev(args),
-    } = Cli::parse();
+    let Cli { command: Command::Dev(args) } = Cli::parse();
     telemetry::init_logs(args.log_level, args.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("perdure")
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("perdure").build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(dev::run(args)),
-        Err(error) => Err(Failure::new(
-            Failure::OTHER,
-            format!("cannot start the runtime: {error}"),
-        )),
+        Err(error) => Err(Failure::new(Failure::OTHER, format!("cannot start the runtime: {error}"))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -23,10 +23,7 @@ pub struct StoredNamespaces {
 
 impl StoredNamespaces {
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self {
-            store,
-            first_failure: Arc::default(),
-        }
+        Self { store, first_failure: Arc::default() }
     }
 
     /// What the store said when something failed for the first time. A client hears less of it.
@@ -46,19 +43,12 @@ impl StoredNamespaces {
 #[async_trait]
 impl NamespaceStore for StoredNamespaces {
     async fn list(&self) -> Result<Vec<Namespace>, Error> {
-        let rows = self
-            .store
-            .list_namespaces()
-            .await
-            .map_err(|error| self.unavailable(error))?;
+        let rows = self.store.list_namespaces().await.map_err(|error| self.unavailable(error))?;
         rows.into_iter()
             .map(|row| {
                 let record = NamespaceRecord::decode(row.record)
                     .map_err(|error| Error::internal(format!("namespace {} does not decode: {error}", row.name)))?;
-                Ok(Namespace {
-                    record,
-                    version: row.version,
-                })
+                Ok(Namespace { record, version: row.version })
             })
             .collect()
     }
@@ -70,12 +60,7 @@ impl NamespaceStore for StoredNamespaces {
             record: namespace.record.encode_to_vec().into(),
             version: namespace.version,
         };
-        match self
-            .store
-            .cas_namespace(expected, row)
-            .await
-            .map_err(|error| self.unavailable(error))?
-        {
+        match self.store.cas_namespace(expected, row).await.map_err(|error| self.unavailable(error))? {
             Cas::Applied => Ok(true),
             Cas::Rejected(_) => Ok(false),
         }
@@ -84,9 +69,7 @@ impl NamespaceStore for StoredNamespaces {
 
 /// Creates the namespaces that are not there yet.
 pub async fn ensure_namespaces(namespaces: &Namespaces, names: &[String]) -> Result<(), Error> {
-    let wanted = [SYSTEM_NAMESPACE, "default"]
-        .into_iter()
-        .chain(names.iter().map(String::as_str));
+    let wanted = [SYSTEM_NAMESPACE, "default"].into_iter().chain(names.iter().map(String::as_str));
     for name in wanted {
         if namespaces.by_name(name).is_none() {
             let record = NamespaceRecord {
@@ -106,11 +89,7 @@ pub async fn ensure_namespaces(namespaces: &Namespaces, names: &[String]) -> Res
 pub struct NamespaceRegistry(pub Arc<Namespaces>);
 
 fn info(namespace: Arc<Namespace>) -> NamespaceInfo {
-    NamespaceInfo {
-        id: namespace.id().into(),
-        name: namespace.name().into(),
-        retention: namespace.retention(),
-    }
+    NamespaceInfo { id: namespace.id().into(), name: namespace.name().into(), retention: namespace.retention() }
 }
 
 impl NamespaceView for NamespaceRegistry {

@@ -19,10 +19,7 @@ pub fn init_logs(level: LogLevel, format: LogFormat) {
         LogLevel::Error => "error",
         LogLevel::Never => "off",
     };
-    let builder = fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_target(false);
+    let builder = fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr).with_target(false);
     match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
@@ -32,15 +29,8 @@ pub fn init_logs(level: LogLevel, format: LogFormat) {
 /// Serves `/metrics` (Prometheus) on `address`; gives the address that it is served on.
 pub fn serve_metrics(address: SocketAddr) -> Result<SocketAddr, Failure> {
     // Bound here first to learn the port when the system chooses it.
-    let port_taken = |error| {
-        Failure::new(
-            Failure::PORT_TAKEN,
-            format!("cannot serve metrics on {address}: {error}"),
-        )
-    };
-    let bound = std::net::TcpListener::bind(address)
-        .and_then(|listener| listener.local_addr())
-        .map_err(port_taken)?;
+    let port_taken = |error| Failure::new(Failure::PORT_TAKEN, format!("cannot serve metrics on {address}: {error}"));
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| listener.local_addr()).map_err(port_taken)?;
     PrometheusBuilder::new()
         .with_http_listener(bound)
         .install()

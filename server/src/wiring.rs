@@ -26,9 +26,7 @@ impl Uplink {
     }
 
     fn cluster(&self) -> Result<&Cluster, Error> {
-        self.0
-            .get()
-            .ok_or_else(|| Error::unavailable("this node is still starting"))
+        self.0.get().ok_or_else(|| Error::unavailable("this node is still starting"))
     }
 }
 

@@ -22,15 +22,8 @@ impl Claim {
     /// The stamp of rows that this owner writes without having appended anything for them: newer than all earlier
     /// owners' rows, older than its own first record.
     pub(crate) fn floor(&self) -> Position {
-        let from = self
-            .row
-            .sources
-            .get(&self.row.epoch)
-            .map_or(Seq(1), |source| source.from);
-        Position {
-            epoch: self.row.epoch,
-            seq: Seq(from.0.saturating_sub(1)),
-        }
+        let from = self.row.sources.get(&self.row.epoch).map_or(Seq(1), |source| source.from);
+        Position { epoch: self.row.epoch, seq: Seq(from.0.saturating_sub(1)) }
     }
 }
 
@@ -62,11 +55,7 @@ pub(crate) fn to_replay(
     if checkpoint.epoch > epoch {
         return None;
     }
-    let after_checkpoint = if checkpoint.epoch == epoch {
-        checkpoint.seq.next()
-    } else {
-        Seq(1)
-    };
+    let after_checkpoint = if checkpoint.epoch == epoch { checkpoint.seq.next() } else { Seq(1) };
     let start = source.from.max(after_checkpoint).max(session.base);
     (start <= end).then_some((start, end))
 }
@@ -86,10 +75,7 @@ pub(crate) async fn claim(
     loop {
         let seen = persist("read shard", || store.read_shard_serial(shard)).await?;
         let mut row = seen.clone().unwrap_or_default();
-        let involved = row
-            .owner
-            .into_iter()
-            .chain(row.sources.values().map(|source| source.session));
+        let involved = row.owner.into_iter().chain(row.sources.values().map(|source| source.session));
         let is_known = |id: &SessionId| sealed.contains_key(id) || (*id == session && own_end.is_some());
         if let Some(unknown) = involved.into_iter().find(|id| !is_known(id)) {
             return Ok(Claimed::Unknown(unknown));
@@ -107,14 +93,7 @@ pub(crate) async fn claim(
         });
         row.owner = Some(session);
         row.epoch = Epoch(row.epoch.0 + 1);
-        row.sources.insert(
-            row.epoch,
-            Source {
-                session,
-                from: next,
-                until: None,
-            },
-        );
+        row.sources.insert(row.epoch, Source { session, from: next, until: None });
         if cas_shard(store, shard, seen, row.clone()).await? == Cas::Applied {
             return Ok(Claimed::Ours(Claim { shard, row }));
         }
@@ -123,10 +102,7 @@ pub(crate) async fn claim(
 
 /// M2: what was replayed is materialized, so the older sources are dropped. The new row; `None` if the shard is not ours.
 pub(crate) async fn checkpoint(store: &dyn Store, claim: &Claim, covered: Seq) -> Result<Option<ShardRow>, StoreError> {
-    let position = Position {
-        epoch: claim.row.epoch,
-        seq: covered,
-    };
+    let position = Position { epoch: claim.row.epoch, seq: covered };
     if position <= claim.row.checkpoint && claim.row.sources.len() <= 1 {
         return Ok(Some(claim.row.clone()));
     }
@@ -144,9 +120,7 @@ pub(crate) async fn checkpoint(store: &dyn Store, claim: &Claim, covered: Seq) -
 pub(crate) async fn delete_unneeded(store: &dyn Store, own: SessionId) -> Result<(), StoreError> {
     let shards = persist("list shards", || store.list_shards()).await?;
     let needed = |id: SessionId| {
-        shards
-            .iter()
-            .any(|(_, row)| row.owner == Some(id) || row.sources.values().any(|source| source.session == id))
+        shards.iter().any(|(_, row)| row.owner == Some(id) || row.sources.values().any(|source| source.session == id))
     };
     for (id, row) in persist("list sessions", || store.list_sessions()).await? {
         let SessionState::Sealed(end) = row.state else { continue };
@@ -165,9 +139,7 @@ pub(crate) async fn delete_unneeded(store: &dyn Store, own: SessionId) -> Result
             }
             next = rows.last().map_or(next, |row| row.seq.next());
         }
-        persist("delete session", || store.delete_session(id, row.clone()))
-            .await
-            .ok();
+        persist("delete session", || store.delete_session(id, row.clone())).await.ok();
         tracing::debug!(session = %id, "deleted a session's log");
     }
     Ok(())

@@ -27,30 +27,19 @@ enum Source {
 
 impl Clock {
     pub fn system() -> Self {
-        Self {
-            source: Source::System,
-            latest: AtomicI64::new(0),
-        }
+        Self { source: Source::System, latest: AtomicI64::new(0) }
     }
 
     /// For tests with paused time: `start` is now.
     pub fn runtime(start: Timestamp) -> Self {
-        Self {
-            source: Source::Runtime {
-                start,
-                origin: Instant::now(),
-            },
-            latest: AtomicI64::new(0),
-        }
+        Self { source: Source::Runtime { start, origin: Instant::now() }, latest: AtomicI64::new(0) }
     }
 
     #[allow(clippy::disallowed_methods, reason = "the one place where the wall clock enters")]
     pub fn now(&self) -> Timestamp {
         let read = match &self.source {
             Source::System => {
-                let since_epoch = SystemTime::now()
-                    .duration_since(SystemTime::UNIX_EPOCH)
-                    .unwrap_or_default();
+                let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)
             }
             Source::Runtime { start, origin } => {

@@ -86,14 +86,7 @@ impl ShardHandle {
     /// Rows for a flush; `None` if the shard has ended.
     pub(crate) async fn gather(&self, begin: bool, max_bytes: usize) -> Option<Slice> {
         let (slice, taken) = oneshot::channel();
-        self.events
-            .send(Event::Gather {
-                begin,
-                max_bytes,
-                slice,
-            })
-            .await
-            .ok()?;
+        self.events.send(Event::Gather { begin, max_bytes, slice }).await.ok()?;
         taken.await.ok()
     }
 
@@ -144,12 +137,7 @@ impl ShardTask {
         let (call_sender, calls) = mpsc::channel(node.config.mailbox_calls.max(1));
         let (event_sender, events) = mpsc::channel(1024);
         let ownership = Arc::new(Watched::new(Ownership::Acquiring));
-        let jobs = Jobs::new(
-            claim.shard,
-            outside.clone(),
-            event_sender.clone(),
-            node.config.calls_in_flight,
-        );
+        let jobs = Jobs::new(claim.shard, outside.clone(), event_sender.clone(), node.config.calls_in_flight);
         let handle = ShardHandle {
             calls: call_sender,
             events: event_sender,
@@ -159,19 +147,8 @@ impl ShardTask {
         };
         let core = Core::new(claim, log.for_shard(wake.clone()), node, ids, dirty, clock.now());
         let log = log.clone();
-        let task = Self {
-            core,
-            jobs,
-            calls,
-            events,
-            wake,
-            log,
-            clock,
-            ownership,
-            outside,
-            quiet: None,
-            quiescing: false,
-        };
+        let task =
+            Self { core, jobs, calls, events, wake, log, clock, ownership, outside, quiet: None, quiescing: false };
         (task, handle)
     }
 
@@ -297,11 +274,7 @@ impl ShardTask {
                     self.core.offer_refused(*offer, now);
                 }
             }
-            Event::Gather {
-                begin,
-                max_bytes,
-                slice,
-            } => {
+            Event::Gather { begin, max_bytes, slice } => {
                 let _ = slice.send(self.core.gather(begin, max_bytes));
             }
             Event::Flushed(notes) => self.core.flushed(notes, now),

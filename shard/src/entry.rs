@@ -60,11 +60,7 @@ pub(crate) struct RunMeta {
 impl RunMeta {
     /// A run that was read from the store.
     pub(crate) fn stored(applied: Position, stored_wake: Option<Timestamp>) -> Self {
-        Self {
-            stored_applied: Some(applied),
-            stored_wake,
-            ..Self::new(Applied::At(applied))
-        }
+        Self { stored_applied: Some(applied), stored_wake, ..Self::new(Applied::At(applied)) }
     }
 
     fn new(applied: Applied) -> Self {
@@ -82,15 +78,9 @@ impl RunMeta {
     /// Appends a record's events to the tail.
     pub(crate) fn push_events(&mut self, delta: &RunDelta) {
         if delta.first_event_id > 0 && !delta.events.is_empty() {
-            let next_event_id = delta
-                .info
-                .as_ref()
-                .map_or(delta.first_event_id + 1, |info| info.next_event_id);
-            let batch = TailBatch {
-                first: delta.first_event_id,
-                last: next_event_id - 1,
-                events: delta.events.clone(),
-            };
+            let next_event_id = delta.info.as_ref().map_or(delta.first_event_id + 1, |info| info.next_event_id);
+            let batch =
+                TailBatch { first: delta.first_event_id, last: next_event_id - 1, events: delta.events.clone() };
             self.tail.push_back(batch);
         }
     }
@@ -137,7 +127,10 @@ pub(crate) enum Pending {
         reply: Option<ReplyTo>,
     },
     /// A wake-up row came due.
-    Wake { run_id: Arc<str>, at: Timestamp },
+    Wake {
+        run_id: Arc<str>,
+        at: Timestamp,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -183,18 +176,11 @@ impl Entry {
         for delta in &record.runs {
             if delta.deleted {
                 let stored_wake = self.runs.remove(&delta.run_id).and_then(|meta| meta.stored_wake);
-                self.deleted.push(DeletedRun {
-                    run_id: delta.run_id.as_str().into(),
-                    applied,
-                    stored_wake,
-                });
+                self.deleted.push(DeletedRun { run_id: delta.run_id.as_str().into(), applied, stored_wake });
                 continue;
             }
             self.absent.remove(&delta.run_id);
-            let run = self
-                .runs
-                .entry(delta.run_id.clone())
-                .or_insert_with(|| RunMeta::new(applied));
+            let run = self.runs.entry(delta.run_id.clone()).or_insert_with(|| RunMeta::new(applied));
             run.applied = applied;
             run.dirty = true;
             run.version += 1;

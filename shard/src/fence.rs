@@ -24,10 +24,7 @@ pub(crate) async fn fence(store: &dyn Store, id: SessionId) -> Result<Option<Ses
             SessionState::Live => {
                 tracing::info!(session = %id, "fencing a session that ended without a goodbye");
                 // F1. Rejected: its base moved, or another fencer was faster; look again.
-                let fenced = SessionRow {
-                    state: SessionState::Fenced,
-                    ..row.clone()
-                };
+                let fenced = SessionRow { state: SessionState::Fenced, ..row.clone() };
                 cas_session(store, id, Some(row), fenced).await?;
             }
             SessionState::Fenced => {
@@ -38,10 +35,7 @@ pub(crate) async fn fence(store: &dyn Store, id: SessionId) -> Result<Option<Ses
                 }
                 let end = find_end(store, id, &row).await?;
                 // F3. Whoever proposes first decides; the loop reads what was decided.
-                let sealed = SessionRow {
-                    state: SessionState::Sealed(end),
-                    ..row.clone()
-                };
+                let sealed = SessionRow { state: SessionState::Sealed(end), ..row.clone() };
                 if cas_session(store, id, Some(row), sealed.clone()).await? == Cas::Applied {
                     return Ok(Some(sealed));
                 }
@@ -52,11 +46,7 @@ pub(crate) async fn fence(store: &dyn Store, id: SessionId) -> Result<Option<Ses
 
 /// F2: the end of the contiguous prefix; rows that were perhaps never acknowledged are inserted again.
 async fn find_end(store: &dyn Store, id: SessionId, row: &SessionRow) -> Result<Seq, StoreError> {
-    let start = scan::Start {
-        session: id,
-        segment: row.base_segment,
-        seq: row.base,
-    };
+    let start = scan::Start { session: id, segment: row.base_segment, seq: row.base };
     let mut acknowledged = Seq::ZERO;
     let mut last_rows: VecDeque<LogRow> = VecDeque::new();
     let end = scan::contiguous(store, start, None, |row| {

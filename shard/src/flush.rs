@@ -82,14 +82,7 @@ impl Flusher {
         session_row: Arc<std::sync::Mutex<SessionRow>>,
         requests: mpsc::Receiver<FlushRequest>,
     ) -> Self {
-        Self {
-            store,
-            log,
-            registry,
-            config,
-            session_row,
-            requests,
-        }
+        Self { store, log, registry, config, session_row, requests }
     }
 
     /// Runs until the session ends.
@@ -136,12 +129,7 @@ impl Flusher {
     }
 
     fn shards(&self) -> Vec<ShardHandle> {
-        self.registry
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// One flush of all shards. False: a shard is not serving now, so the base stays.
@@ -182,12 +170,7 @@ impl Flusher {
             self.move_base(cut, &shards).await?;
         }
         telemetry::flushed(bytes, started.elapsed());
-        tracing::debug!(
-            bytes,
-            elapsed_ms = started.elapsed().as_millis() as u64,
-            complete,
-            "flushed"
-        );
+        tracing::debug!(bytes, elapsed_ms = started.elapsed().as_millis() as u64, complete, "flushed");
         Ok(complete)
     }
 
@@ -230,10 +213,7 @@ impl Flusher {
                 let row = self.log.row_of(ticket).map(|(seq, _)| seq);
                 // Rows are forgotten only below a base, and a dirty run's records are above it.
                 let seq = row.expect("a covered ticket above the base has a row");
-                Position {
-                    epoch: claim.epoch(),
-                    seq,
-                }
+                Position { epoch: claim.epoch(), seq }
             }
         };
         let mut write = pending.write;
@@ -246,20 +226,14 @@ impl Flusher {
             | TableWrite::PutWakeup { .. }
             | TableWrite::DeleteWakeup { .. } => {}
         }
-        StampedWrite {
-            stamp: applied.max(claim.floor()),
-            write,
-        }
+        StampedWrite { stamp: applied.max(claim.floor()), write }
     }
 
     /// Everything below the cut is in the tables: old sources and old segments are not needed any more.
     async fn move_base(&self, cut: u64, shards: &[ShardHandle]) -> Result<(), Stop> {
         let base = self.log.base_for(cut);
         let materialized = base.map_or(Seq::ZERO, |(seq, _)| Seq(seq.0 - 1));
-        let stale: Vec<&ShardHandle> = shards
-            .iter()
-            .filter(|shard| shard.claim().row.sources.len() > 1)
-            .collect();
+        let stale: Vec<&ShardHandle> = shards.iter().filter(|shard| shard.claim().row.sources.len() > 1).collect();
         if !stale.is_empty() {
             self.drop_sources(&stale, materialized).await?;
         }
@@ -268,11 +242,7 @@ impl Flusher {
         if seq <= current.base {
             return Ok(());
         }
-        let moved = SessionRow {
-            base: seq,
-            base_segment: segment,
-            ..current.clone()
-        };
+        let moved = SessionRow { base: seq, base_segment: segment, ..current.clone() };
         let session = self.log.session();
         if let Cas::Rejected(_) = cas_session(&*self.store, session, Some(current.clone()), moved.clone()).await? {
             // Fenced: the writer finds out by its next fence read.
@@ -294,11 +264,7 @@ impl Flusher {
     async fn drop_sources(&self, shards: &[&ShardHandle], materialized: Seq) -> Result<(), Stop> {
         let mut checkpoints: Vec<BoxFuture<'static, Result<(), StoreError>>> = Vec::new();
         for shard in shards {
-            checkpoints.push(Box::pin(drop_sources(
-                self.store.clone(),
-                (*shard).clone(),
-                materialized,
-            )));
+            checkpoints.push(Box::pin(drop_sources(self.store.clone(), (*shard).clone(), materialized)));
         }
         let mut results = stream::iter(checkpoints).buffer_unordered(64);
         while let Some(result) = results.next().await {

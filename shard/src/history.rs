@@ -97,16 +97,10 @@ pub(crate) fn run_ref(command: &Command) -> RunRef {
         Command::GetHistoryReverse(c) => (&c.next_page_token, &c.execution),
         other => return Chain::run_ref(other),
     };
-    let from_token = HistoryToken::decode(token.as_ref())
-        .map(|token| token.run_id)
-        .unwrap_or_default();
+    let from_token = HistoryToken::decode(token.as_ref()).map(|token| token.run_id).unwrap_or_default();
     let named = execution.as_ref().map(|e| e.run_id.clone()).unwrap_or_default();
     let run_id = if from_token.is_empty() { named } else { from_token };
-    if run_id.is_empty() {
-        RunRef::Current
-    } else {
-        RunRef::Run(run_id)
-    }
+    if run_id.is_empty() { RunRef::Current } else { RunRef::Run(run_id) }
 }
 
 impl HistoryQuery {
@@ -116,11 +110,7 @@ impl HistoryQuery {
         Ok(Self {
             run_id: if token.run_id.is_empty() { named } else { token.run_id },
             from: token.next_event_id.max(1),
-            until: if token.until_event_id > 0 {
-                token.until_event_id + 1
-            } else {
-                0
-            },
+            until: if token.until_event_id > 0 { token.until_event_id + 1 } else { 0 },
             wait_new_event: request.wait_new_event || token.wait_new_event,
             close_event_only: request.history_event_filter_type() == HistoryEventFilterType::CloseEvent,
             reverse: false,
@@ -146,11 +136,7 @@ impl HistoryQuery {
 
     /// What can be answered from the run as it is now.
     pub(crate) fn step(self, view: &RunView, limits: &Limits) -> Step {
-        let end = if self.until > 0 {
-            self.until.min(view.next_event_id)
-        } else {
-            view.next_event_id
-        };
+        let end = if self.until > 0 { self.until.min(view.next_event_id) } else { view.next_event_id };
         if self.reverse {
             let from = if self.from > 0 { self.from.min(end - 1) } else { end - 1 };
             return Step::Page(self.page(view, from, end, limits));
@@ -159,13 +145,7 @@ impl HistoryQuery {
             return match (view.is_open, self.wait_new_event) {
                 (false, _) => {
                     let last = view.next_event_id - 1;
-                    Step::Page(
-                        Self {
-                            until: last + 1,
-                            ..self
-                        }
-                        .page(view, last, last + 1, limits),
-                    )
+                    Step::Page(Self { until: last + 1, ..self }.page(view, last, last + 1, limits))
                 }
                 (true, true) => Step::Wait(HistoryWatch(self)),
                 (true, false) => Step::Answer(Box::new(forward_reply(Vec::new(), None))),
@@ -185,27 +165,9 @@ impl HistoryQuery {
 
     fn page(self, view: &RunView, from: i64, until: i64, limits: &Limits) -> Box<PageJob> {
         let (max_events, max_bytes) = (self.max_events, limits.history_page_bytes.max(1) as usize);
-        let query = Self {
-            run_id: view.run_id.clone(),
-            ..self
-        };
-        let then = if query.reverse {
-            Then::Reverse { query }
-        } else {
-            Then::Forward {
-                query,
-                is_open: view.is_open,
-            }
-        };
-        Box::new(PageJob {
-            run_id: view.run_id.clone(),
-            from,
-            until,
-            max_events,
-            max_bytes,
-            tail: Vec::new(),
-            then,
-        })
+        let query = Self { run_id: view.run_id.clone(), ..self };
+        let then = if query.reverse { Then::Reverse { query } } else { Then::Forward { query, is_open: view.is_open } };
+        Box::new(PageJob { run_id: view.run_id.clone(), from, until, max_events, max_bytes, tail: Vec::new(), then })
     }
 }
 
@@ -237,10 +199,7 @@ impl PageJob {
             max_events: limits.history_page_events.max(1) as usize,
             max_bytes: limits.history_page_bytes.max(1) as usize,
             tail: Vec::new(),
-            then: Then::Fill {
-                reply: Box::new(reply),
-                extra,
-            },
+            then: Then::Fill { reply: Box::new(reply), extra },
         }
     }
 
@@ -250,10 +209,7 @@ impl PageJob {
             Then::Reverse { .. } => (1, self.from + 1),
             Then::Forward { .. } | Then::Fill { .. } => (self.from, self.until),
         };
-        self.tail = batches
-            .filter(|batch| batch.last >= low && batch.first < high)
-            .cloned()
-            .collect();
+        self.tail = batches.filter(|batch| batch.last >= low && batch.first < high).cloned().collect();
     }
 
     fn tail_first(&self) -> i64 {
@@ -283,8 +239,7 @@ impl PageJob {
             page.push_tail()?;
             page.push_stored(store, chain, 1).await?;
         } else {
-            page.push_stored(store, chain, self.until.min(self.tail_first()) - 1)
-                .await?;
+            page.push_stored(store, chain, self.until.min(self.tail_first()) - 1).await?;
             page.push_tail()?;
         }
         let page = page.finish();
@@ -310,27 +265,14 @@ impl PageJob {
                 forward_reply(events, token)
             }
             Then::Reverse { query } => {
-                let token = HistoryToken {
-                    run_id: query.run_id,
-                    next_event_id: next,
-                    ..Default::default()
-                };
-                let next_page_token = if next >= 1 {
-                    token.encode_to_vec().into()
-                } else {
-                    Default::default()
-                };
-                reply(Message_::GetHistoryReverse(
-                    GetWorkflowExecutionHistoryReverseResponse {
-                        history: Some(History { events }),
-                        next_page_token,
-                    },
-                ))
+                let token = HistoryToken { run_id: query.run_id, next_event_id: next, ..Default::default() };
+                let next_page_token = if next >= 1 { token.encode_to_vec().into() } else { Default::default() };
+                reply(Message_::GetHistoryReverse(GetWorkflowExecutionHistoryReverseResponse {
+                    history: Some(History { events }),
+                    next_page_token,
+                }))
             }
-            Then::Fill {
-                reply: mut message,
-                extra,
-            } => {
+            Then::Fill { reply: mut message, extra } => {
                 let mut token = None;
                 if more {
                     let rest = HistoryToken {
@@ -367,25 +309,15 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(job: &'a PageJob) -> Self {
         let reverse = matches!(job.then, Then::Reverse { .. });
-        Self {
-            job,
-            reverse,
-            events: Vec::new(),
-            bytes: 0,
-            next: job.from,
-            full: false,
-        }
+        Self { job, reverse, events: Vec::new(), bytes: 0, next: job.from, full: false }
     }
 
     /// Takes the events that come next; others are passed over (stored rows may overlap after a crash).
     fn push_all(&mut self, events: Vec<HistoryEvent>) {
         let wanted = |next: i64, job: &PageJob| if self.reverse { next >= 1 } else { next < job.until };
         let step = if self.reverse { -1 } else { 1 };
-        let ordered: Box<dyn Iterator<Item = HistoryEvent>> = if self.reverse {
-            Box::new(events.into_iter().rev())
-        } else {
-            Box::new(events.into_iter())
-        };
+        let ordered: Box<dyn Iterator<Item = HistoryEvent>> =
+            if self.reverse { Box::new(events.into_iter().rev()) } else { Box::new(events.into_iter()) };
         for event in ordered {
             if self.full || event.event_id != self.next || !wanted(self.next, self.job) {
                 continue;
@@ -399,11 +331,8 @@ impl<'a> Builder<'a> {
 
     fn push_tail(&mut self) -> Result<(), Error> {
         let job = self.job;
-        let ordered: Box<dyn Iterator<Item = &TailBatch>> = if self.reverse {
-            Box::new(job.tail.iter().rev())
-        } else {
-            Box::new(job.tail.iter())
-        };
+        let ordered: Box<dyn Iterator<Item = &TailBatch>> =
+            if self.reverse { Box::new(job.tail.iter().rev()) } else { Box::new(job.tail.iter()) };
         for batch in ordered {
             if self.full {
                 break;
@@ -420,11 +349,7 @@ impl<'a> Builder<'a> {
             if done || self.full {
                 return Ok(());
             }
-            let (low, high) = if self.reverse {
-                (end, self.next)
-            } else {
-                (self.next, end)
-            };
+            let (low, high) = if self.reverse { (end, self.next) } else { (self.next, end) };
             let budget = self.job.max_bytes.saturating_sub(self.bytes).max(1);
             let rows = store
                 .read_history(chain, &self.job.run_id, low, high, budget, self.reverse)
@@ -440,12 +365,7 @@ impl<'a> Builder<'a> {
                 self.push_all(decode(&row.events)?);
             }
             if self.next == before {
-                tracing::error!(
-                    ?chain,
-                    run_id = self.job.run_id,
-                    event_id = before,
-                    "history event is missing"
-                );
+                tracing::error!(?chain, run_id = self.job.run_id, event_id = before, "history event is missing");
                 return Err(Error::new(perdure_proto::Code::DataLoss, "history events are missing"));
             }
         }
@@ -473,10 +393,7 @@ impl<'a> Builder<'a> {
     }
 
     fn finish(self) -> Page {
-        Page {
-            events: self.events,
-            next: self.next,
-        }
+        Page { events: self.events, next: self.next }
     }
 }
 
@@ -491,12 +408,10 @@ pub(crate) fn store_error(error: &StoreError) -> Error {
 }
 
 fn decode(events: &bytes::Bytes) -> Result<Vec<HistoryEvent>, Error> {
-    History::decode(events.clone())
-        .map(|history| history.events)
-        .map_err(|error| {
-            tracing::error!(%error, "history events do not decode");
-            Error::new(perdure_proto::Code::DataLoss, "stored history is damaged")
-        })
+    History::decode(events.clone()).map(|history| history.events).map_err(|error| {
+        tracing::error!(%error, "history events do not decode");
+        Error::new(perdure_proto::Code::DataLoss, "stored history is damaged")
+    })
 }
 
 fn decode_token(bytes: &[u8]) -> Result<HistoryToken, Error> {
@@ -505,10 +420,7 @@ fn decode_token(bytes: &[u8]) -> Result<HistoryToken, Error> {
 
 fn page_size(requested: i32, limits: &Limits) -> usize {
     let most = limits.history_page_events.max(1) as usize;
-    usize::try_from(requested)
-        .ok()
-        .filter(|size| *size > 0)
-        .map_or(most, |size| size.min(most))
+    usize::try_from(requested).ok().filter(|size| *size > 0).map_or(most, |size| size.min(most))
 }
 
 fn reply(message: Message_) -> WorkflowReply {
@@ -530,13 +442,10 @@ fn workflow_task_of(reply: &mut WorkflowReply) -> Option<&mut PollWorkflowTaskQu
         Message_::RespondWorkflowTaskCompleted(reply) => reply.workflow_task.as_mut(),
         Message_::Start(reply) => reply.eager_workflow_task.as_mut(),
         Message_::MultiOperation(reply) => {
-            reply
-                .responses
-                .iter_mut()
-                .find_map(|response| match &mut response.response {
-                    Some(Response::StartWorkflow(start)) => start.eager_workflow_task.as_mut(),
-                    Some(Response::UpdateWorkflow(_)) | None => None,
-                })
+            reply.responses.iter_mut().find_map(|response| match &mut response.response {
+                Some(Response::StartWorkflow(start)) => start.eager_workflow_task.as_mut(),
+                Some(Response::UpdateWorkflow(_)) | None => None,
+            })
         }
         _ => None,
     }

@@ -120,9 +120,7 @@ impl Jobs {
                 self.reads.spawn(async move {
                     let read = || store.read_wakeups(shard, after.as_ref(), Timestamp::MAX, limit);
                     let rows = persist("read wake-ups", read).await;
-                    let rows = rows
-                        .inspect_err(|error| tracing::error!(shard_id = shard.0, %error, "wake-ups"))
-                        .ok();
+                    let rows = rows.inspect_err(|error| tracing::error!(shard_id = shard.0, %error, "wake-ups")).ok();
                     let _ = events.send(Event::WakeupsRead(rows)).await;
                 });
             }

@@ -119,11 +119,7 @@ impl Lookahead {
         }
         while let Some((at, chain)) = self.pinned.first().filter(|(at, _)| *at <= now).cloned() {
             self.unpin(&chain);
-            due.push(Wakeup {
-                at,
-                chain,
-                run_id: "".into(),
-            });
+            due.push(Wakeup { at, chain, run_id: "".into() });
         }
         due
     }
@@ -136,11 +132,7 @@ mod tests {
     use super::*;
 
     fn wakeup(at: i64) -> Wakeup {
-        Wakeup {
-            at: Timestamp(at),
-            chain: ChainKey::new("n", "w"),
-            run_id: "r".into(),
-        }
+        Wakeup { at: Timestamp(at), chain: ChainKey::new("n", "w"), run_id: "r".into() }
     }
 
     proptest! {

@@ -77,11 +77,7 @@ impl Default for Shards {
 
 impl Shards {
     pub fn new() -> Self {
-        let inner = Inner {
-            routes: RwLock::default(),
-            supervisor: Mutex::default(),
-            ended: Watched::new(None),
-        };
+        let inner = Inner { routes: RwLock::default(), supervisor: Mutex::default(), ended: Watched::new(None) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -164,18 +160,11 @@ impl Inner {
     fn shard(&self, shard: ShardId) -> Option<ShardHandle> {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let shards: &RwLock<BTreeMap<ShardId, ShardHandle>> = routes.as_deref()?;
-        shards
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&shard)
-            .cloned()
+        shards.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "where the system's randomness enters, if no seed is given"
-)]
+#[allow(clippy::disallowed_methods, reason = "where the system's randomness enters, if no seed is given")]
 fn random_seed() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }

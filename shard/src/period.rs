@@ -41,11 +41,7 @@ const CONCURRENT: usize = 64;
 
 /// A session that is named and has no row: deleted once no shard named it. So the claim that names it was decided after
 /// that, which is after its fence, and it never served (C4): its log holds nothing of that shard.
-const GONE: SessionRow = SessionRow {
-    state: SessionState::Sealed(Seq::ZERO),
-    base: Seq(1),
-    base_segment: 0,
-};
+const GONE: SessionRow = SessionRow { state: SessionState::Sealed(Seq::ZERO), base: Seq(1), base_segment: 0 };
 
 /// A task that ends with its owner.
 struct Owned<T>(JoinHandle<T>);
@@ -100,11 +96,8 @@ impl Period {
             session_row.clone(),
             requests,
         );
-        let outside = Outside {
-            store: setup.store.clone(),
-            tasks: setup.tasks.clone(),
-            entities: setup.entities.clone(),
-        };
+        let outside =
+            Outside { store: setup.store.clone(), tasks: setup.tasks.clone(), entities: setup.entities.clone() };
         let mut period = Self {
             setup: setup.clone(),
             log,
@@ -137,10 +130,7 @@ impl Period {
         let (task, handle) = ShardTask::new(claim, &self.log, self.node.clone(), self.outside.clone(), clock, ids);
         let id = self.tasks.spawn(task.run(replay)).id();
         self.shard_of_task.insert(id, shard);
-        self.registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(shard, handle.clone());
+        self.registry.write().unwrap_or_else(PoisonError::into_inner).insert(shard, handle.clone());
         handle
     }
 
@@ -168,9 +158,7 @@ impl Period {
         if self.log.wait_covered(tickets).await.is_err() {
             return Ok(());
         }
-        let last = tickets
-            .checked_sub(1)
-            .and_then(|ticket| self.log.row_of(Ticket(ticket)));
+        let last = tickets.checked_sub(1).and_then(|ticket| self.log.row_of(Ticket(ticket)));
         let own_end = last.map_or(Seq::ZERO, |(seq, _)| seq);
         let store = &*self.setup.store;
         let session = self.log.session();
@@ -189,9 +177,7 @@ impl Period {
         }
         let (claim, found) = claim_shard(store, shard, &self.log, &others, Some(own_end)).await?;
         sessions.extend(found);
-        let replay = read_sources(store, std::slice::from_ref(&claim), &sessions)
-            .await?
-            .remove(&shard);
+        let replay = read_sources(store, std::slice::from_ref(&claim), &sessions).await?.remove(&shard);
         self.spawn_shard(claim, replay.unwrap_or_else(|| Ok(Replay::new())));
         Ok(())
     }
@@ -199,13 +185,8 @@ impl Period {
     /// Ends the period in good order: everything answered, written to the tables, and the own session sealed (F3), so
     /// that the next start has nothing to replay.
     pub(crate) async fn stop(mut self) -> Result<(), StoreError> {
-        let shards: Vec<ShardHandle> = self
-            .registry
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
+        let shards: Vec<ShardHandle> =
+            self.registry.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         futures::future::join_all(shards.iter().map(ShardHandle::quiesce)).await;
         let mut flushed = false;
         for _ in 0..3 {
@@ -247,9 +228,7 @@ async fn fence_others(store: &dyn Store, own: SessionId) -> Result<Sealed, Store
     let sessions = persist("list sessions", || store.list_sessions()).await?;
     let mut fences: Vec<BoxFuture<'_, _>> = Vec::new();
     for (id, _) in sessions.into_iter().filter(|(id, _)| *id != own) {
-        fences.push(Box::pin(async move {
-            Ok::<_, StoreError>(fence(store, id).await?.map(|row| (id, row)))
-        }));
+        fences.push(Box::pin(async move { Ok::<_, StoreError>(fence(store, id).await?.map(|row| (id, row))) }));
     }
     let sealed: Vec<Option<(SessionId, SessionRow)>> = stream::iter(fences).buffered(CONCURRENT).try_collect().await?;
     Ok(sealed.into_iter().flatten().collect())
@@ -288,9 +267,7 @@ async fn claim_shard(
             Claimed::Ours(claim) => return Ok((claim, found)),
             // Our own claim of before, though we did not make one: another node of the same session id.
             Claimed::Unknown(id) if id == log.session() => {
-                return Err(StoreError::Corrupt(format!(
-                    "shard {shard} is owned by this very session"
-                )));
+                return Err(StoreError::Corrupt(format!("shard {shard} is owned by this very session")));
             }
             Claimed::Unknown(id) => {
                 let row = fence(store, id).await?.unwrap_or(GONE);

@@ -32,11 +32,7 @@ pub(crate) enum RecoverError {
     #[error(transparent)]
     Apply(#[from] perdure_workflow::ApplyError),
     #[error("stored {what} of {chain:?} does not decode: {reason}")]
-    Decode {
-        what: &'static str,
-        chain: ChainKey,
-        reason: String,
-    },
+    Decode { what: &'static str, chain: ChainKey, reason: String },
 }
 
 /// A stretch of a session's log that a shard needs.
@@ -63,12 +59,7 @@ pub(crate) async fn read_sources(
                 continue;
             };
             if let Some((from, until)) = to_replay(*epoch, source, claim.row.checkpoint, session) {
-                let wanted = Wanted {
-                    shard: claim.shard,
-                    epoch: *epoch,
-                    from,
-                    until,
-                };
+                let wanted = Wanted { shard: claim.shard, epoch: *epoch, from, until };
                 by_session.entry(source.session).or_default().push(wanted);
             }
         }
@@ -95,11 +86,7 @@ async fn read_log(
     };
     let until = wanted.iter().map(|w| w.until).max().unwrap_or_default();
     let by_tag: BTreeMap<(u32, u64), &Wanted> = wanted.iter().map(|w| ((w.shard.0, w.epoch.0), w)).collect();
-    let start = scan::Start {
-        session,
-        segment: row.base_segment,
-        seq: row.base,
-    };
+    let start = scan::Start { session, segment: row.base_segment, seq: row.base };
     let last = scan::contiguous(store, start, Some(until), |row| {
         let batch = Batch::decode(row.batch)
             .map_err(|e| StoreError::Corrupt(format!("row {} of the log of session {session}: {e}", row.seq.0)))?;
@@ -107,15 +94,10 @@ async fn read_log(
             let Some(wanted) = by_tag.get(&(record.shard_id, record.epoch)) else {
                 continue;
             };
-            let position = Position {
-                epoch: wanted.epoch,
-                seq: row.seq,
-            };
-            if let (true, Some(Entity::Chain(chain)), Some(Ok(replay))) = (
-                row.seq >= wanted.from && row.seq <= wanted.until,
-                record.entity,
-                results.get_mut(&wanted.shard),
-            ) {
+            let position = Position { epoch: wanted.epoch, seq: row.seq };
+            if let (true, Some(Entity::Chain(chain)), Some(Ok(replay))) =
+                (row.seq >= wanted.from && row.seq <= wanted.until, record.entity, results.get_mut(&wanted.shard))
+            {
                 replay.push((position, chain));
             }
         }
@@ -125,11 +107,7 @@ async fn read_log(
     if last < until {
         let missing = last.next();
         for w in wanted.iter().filter(|w| w.until >= missing) {
-            let error = RecoverError::MissingRow {
-                session,
-                seq: missing.0,
-                end: w.until.0,
-            };
+            let error = RecoverError::MissingRow { session, seq: missing.0, end: w.until.0 };
             results.insert(w.shard, Err(error));
         }
     }
@@ -160,11 +138,7 @@ pub(crate) fn by_chain(replay: Replay) -> BTreeMap<ChainKey, ChainReplay> {
 impl ChainReplay {
     /// The runs that survive: their rows have to be read before the records are applied.
     pub(crate) fn surviving_runs(&self) -> BTreeSet<&str> {
-        let runs = self
-            .records
-            .iter()
-            .flat_map(|(_, record)| &record.runs)
-            .map(|run| run.run_id.as_str());
+        let runs = self.records.iter().flat_map(|(_, record)| &record.runs).map(|run| run.run_id.as_str());
         runs.filter(|run| !self.deleted.contains_key(*run)).collect()
     }
 }

@@ -13,10 +13,7 @@ pub(crate) struct Watched<T> {
 
 impl<T: Clone> Watched<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self {
-            value: Mutex::new(value),
-            changed: Notify::new(),
-        }
+        Self { value: Mutex::new(value), changed: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, T> {

@@ -29,10 +29,7 @@ pub struct Client {
 }
 
 fn execution(workflow_id: &str, run_id: &str) -> WorkflowExecution {
-    WorkflowExecution {
-        workflow_id: workflow_id.to_owned(),
-        run_id: run_id.to_owned(),
-    }
+    WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run_id.to_owned() }
 }
 
 fn unexpected(reply: &WorkflowReply) -> Error {
@@ -59,25 +56,14 @@ impl Client {
         let request = StartWorkflowExecutionRequest {
             namespace: NAMESPACE.to_owned(),
             workflow_id: workflow_id.to_owned(),
-            workflow_type: Some(WorkflowType {
-                name: workflow_type.to_owned(),
-            }),
-            task_queue: Some(TaskQueue {
-                name: "queue".to_owned(),
-                ..Default::default()
-            }),
+            workflow_type: Some(WorkflowType { name: workflow_type.to_owned() }),
+            task_queue: Some(TaskQueue { name: "queue".to_owned(), ..Default::default() }),
             request_id: format!("start-{workflow_id}"),
             identity: "client".to_owned(),
             ..Default::default()
         };
         let reply = self
-            .call(
-                workflow_id,
-                Command::Start(Box::new(StartWorkflow {
-                    request: Some(request),
-                    parent: None,
-                })),
-            )
+            .call(workflow_id, Command::Start(Box::new(StartWorkflow { request: Some(request), parent: None })))
             .await?;
         match reply.reply {
             Some(Reply::Start(started)) => Ok(started.run_id),
@@ -94,10 +80,7 @@ impl Client {
             identity: "client".to_owned(),
             ..Default::default()
         };
-        let signal = SignalWorkflow {
-            request: Some(request),
-            ..Default::default()
-        };
+        let signal = SignalWorkflow { request: Some(request), ..Default::default() };
         self.call(workflow_id, Command::Signal(signal)).await.map(|_| ())
     }
 
@@ -108,11 +91,9 @@ impl Client {
         };
         let reply = self.call(workflow_id, Command::Describe(request)).await?;
         match &reply.reply {
-            Some(Reply::Describe(description)) => Ok(description
-                .workflow_execution_info
-                .as_ref()
-                .map(|info| info.status())
-                .unwrap_or_default()),
+            Some(Reply::Describe(description)) => {
+                Ok(description.workflow_execution_info.as_ref().map(|info| info.status()).unwrap_or_default())
+            }
             _ => Err(unexpected(&reply)),
         }
     }
@@ -155,9 +136,7 @@ impl Client {
         };
         let mut events = Vec::new();
         loop {
-            let reply = self
-                .call(workflow_id, Command::GetHistoryReverse(request.clone()))
-                .await?;
+            let reply = self.call(workflow_id, Command::GetHistoryReverse(request.clone())).await?;
             let Some(Reply::GetHistoryReverse(response)) = reply.reply else {
                 return Err(unexpected(&reply));
             };

@@ -38,10 +38,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             slots: 4,
-            config: ShardConfig {
-                seed: Some(1),
-                ..ShardConfig::default()
-            },
+            config: ShardConfig { seed: Some(1), ..ShardConfig::default() },
             script: Script::default(),
             no_worker: false,
             retention: Duration::from_secs(86_400),
@@ -71,11 +68,7 @@ impl NamespaceView for Namespace {
     }
 
     fn by_id(&self, id: &str) -> Option<NamespaceInfo> {
-        if id == NAMESPACE_ID {
-            self.by_name(NAMESPACE)
-        } else {
-            None
-        }
+        if id == NAMESPACE_ID { self.by_name(NAMESPACE) } else { None }
     }
 }
 
@@ -116,10 +109,7 @@ impl Node {
     pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Self, StartError> {
         let slots = SlotCount::new(options.slots).expect("a power of two");
         let shards = Shards::new();
-        let router = Router {
-            shards: Arc::new(OnceLock::new()),
-            slots,
-        };
+        let router = Router { shards: Arc::new(OnceLock::new()), slots };
         let _ = router.shards.set(shards.clone());
         let (offers, offered) = mpsc::channel(1024);
         let worker = tokio::spawn(worker::run(offered, router.clone(), options.script.clone()));
@@ -128,9 +118,7 @@ impl Node {
             shards: slots.shards().collect(),
             config: options.config,
             clock: Arc::new(Clock::runtime(options.start)),
-            namespaces: Arc::new(Namespace {
-                retention: options.retention,
-            }),
+            namespaces: Arc::new(Namespace { retention: options.retention }),
             tasks: Arc::new(Sink((!options.no_worker).then_some(offers))),
             entities: Arc::new(router),
         };

@@ -30,29 +30,13 @@ impl Plan {
     /// Every fault now and then.
     pub fn new(seed: u64) -> Self {
         let latency = (Duration::from_micros(200), Duration::from_millis(8));
-        Self {
-            seed,
-            steps: 400,
-            workflows: 12,
-            faults: Faults {
-                latency,
-                ..Faults::some()
-            },
-        }
+        Self { seed, steps: 400, workflows: 12, faults: Faults { latency, ..Faults::some() } }
     }
 
     /// So many faults that little gets done.
     pub fn rough(seed: u64) -> Self {
         let latency = (Duration::from_micros(200), Duration::from_millis(30));
-        Self {
-            seed,
-            steps: 200,
-            workflows: 4,
-            faults: Faults {
-                latency,
-                ..Faults::many()
-            },
-        }
+        Self { seed, steps: 200, workflows: 4, faults: Faults { latency, ..Faults::many() } }
     }
 }
 
@@ -102,9 +86,7 @@ impl Oracle {
     }
 
     fn violation(&mut self, line: String) {
-        self.report
-            .violations
-            .push(format!("{line} (step {})", self.report.trace.len()));
+        self.report.violations.push(format!("{line} (step {})", self.report.trace.len()));
     }
 
     fn started(&mut self, id: &str, run: String) {
@@ -152,9 +134,7 @@ impl Oracle {
         for (name, acknowledged) in &sent {
             let count = seen.get(name).copied().unwrap_or(0);
             if count > 1 || (*acknowledged && count == 0) {
-                self.violation(format!(
-                    "{id}: signal {name} (acknowledged: {acknowledged}) is there {count} times"
-                ));
+                self.violation(format!("{id}: signal {name} (acknowledged: {acknowledged}) is there {count} times"));
             }
         }
         let unknown: BTreeSet<&String> = seen.keys().filter(|name| !sent.contains_key(*name)).collect();
@@ -178,11 +158,7 @@ async fn operate(client: Client, oracle: Shared, kind: u64, workflow: u64, numbe
         }
         3..=7 => {
             let name = format!("s{number}");
-            lock(&oracle)
-                .signals
-                .entry(id.clone())
-                .or_default()
-                .insert(name.clone(), false);
+            lock(&oracle).signals.entry(id.clone()).or_default().insert(name.clone(), false);
             let result = tokio::time::timeout(patience, client.signal(&id, &name, &name)).await;
             if let Ok(Ok(())) = &result {
                 let mut oracle = lock(&oracle);
@@ -198,10 +174,7 @@ async fn operate(client: Client, oracle: Shared, kind: u64, workflow: u64, numbe
                 count = events.len();
                 lock(&oracle).read(&id, events.clone());
             }
-            format!(
-                "{number} history {id}: {} {count} events",
-                outcome(result.map(|r| r.map(|_| ())))
-            )
+            format!("{number} history {id}: {} {count} events", outcome(result.map(|r| r.map(|_| ()))))
         }
     };
     lock(&oracle).note(line);
@@ -229,10 +202,7 @@ struct World {
 impl World {
     fn options(&mut self) -> Options {
         self.periods += 1;
-        let mut options = Options {
-            script: Script::default(),
-            ..Options::default()
-        };
+        let mut options = Options { script: Script::default(), ..Options::default() };
         options.config.seed = Some(self.plan.seed << 16 | self.periods);
         options.config.flush_interval = Duration::from_millis(300);
         options.config.segment_bytes = 4 << 10;
@@ -275,10 +245,7 @@ impl World {
             4 => {
                 let faults = self.plan.faults.clone();
                 let slow = (Duration::from_millis(500), Duration::from_secs(3));
-                self.store.set_faults(Faults {
-                    latency: slow,
-                    ..faults.clone()
-                });
+                self.store.set_faults(Faults { latency: slow, ..faults.clone() });
                 tokio::time::sleep(Duration::from_millis(self.chance.below(2000))).await;
                 self.store.set_faults(faults);
             }
@@ -304,11 +271,7 @@ pub async fn run(plan: Plan) -> Report {
     let mut operations = JoinSet::new();
     for number in 0..world.plan.steps {
         let newest = world.nodes.len().saturating_sub(1) as u64;
-        let index = if world.chance.below(4) == 0 {
-            world.chance.below(newest + 1)
-        } else {
-            newest
-        };
+        let index = if world.chance.below(4) == 0 { world.chance.below(newest + 1) } else { newest };
         let (kind, workflow) = (world.chance.below(10), world.chance.below(world.plan.workflows));
         if let Some(node) = world.nodes.get(index as usize) {
             operations.spawn(operate(node.client(), world.oracle.clone(), kind, workflow, number));
@@ -368,14 +331,8 @@ async fn check_tables(world: &World) {
     let shards = world.store.list_shards().await.unwrap_or_default();
     let mut oracle = lock(&world.oracle);
     for (id, row) in &sessions {
-        let needed = shards
-            .iter()
-            .any(|(_, shard)| shard.sources.values().any(|source| source.session == *id));
-        let end = if let SessionState::Sealed(end) = row.state {
-            end
-        } else {
-            Seq::ZERO
-        };
+        let needed = shards.iter().any(|(_, shard)| shard.sources.values().any(|source| source.session == *id));
+        let end = if let SessionState::Sealed(end) = row.state { end } else { Seq::ZERO };
         if needed && row.base <= end {
             oracle.violation(format!("session {id} was stopped and has rows to replay: {row:?}"));
         }

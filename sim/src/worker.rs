@@ -32,10 +32,7 @@ pub struct Script {
 
 impl Default for Script {
     fn default() -> Self {
-        Self {
-            sleep: Duration::from_secs(60),
-            signals: 3,
-        }
+        Self { sleep: Duration::from_secs(60), signals: 3 }
     }
 }
 
@@ -75,10 +72,7 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
             ..Default::default()
         }),
     };
-    let reply = router
-        .call(call(Command::RecordWorkflowTaskStarted(started)))
-        .await
-        .ok()?;
+    let reply = router.call(call(Command::RecordWorkflowTaskStarted(started))).await.ok()?;
     let Some(Reply::WorkflowTask(task)) = reply.reply else {
         return None;
     };
@@ -89,10 +83,7 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
         identity: "worker".to_owned(),
         ..Default::default()
     };
-    router
-        .call(call(Command::RespondWorkflowTaskCompleted(completed)))
-        .await
-        .ok()?;
+    router.call(call(Command::RespondWorkflowTaskCompleted(completed))).await.ok()?;
     Some(())
 }
 
@@ -111,11 +102,7 @@ fn decide(task: &PollWorkflowTaskQueueResponse, script: &Script) -> Vec<Workflow
 }
 
 fn command(kind: CommandType, attributes: Attributes) -> WorkflowCommand {
-    WorkflowCommand {
-        command_type: kind as i32,
-        attributes: Some(attributes),
-        ..Default::default()
-    }
+    WorkflowCommand { command_type: kind as i32, attributes: Some(attributes), ..Default::default() }
 }
 
 fn start_timer(after: Duration) -> WorkflowCommand {

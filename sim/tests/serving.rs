@@ -29,13 +29,8 @@ async fn a_workflow_runs_to_its_end() {
     let run = client.start("w", "complete").await.expect("starts");
     let close = client.close_event("w", &run).await.expect("closes");
     assert_eq!(close.event_type(), EventType::WorkflowExecutionCompleted);
-    let kinds: Vec<EventType> = client
-        .history("w", &run, 0)
-        .await
-        .expect("history")
-        .iter()
-        .map(|event| event.event_type())
-        .collect();
+    let kinds: Vec<EventType> =
+        client.history("w", &run, 0).await.expect("history").iter().map(|event| event.event_type()).collect();
     let expected = [
         EventType::WorkflowExecutionStarted,
         EventType::WorkflowTaskScheduled,
@@ -61,10 +56,7 @@ async fn acknowledged_starts_survive_a_crash() {
     let client = second.client();
     for (i, run) in runs.iter().enumerate() {
         let id = format!("w{i}");
-        assert_eq!(
-            client.status(&id, "").await.expect("known"),
-            WorkflowExecutionStatus::Running
-        );
+        assert_eq!(client.status(&id, "").await.expect("known"), WorkflowExecutionStatus::Running);
         // The same start again is the same run.
         assert_eq!(&client.start(&id, "signals").await.expect("starts"), run);
         client.signal(&id, "s", "2").await.expect("signals");
@@ -73,10 +65,7 @@ async fn acknowledged_starts_survive_a_crash() {
         let events = client.history(&id, run, 2).await.expect("history");
         let ids: Vec<i64> = events.iter().map(|event| event.event_id).collect();
         assert_eq!(ids, (1..=events.len() as i64).collect::<Vec<_>>());
-        let signals = events
-            .iter()
-            .filter(|e| e.event_type() == EventType::WorkflowExecutionSignaled)
-            .count();
+        let signals = events.iter().filter(|e| e.event_type() == EventType::WorkflowExecutionSignaled).count();
         assert_eq!(signals, 3);
     }
 }
@@ -85,10 +74,7 @@ async fn acknowledged_starts_survive_a_crash() {
 async fn pages_come_from_the_tables_and_from_memory_alike() {
     let (_, store) = store();
     let mut settings = options(1);
-    settings.script = Script {
-        signals: 40,
-        ..Script::default()
-    };
+    settings.script = Script { signals: 40, ..Script::default() };
     settings.config.flush_interval = Duration::from_secs(1);
     let node = node(&store, settings).await;
     let client = node.client();
@@ -138,14 +124,8 @@ async fn a_history_long_poll_ends_with_a_token_and_goes_on() {
     client.signal("w", "s", "1").await.expect("signals");
     let page = poll.await.expect("joins").expect("page");
     let events = page.history.unwrap_or_default().events;
-    assert_eq!(
-        events.first().map(|event| event.event_type()),
-        Some(EventType::WorkflowExecutionSignaled)
-    );
-    assert_eq!(
-        client.status("w", &run).await.expect("known"),
-        WorkflowExecutionStatus::Running
-    );
+    assert_eq!(events.first().map(|event| event.event_type()), Some(EventType::WorkflowExecutionSignaled));
+    assert_eq!(client.status("w", &run).await.expect("known"), WorkflowExecutionStatus::Running);
 }
 
 #[tokio::test(start_paused = true)]

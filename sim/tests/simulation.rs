@@ -13,26 +13,14 @@ fn simulate_plan(plan: Plan) -> Report {
             .with_test_writer()
             .try_init();
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("runtime").block_on(run(plan))
 }
 
 fn check(seed: u64) {
     let report = simulate(seed);
-    assert!(
-        report.violations.is_empty(),
-        "seed {seed}: {:#?}\n{:#?}",
-        report.violations,
-        report.trace
-    );
-    assert!(
-        report.acknowledged > 20,
-        "seed {seed} acknowledged only {}",
-        report.acknowledged
-    );
+    assert!(report.violations.is_empty(), "seed {seed}: {:#?}\n{:#?}", report.violations, report.trace);
+    assert!(report.acknowledged > 20, "seed {seed} acknowledged only {}", report.acknowledged);
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -54,12 +42,7 @@ fn what_is_acknowledged_survives() {
 fn what_is_acknowledged_survives_rough_times() {
     for seed in seeds().take(10) {
         let report = simulate_plan(Plan::rough(seed));
-        assert!(
-            report.violations.is_empty(),
-            "seed {seed}: {:#?}\n{:#?}",
-            report.violations,
-            report.trace
-        );
+        assert!(report.violations.is_empty(), "seed {seed}: {:#?}\n{:#?}", report.violations, report.trace);
     }
 }
 

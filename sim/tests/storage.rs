@@ -36,11 +36,7 @@ async fn log_rows(store: &dyn Store) -> usize {
     let mut rows = 0;
     for (id, _) in store.list_sessions().await.expect("sessions") {
         for segment in 0..1000 {
-            rows += store
-                .read_log(id, segment, Seq(0), usize::MAX)
-                .await
-                .expect("log")
-                .len();
+            rows += store.read_log(id, segment, Seq(0), usize::MAX).await.expect("log").len();
         }
     }
     rows
@@ -51,10 +47,7 @@ async fn timers_fire_after_a_crash_and_after_a_stop() {
     for graceful in [false, true] {
         let (_, store) = simulated();
         let mut settings = options(1);
-        settings.script = Script {
-            sleep: Duration::from_secs(3600),
-            ..Script::default()
-        };
+        settings.script = Script { sleep: Duration::from_secs(3600), ..Script::default() };
         let first = node(&store, settings.clone()).await;
         let run = first.client().start("w", "sleep").await.expect("starts");
         // Long enough to be in the tables.
@@ -79,10 +72,7 @@ async fn timers_fire_after_a_crash_and_after_a_stop() {
 async fn cold_workflows_leave_memory_and_come_back() {
     let (sim, store) = simulated();
     let mut settings = options(1);
-    settings.script = Script {
-        sleep: Duration::from_secs(3600),
-        signals: 1,
-    };
+    settings.script = Script { sleep: Duration::from_secs(3600), signals: 1 };
     // Nothing fits: every clean chain is evicted at once.
     settings.config.cache_bytes = 1;
     settings.config.wakeups_ahead = 4;
@@ -110,10 +100,7 @@ async fn cold_workflows_leave_memory_and_come_back() {
 async fn sleeping_workflows_wake_by_their_rows_alone() {
     let (_, store) = simulated();
     let mut settings = options(1);
-    settings.script = Script {
-        sleep: Duration::from_secs(600),
-        ..Script::default()
-    };
+    settings.script = Script { sleep: Duration::from_secs(600), ..Script::default() };
     settings.config.cache_bytes = 1;
     settings.config.wakeups_ahead = 4;
     let node = node(&store, settings).await;
@@ -126,11 +113,7 @@ async fn sleeping_workflows_wake_by_their_rows_alone() {
     tokio::time::sleep(Duration::from_secs(700)).await;
     for i in 0..100 {
         let id = format!("w{i}");
-        assert_eq!(
-            client.status(&id, "").await.expect("known"),
-            WorkflowExecutionStatus::Completed,
-            "{id}"
-        );
+        assert_eq!(client.status(&id, "").await.expect("known"), WorkflowExecutionStatus::Completed, "{id}");
     }
 }
 
@@ -151,23 +134,13 @@ async fn the_log_is_truncated_and_a_stop_leaves_nothing_to_replay() {
     assert!(after * 4 < before, "{before} rows became {after}");
     client.start("last", "complete").await.expect("starts");
     first.stop().await;
-    let (id, session) = store
-        .list_sessions()
-        .await
-        .expect("sessions")
-        .pop()
-        .expect("one session");
-    let SessionState::Sealed(end) = session.state else {
-        panic!("{id} is {:?}", session.state)
-    };
+    let (id, session) = store.list_sessions().await.expect("sessions").pop().expect("one session");
+    let SessionState::Sealed(end) = session.state else { panic!("{id} is {:?}", session.state) };
     assert!(session.base > end, "base {:?} end {end:?}", session.base);
     settings.config.seed = Some(2);
     let second = node(&store, settings).await;
     let client = second.client();
-    assert_eq!(
-        client.status("last", "").await.expect("known"),
-        WorkflowExecutionStatus::Completed
-    );
+    assert_eq!(client.status("last", "").await.expect("known"), WorkflowExecutionStatus::Completed);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let sessions = store.list_sessions().await.expect("sessions");
     assert_eq!(sessions.len(), 1, "the old session is gone: {sessions:?}");
@@ -207,31 +180,16 @@ async fn closed_runs_pass_away_after_their_retention() {
     let run = client.start("w", "complete").await.expect("starts");
     client.close_event("w", &run).await.expect("closes");
     tokio::time::sleep(Duration::from_secs(3000)).await;
-    assert_eq!(
-        client.status("w", &run).await.expect("known"),
-        WorkflowExecutionStatus::Completed
-    );
+    assert_eq!(client.status("w", &run).await.expect("known"), WorkflowExecutionStatus::Completed);
     tokio::time::sleep(Duration::from_secs(1000)).await;
     client.status("w", &run).await.expect_err("gone");
     client.history("w", &run, 0).await.expect_err("gone");
     let key = ChainKey::new(NAMESPACE_ID, "w");
     assert!(store.read_head(&key).await.expect("reads").is_none());
     assert!(store.read_run(&key, &run).await.expect("reads").is_none());
-    assert!(
-        store
-            .read_history(&key, &run, 1, 100, 1000, false)
-            .await
-            .expect("reads")
-            .is_empty()
-    );
+    assert!(store.read_history(&key, &run, 1, 100, 1000, false).await.expect("reads").is_empty());
     for shard in 0..4 {
-        assert!(
-            store
-                .read_wakeups(ShardId(shard), None, Timestamp::MAX, 10)
-                .await
-                .expect("reads")
-                .is_empty()
-        );
+        assert!(store.read_wakeups(ShardId(shard), None, Timestamp::MAX, 10).await.expect("reads").is_empty());
     }
 }
 
@@ -241,12 +199,7 @@ async fn a_fenced_node_acknowledges_nothing_and_begins_again() {
     let node = node(&store, options(1)).await;
     let client = node.client();
     client.start("before", "forever").await.expect("starts");
-    let (id, row) = store
-        .list_sessions()
-        .await
-        .expect("sessions")
-        .pop()
-        .expect("one session");
+    let (id, row) = store.list_sessions().await.expect("sessions").pop().expect("one session");
     // The call reaches the log before the fence, its coverage does not.
     sim.pause();
     let start = tokio::spawn({
@@ -255,10 +208,7 @@ async fn a_fenced_node_acknowledges_nothing_and_begins_again() {
     });
     tokio::task::yield_now().await;
     sim.resume();
-    let fenced = perdure_persistence::SessionRow {
-        state: SessionState::Fenced,
-        ..row.clone()
-    };
+    let fenced = perdure_persistence::SessionRow { state: SessionState::Fenced, ..row.clone() };
     store.cas_session(id, Some(row), fenced).await.expect("fences");
     let error = match start.await.expect("joins") {
         Err(error) => error,
@@ -273,11 +223,7 @@ async fn a_fenced_node_acknowledges_nothing_and_begins_again() {
         assert!(tries < 1000, "the node never serves again");
     }
     let sessions = store.list_sessions().await.expect("sessions");
-    assert!(
-        sessions
-            .iter()
-            .any(|(other, row)| *other != id && row.state == SessionState::Live)
-    );
+    assert!(sessions.iter().any(|(other, row)| *other != id && row.state == SessionState::Live));
     client.start("again", "forever").await.expect("starts");
 }
 
@@ -333,11 +279,7 @@ async fn the_embedded_store_survives_a_crash_and_a_stop() {
             });
         }
         runs.extend(starts.join_all().await);
-        if seed % 2 == 0 {
-            node.stop().await
-        } else {
-            node.crash().await
-        }
+        if seed % 2 == 0 { node.stop().await } else { node.crash().await }
     }
     let store = open_embedded(directory.path()).await;
     let mut settings = options(9);
@@ -350,10 +292,7 @@ async fn the_embedded_store_survives_a_crash_and_a_stop() {
         }
         client.close_event(id, run).await.expect("closes");
         let events = client.history(id, run, 0).await.expect("history");
-        let signals = events
-            .iter()
-            .filter(|e| e.event_type() == EventType::WorkflowExecutionSignaled)
-            .count();
+        let signals = events.iter().filter(|e| e.event_type() == EventType::WorkflowExecutionSignaled).count();
         assert_eq!(signals, 3, "{id}");
     }
     node.stop().await;

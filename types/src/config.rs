@@ -92,11 +92,7 @@ pub enum ConfigError {
     #[error("unknown dynamic configuration key {key:?}; the nearest known key is {nearest:?}")]
     UnknownKey { key: String, nearest: &'static str },
     #[error("dynamic configuration key {key} takes a {expected}, got {value:?}")]
-    BadValue {
-        key: &'static str,
-        expected: &'static str,
-        value: String,
-    },
+    BadValue { key: &'static str, expected: &'static str, value: String },
     #[error("expected KEY=VALUE, got {0:?}")]
     NotAPair(String),
 }
@@ -111,55 +107,22 @@ enum Knob {
 
 const KNOBS: &[(&str, Knob)] = &[
     ("limit.historyCount.error", Knob::Int(|l| &mut l.history_count_error)),
-    (
-        "limit.historyCount.suggestContinueAsNew",
-        Knob::Int(|l| &mut l.history_count_suggest_continue_as_new),
-    ),
-    (
-        "limit.historySize.error",
-        Knob::Int(|l| &mut l.history_size_error_bytes),
-    ),
-    (
-        "limit.historySize.suggestContinueAsNew",
-        Knob::Int(|l| &mut l.history_size_suggest_continue_as_new_bytes),
-    ),
+    ("limit.historyCount.suggestContinueAsNew", Knob::Int(|l| &mut l.history_count_suggest_continue_as_new)),
+    ("limit.historySize.error", Knob::Int(|l| &mut l.history_size_error_bytes)),
+    ("limit.historySize.suggestContinueAsNew", Knob::Int(|l| &mut l.history_size_suggest_continue_as_new_bytes)),
     ("limit.blobSize.error", Knob::Int(|l| &mut l.blob_size_error_bytes)),
     ("limit.memoSize.error", Knob::Int(|l| &mut l.memo_size_error_bytes)),
     ("limit.maxIDLength", Knob::Int(|l| &mut l.max_id_length)),
-    (
-        "limit.numPendingActivities.error",
-        Knob::Int(|l| &mut l.pending_activities_error),
-    ),
-    (
-        "limit.numPendingChildExecutions.error",
-        Knob::Int(|l| &mut l.pending_child_executions_error),
-    ),
-    (
-        "limit.numPendingSignals.error",
-        Knob::Int(|l| &mut l.pending_signals_error),
-    ),
-    (
-        "limit.numPendingCancelRequests.error",
-        Knob::Int(|l| &mut l.pending_cancel_requests_error),
-    ),
-    (
-        "history.maximumSignalsPerExecution",
-        Knob::Int(|l| &mut l.signals_per_execution),
-    ),
+    ("limit.numPendingActivities.error", Knob::Int(|l| &mut l.pending_activities_error)),
+    ("limit.numPendingChildExecutions.error", Knob::Int(|l| &mut l.pending_child_executions_error)),
+    ("limit.numPendingSignals.error", Knob::Int(|l| &mut l.pending_signals_error)),
+    ("limit.numPendingCancelRequests.error", Knob::Int(|l| &mut l.pending_cancel_requests_error)),
+    ("history.maximumSignalsPerExecution", Knob::Int(|l| &mut l.signals_per_execution)),
     ("history.maxInFlightUpdates", Knob::Int(|l| &mut l.updates_in_flight)),
     ("history.maxTotalUpdates", Knob::Int(|l| &mut l.updates_total)),
-    (
-        "history.maximumBufferedEventsBatch",
-        Knob::Int(|l| &mut l.buffered_events),
-    ),
-    (
-        "history.maximumBufferedEventsSizeInBytes",
-        Knob::Int(|l| &mut l.buffered_events_bytes),
-    ),
-    (
-        "history.defaultWorkflowTaskTimeout",
-        Knob::Span(|l| &mut l.default_workflow_task_timeout),
-    ),
+    ("history.maximumBufferedEventsBatch", Knob::Int(|l| &mut l.buffered_events)),
+    ("history.maximumBufferedEventsSizeInBytes", Knob::Int(|l| &mut l.buffered_events_bytes)),
+    ("history.defaultWorkflowTaskTimeout", Knob::Span(|l| &mut l.default_workflow_task_timeout)),
     (
         "history.defaultActivityRetryPolicy.InitialIntervalInSeconds",
         Knob::Span(|l| &mut l.default_activity_retry_initial_interval),
@@ -172,14 +135,8 @@ const KNOBS: &[(&str, Knob)] = &[
         "history.defaultActivityRetryPolicy.MaximumIntervalCoefficient",
         Knob::Float(|l| &mut l.default_activity_retry_max_interval_coefficient),
     ),
-    (
-        "system.enableActivityEagerExecution",
-        Knob::Bool(|l| &mut l.activity_eager_execution),
-    ),
-    (
-        "system.enableEagerWorkflowStart",
-        Knob::Bool(|l| &mut l.eager_workflow_start),
-    ),
+    ("system.enableActivityEagerExecution", Knob::Bool(|l| &mut l.activity_eager_execution)),
+    ("system.enableEagerWorkflowStart", Knob::Bool(|l| &mut l.eager_workflow_start)),
     ("history.longPollExpirationInterval", Knob::Span(|l| &mut l.long_poll)),
     ("frontend.historyMaxPageSize", Knob::Int(|l| &mut l.history_page_events)),
 ];
@@ -187,40 +144,20 @@ const KNOBS: &[(&str, Knob)] = &[
 impl Limits {
     /// Sets one knob from `KEY=VALUE`. Keys are compared without regard to case, as Temporal does.
     pub fn set(&mut self, pair: &str) -> Result<(), ConfigError> {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| ConfigError::NotAPair(pair.to_owned()))?;
+        let (key, value) = pair.split_once('=').ok_or_else(|| ConfigError::NotAPair(pair.to_owned()))?;
         let (key, value) = (key.trim(), value.trim());
         let Some((name, knob)) = KNOBS.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)) else {
-            let nearest = KNOBS
-                .iter()
-                .map(|(name, _)| *name)
-                .min_by_key(|name| distance(name, key))
-                .unwrap_or("");
-            return Err(ConfigError::UnknownKey {
-                key: key.to_owned(),
-                nearest,
-            });
+            let nearest = KNOBS.iter().map(|(name, _)| *name).min_by_key(|name| distance(name, key)).unwrap_or("");
+            return Err(ConfigError::UnknownKey { key: key.to_owned(), nearest });
         };
-        let bad = |expected| ConfigError::BadValue {
-            key: name,
-            expected,
-            value: value.to_owned(),
-        };
+        let bad = |expected| ConfigError::BadValue { key: name, expected, value: value.to_owned() };
         match knob {
             Knob::Int(field) => {
-                *field(self) = value
-                    .parse()
-                    .ok()
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| bad("positive integer"))?
+                *field(self) = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("positive integer"))?
             }
             Knob::Float(field) => {
-                *field(self) = value
-                    .parse()
-                    .ok()
-                    .filter(|n: &f64| *n >= 1.0)
-                    .ok_or_else(|| bad("number of at least 1"))?
+                *field(self) =
+                    value.parse().ok().filter(|n: &f64| *n >= 1.0).ok_or_else(|| bad("number of at least 1"))?
             }
             Knob::Bool(field) => *field(self) = value.to_lowercase().parse().map_err(|_| bad("boolean"))?,
             Knob::Span(field) => *field(self) = parse_span(value).ok_or_else(|| bad("duration such as 10s"))?,
@@ -266,13 +203,9 @@ mod tests {
     #[test]
     fn a_knob_is_set_by_temporals_name() {
         let mut limits = Limits::default();
-        limits
-            .set("limit.historyCount.suggestContinueAsNew=50")
-            .expect("known key");
+        limits.set("limit.historyCount.suggestContinueAsNew=50").expect("known key");
         assert_eq!(limits.history_count_suggest_continue_as_new, 50);
-        limits
-            .set("history.defaultWorkflowTaskTimeout=500ms")
-            .expect("known key");
+        limits.set("history.defaultWorkflowTaskTimeout=500ms").expect("known key");
         assert_eq!(limits.default_workflow_task_timeout, Duration::from_millis(500));
     }
 
@@ -286,14 +219,8 @@ mod tests {
                 nearest: "limit.historyCount.suggestContinueAsNew",
             })
         );
-        assert!(matches!(
-            limits.set("limit.blobSize.error=-1"),
-            Err(ConfigError::BadValue { .. })
-        ));
-        assert!(matches!(
-            limits.set("limit.blobSize.error"),
-            Err(ConfigError::NotAPair(_))
-        ));
+        assert!(matches!(limits.set("limit.blobSize.error=-1"), Err(ConfigError::BadValue { .. })));
+        assert!(matches!(limits.set("limit.blobSize.error"), Err(ConfigError::NotAPair(_))));
         assert_eq!(limits, Limits::default());
     }
 }

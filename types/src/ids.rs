@@ -13,10 +13,7 @@ pub struct ChainKey {
 
 impl ChainKey {
     pub fn new(namespace_id: impl Into<Arc<str>>, workflow_id: impl Into<Arc<str>>) -> Self {
-        Self {
-            namespace_id: namespace_id.into(),
-            workflow_id: workflow_id.into(),
-        }
+        Self { namespace_id: namespace_id.into(), workflow_id: workflow_id.into() }
     }
 
     /// The slot (shard) that this entity lives in. Stored data depends on it: the function never changes.

@@ -27,10 +27,7 @@ pub struct Position {
 const SEQ_BITS: u32 = 40;
 
 impl Position {
-    pub const ZERO: Self = Self {
-        epoch: Epoch(0),
-        seq: Seq(0),
-    };
+    pub const ZERO: Self = Self { epoch: Epoch(0), seq: Seq(0) };
 
     /// The write timestamp of a row that reflects everything up to this position (rule M1). Larger is newer.
     ///
@@ -50,10 +47,7 @@ mod tests {
 
     #[test]
     fn stamps_order_as_positions() {
-        let at = |epoch, seq| Position {
-            epoch: Epoch(epoch),
-            seq: Seq(seq),
-        };
+        let at = |epoch, seq| Position { epoch: Epoch(epoch), seq: Seq(seq) };
         assert!(at(1, 5).stamp() < at(1, 6).stamp());
         assert!(at(1, (1 << 40) - 1).stamp() < at(2, 1).stamp());
     }

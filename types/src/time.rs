@@ -34,9 +34,7 @@ impl Timestamp {
     }
 
     pub fn from_proto(time: Option<&prost_types::Timestamp>) -> Self {
-        time.map_or(Self::ZERO, |t| {
-            Self(t.seconds.saturating_mul(NANOS).saturating_add(i64::from(t.nanos)))
-        })
+        time.map_or(Self::ZERO, |t| Self(t.seconds.saturating_mul(NANOS).saturating_add(i64::from(t.nanos))))
     }
 }
 
@@ -62,27 +60,18 @@ impl Duration {
 
     /// For messages; zero is written as an explicit zero duration.
     pub fn to_proto(self) -> prost_types::Duration {
-        prost_types::Duration {
-            seconds: self.0 / NANOS,
-            nanos: (self.0 % NANOS) as i32,
-        }
+        prost_types::Duration { seconds: self.0 / NANOS, nanos: (self.0 % NANOS) as i32 }
     }
 
     /// Unset is zero; too long saturates; negative stays negative for validation to refuse.
     pub fn from_proto(duration: Option<&prost_types::Duration>) -> Self {
-        duration.map_or(Self::ZERO, |d| {
-            Self(d.seconds.saturating_mul(NANOS).saturating_add(i64::from(d.nanos)))
-        })
+        duration.map_or(Self::ZERO, |d| Self(d.seconds.saturating_mul(NANOS).saturating_add(i64::from(d.nanos))))
     }
 
     /// Scaled by a retry policy's backoff coefficient, saturating.
     pub fn mul_f64(self, factor: f64) -> Self {
         let product = self.0 as f64 * factor;
-        if product >= i64::MAX as f64 {
-            Self(i64::MAX)
-        } else {
-            Self(product as i64)
-        }
+        if product >= i64::MAX as f64 { Self(i64::MAX) } else { Self(product as i64) }
     }
 
     /// For timers of the runtime.

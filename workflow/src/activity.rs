@@ -77,15 +77,11 @@ impl Chain {
         }
         let info = &activity.info;
         if info.attempt != c.attempt || info.stamp != c.stamp || info.paused {
-            return Err(Error::not_found(format!(
-                "Activity task with this stamp not found: {}",
-                c.stamp
-            )));
+            return Err(Error::not_found(format!("Activity task with this stamp not found: {}", c.stamp)));
         }
         let identity = c.poll.map(|poll| poll.identity).unwrap_or_default();
-        let task = run
-            .start_activity(c.scheduled_event_id, &identity, c.request_id, env)
-            .ok_or_else(activity_not_found)?;
+        let task =
+            run.start_activity(c.scheduled_event_id, &identity, c.request_id, env).ok_or_else(activity_not_found)?;
         reply(workflow_reply::Reply::ActivityTask(task))
     }
 }
@@ -137,23 +133,21 @@ impl Run {
             eager,
             ..ActivityInfo::default()
         };
-        let event = ctx.event(Attributes::ActivityTaskScheduledEventAttributes(
-            ActivityTaskScheduledEventAttributes {
-                activity_id: activity.activity_id,
-                activity_type: activity.activity_type,
-                task_queue: activity.task_queue,
-                header: activity.header,
-                input: activity.input,
-                schedule_to_close_timeout: activity.schedule_to_close_timeout,
-                schedule_to_start_timeout: activity.schedule_to_start_timeout,
-                start_to_close_timeout: activity.start_to_close_timeout,
-                heartbeat_timeout: activity.heartbeat_timeout,
-                workflow_task_completed_event_id: ctx.completed_event_id,
-                retry_policy: activity.retry_policy,
-                priority: activity.priority,
-                ..ActivityTaskScheduledEventAttributes::default()
-            },
-        ));
+        let event = ctx.event(Attributes::ActivityTaskScheduledEventAttributes(ActivityTaskScheduledEventAttributes {
+            activity_id: activity.activity_id,
+            activity_type: activity.activity_type,
+            task_queue: activity.task_queue,
+            header: activity.header,
+            input: activity.input,
+            schedule_to_close_timeout: activity.schedule_to_close_timeout,
+            schedule_to_start_timeout: activity.schedule_to_start_timeout,
+            start_to_close_timeout: activity.start_to_close_timeout,
+            heartbeat_timeout: activity.heartbeat_timeout,
+            workflow_task_completed_event_id: ctx.completed_event_id,
+            retry_policy: activity.retry_policy,
+            priority: activity.priority,
+            ..ActivityTaskScheduledEventAttributes::default()
+        }));
         let id = self.add_prepared(env.now, event);
         let Some(event) = self.last_new_event() else {
             return;
@@ -162,9 +156,7 @@ impl Run {
         info.scheduled_event_id = id;
         info.scheduled_time_ns = scheduled.as_nanos();
         info.first_scheduled_time_ns = scheduled.as_nanos();
-        info.expiration_time_ns = schedule_to_close
-            .or_none()
-            .map_or(0, |timeout| (scheduled + timeout).as_nanos());
+        info.expiration_time_ns = schedule_to_close.or_none().map_or(0, |timeout| (scheduled + timeout).as_nanos());
         self.activities.insert(id, Pending { info, event });
         if !eager {
             self.offer_activity_when_due(id, env.now);
@@ -179,9 +171,7 @@ impl Run {
     ) -> CommandResult {
         let bad = |message: String| BadCommand::new(Cause::BadRequestCancelActivityAttributes, message);
         if a.scheduled_event_id <= 0 {
-            return Err(bad(
-                "ScheduledEventId is not set on RequestCancelActivityTaskCommand.".to_owned()
-            ));
+            return Err(bad("ScheduledEventId is not set on RequestCancelActivityTaskCommand.".to_owned()));
         }
         let id = a.scheduled_event_id;
         let started = match self.activities.get(&id) {
@@ -220,21 +210,11 @@ impl Run {
 
     /// The end of an activity that no worker has.
     pub(crate) fn canceled_before_start(&self, id: i64, identity: &str) -> Attributes {
-        let requested = self
-            .activities
-            .get(&id)
-            .map_or(0, |activity| activity.info.cancel_requested_event_id);
-        let mut details = Payload {
-            data: br#""ACTIVITY_ID_NOT_STARTED""#.as_slice().into(),
-            ..Payload::default()
-        };
-        details
-            .metadata
-            .insert("encoding".to_owned(), b"json/plain".as_slice().into());
+        let requested = self.activities.get(&id).map_or(0, |activity| activity.info.cancel_requested_event_id);
+        let mut details = Payload { data: br#""ACTIVITY_ID_NOT_STARTED""#.as_slice().into(), ..Payload::default() };
+        details.metadata.insert("encoding".to_owned(), b"json/plain".as_slice().into());
         Attributes::ActivityTaskCanceledEventAttributes(ActivityTaskCanceledEventAttributes {
-            details: Some(Payloads {
-                payloads: vec![details],
-            }),
+            details: Some(Payloads { payloads: vec![details] }),
             latest_cancel_requested_event_id: requested,
             scheduled_event_id: id,
             identity: identity.to_owned(),
@@ -243,9 +223,7 @@ impl Run {
     }
 
     pub(crate) fn activity_by_id(&self, activity_id: &str) -> Option<&Activity> {
-        self.activities
-            .values()
-            .find(|activity| activity.info.activity_id == activity_id)
+        self.activities.values().find(|activity| activity.info.activity_id == activity_id)
     }
 
     /// Hands the activity to a worker.
@@ -268,11 +246,7 @@ impl Run {
     /// What the worker gets.
     fn activity_task(&self, activity: &Activity, env: &Env) -> PollActivityTaskQueueResponse {
         let (info, scheduled) = (&activity.info, activity.scheduled());
-        let namespace = env
-            .namespaces
-            .by_id(&self.key.namespace_id)
-            .map(|n| n.name.to_string())
-            .unwrap_or_default();
+        let namespace = env.namespaces.by_id(&self.key.namespace_id).map(|n| n.name.to_string()).unwrap_or_default();
         PollActivityTaskQueueResponse {
             task_token: self.activity_token(info).encode_to_vec().into(),
             workflow_namespace: namespace,
@@ -317,9 +291,7 @@ impl Run {
             return;
         };
         if activity.info.scheduled_time_ns > now.as_nanos() {
-            self.delayed
-                .activities
-                .insert((Timestamp(activity.info.scheduled_time_ns), id));
+            self.delayed.activities.insert((Timestamp(activity.info.scheduled_time_ns), id));
         } else {
             let offer = self.activity_offer(activity);
             self.effects.push(Effect::Offer(offer));
@@ -331,11 +303,7 @@ impl Run {
         Offer {
             kind: TaskKind::Activity as i32,
             namespace_id: self.key.namespace_id.to_string(),
-            task_queue: scheduled
-                .task_queue
-                .as_ref()
-                .map(|queue| queue.name.clone())
-                .unwrap_or_default(),
+            task_queue: scheduled.task_queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default(),
             workflow_id: self.key.workflow_id.to_string(),
             run_id: self.run_id.clone(),
             scheduled_event_id: info.scheduled_event_id,

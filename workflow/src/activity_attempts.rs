@@ -63,10 +63,7 @@ impl Run {
 fn is_schedule_timeout(failure: Option<&Failure>) -> bool {
     match failure.and_then(|failure| failure.failure_info.as_ref()) {
         Some(FailureInfo::TimeoutFailureInfo(timeout)) => {
-            matches!(
-                timeout.timeout_type(),
-                TimeoutType::ScheduleToStart | TimeoutType::ScheduleToClose
-            )
+            matches!(timeout.timeout_type(), TimeoutType::ScheduleToStart | TimeoutType::ScheduleToClose)
         }
         _ => false,
     }
@@ -85,10 +82,7 @@ fn bounded(failure: Failure) -> Failure {
 
 fn truncated(failure: &Failure, rest: &mut usize, depth: u32) -> Failure {
     let mut cut = |text: &str| {
-        let end = (0..=text.len().min(*rest))
-            .rev()
-            .find(|end| text.is_char_boundary(*end))
-            .unwrap_or(0);
+        let end = (0..=text.len().min(*rest)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         *rest = rest.saturating_sub(end + 4);
         text[..end].to_owned()
     };
@@ -109,10 +103,7 @@ fn truncated(failure: &Failure, rest: &mut usize, depth: u32) -> Failure {
     kept.message = cut(&failure.message);
     kept.stack_trace = cut(&failure.stack_trace);
     if *rest > 4 && depth > 0 {
-        kept.cause = failure
-            .cause
-            .as_ref()
-            .map(|cause| Box::new(truncated(cause, rest, depth - 1)));
+        kept.cause = failure.cause.as_ref().map(|cause| Box::new(truncated(cause, rest, depth - 1)));
     }
     kept
 }
@@ -123,10 +114,7 @@ mod tests {
 
     #[test]
     fn a_big_failure_keeps_its_beginning() {
-        let cause = Failure {
-            message: "root".to_owned(),
-            ..Failure::default()
-        };
+        let cause = Failure { message: "root".to_owned(), ..Failure::default() };
         let big = Failure {
             message: "é".repeat(1000),
             stack_trace: "frame\n".repeat(10_000),
@@ -137,10 +125,7 @@ mod tests {
         assert!(kept.encoded_len() < LAST_FAILURE_MAX_BYTES + 100);
         assert_eq!(kept.message, "Failure exceeds size limit.");
         assert_eq!(kept.cause.expect("kept").message, big.message);
-        let small = Failure {
-            message: "small".to_owned(),
-            ..Failure::default()
-        };
+        let small = Failure { message: "small".to_owned(), ..Failure::default() };
         assert_eq!(bounded(small.clone()), small);
     }
 }

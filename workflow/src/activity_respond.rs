@@ -27,9 +27,7 @@ use crate::{
 impl Chain {
     pub(crate) fn respond_activity_task(&mut self, c: RespondActivityTask, env: &mut Env) -> Answered {
         let activity = c.activity.unwrap_or_default();
-        let outcome = c
-            .outcome
-            .ok_or_else(|| Error::invalid_argument("Outcome is not set on request."))?;
+        let outcome = c.outcome.ok_or_else(|| Error::invalid_argument("Outcome is not set on request."))?;
         let run = self.open_run(&activity.run_id)?;
         let may_be_waiting = matches!(outcome, Outcome::Completed(_));
         let id = run.find_activity(&activity, may_be_waiting)?;
@@ -97,11 +95,7 @@ impl Run {
         identity: &str,
         version: Option<WorkerVersionStamp>,
     ) {
-        if let Some(activity) = self
-            .activities
-            .get_mut(&id)
-            .filter(|activity| activity.info.started_time_ns == 0)
-        {
+        if let Some(activity) = self.activities.get_mut(&id).filter(|activity| activity.info.started_time_ns == 0) {
             // Completed by id before a worker had it: the completer stands for the worker.
             activity.info.started_time_ns = env.now.as_nanos();
             activity.info.request_id.clear();

@@ -62,11 +62,7 @@ pub(crate) fn validate(policy: &mut RetryPolicy) -> Result<(), String> {
     if policy.maximum_attempts < 0 {
         return Err("MaximumAttempts cannot be negative on retry policy.".to_owned());
     }
-    for name in policy
-        .non_retryable_error_types
-        .iter()
-        .filter_map(|name| name.strip_prefix(TIMEOUT_PREFIX))
-    {
+    for name in policy.non_retryable_error_types.iter().filter_map(|name| name.strip_prefix(TIMEOUT_PREFIX)) {
         if !TIMEOUT_TYPES.iter().any(|kind| timeout_name(*kind) == name) {
             return Err(format!("Invalid timeout type value: {name}."));
         }
@@ -96,10 +92,9 @@ pub(crate) fn is_retryable(failure: Option<&Failure>, non_retryable_types: &[Str
 /// The delay that the worker wants before the next attempt, instead of the policy's.
 pub(crate) fn requested_delay(failure: Option<&Failure>) -> Option<Duration> {
     match failure?.failure_info.as_ref()? {
-        FailureInfo::ApplicationFailureInfo(application) => application
-            .next_retry_delay
-            .as_ref()
-            .map(|delay| Duration::from_proto(Some(delay))),
+        FailureInfo::ApplicationFailureInfo(application) => {
+            application.next_retry_delay.as_ref().map(|delay| Duration::from_proto(Some(delay)))
+        }
         _ => None,
     }
 }
@@ -125,11 +120,7 @@ pub(crate) fn backoff(
             if interval <= Duration::ZERO && maximum.is_zero() {
                 return Err(RetryState::Timeout);
             }
-            if !maximum.is_zero() && (interval <= Duration::ZERO || interval > maximum) {
-                maximum
-            } else {
-                interval
-            }
+            if !maximum.is_zero() && (interval <= Duration::ZERO || interval > maximum) { maximum } else { interval }
         }
     };
     if expiration.is_some_and(|expiration| now + interval > expiration) {
@@ -158,12 +149,8 @@ pub(crate) fn server_failure(message: impl Into<String>) -> Failure {
     }
 }
 
-const TIMEOUT_TYPES: [TimeoutType; 4] = [
-    TimeoutType::StartToClose,
-    TimeoutType::ScheduleToStart,
-    TimeoutType::ScheduleToClose,
-    TimeoutType::Heartbeat,
-];
+const TIMEOUT_TYPES: [TimeoutType; 4] =
+    [TimeoutType::StartToClose, TimeoutType::ScheduleToStart, TimeoutType::ScheduleToClose, TimeoutType::Heartbeat];
 
 /// As policies and messages name it.
 pub(crate) fn timeout_name(kind: TimeoutType) -> &'static str {
@@ -203,29 +190,17 @@ mod tests {
             .map(|attempt| backoff(&policy, attempt, None, Timestamp(0), None).expect("goes on").0 / 1_000_000_000)
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
-        assert_eq!(
-            backoff(&policy, i32::MAX, None, Timestamp(0), None),
-            Ok(Duration::from_secs(10))
-        );
+        assert_eq!(backoff(&policy, i32::MAX, None, Timestamp(0), None), Ok(Duration::from_secs(10)));
     }
 
     #[test]
     fn why_there_is_no_other_attempt() {
         let now = Timestamp(1_000_000_000);
-        assert_eq!(
-            backoff(&policy(1, 1.0, 1, 3), 3, None, now, None),
-            Err(RetryState::MaximumAttemptsReached)
-        );
+        assert_eq!(backoff(&policy(1, 1.0, 1, 3), 3, None, now, None), Err(RetryState::MaximumAttemptsReached));
         let soon = Some(now + Duration::from_millis(999));
-        assert_eq!(
-            backoff(&policy(1, 1.0, 1, 3), 1, None, now, soon),
-            Err(RetryState::Timeout)
-        );
+        assert_eq!(backoff(&policy(1, 1.0, 1, 3), 1, None, now, soon), Err(RetryState::Timeout));
         let delay = Some(Duration::from_millis(5));
-        assert_eq!(
-            backoff(&policy(1, 1.0, 1, 3), 1, delay, now, soon),
-            Ok(Duration::from_millis(5))
-        );
+        assert_eq!(backoff(&policy(1, 1.0, 1, 3), 1, delay, now, soon), Ok(Duration::from_millis(5)));
     }
 
     #[test]
@@ -237,10 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_retryable() {
-        let failure = |info| Failure {
-            failure_info: Some(info),
-            ..Failure::default()
-        };
+        let failure = |info| Failure { failure_info: Some(info), ..Failure::default() };
         let application = |kind: &str, non_retryable| {
             failure(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo {
                 r#type: kind.to_owned(),
@@ -256,32 +228,17 @@ mod tests {
         check(timeout_failure("", TimeoutType::StartToClose), true);
         check(timeout_failure("", TimeoutType::Heartbeat), false);
         check(timeout_failure("", TimeoutType::ScheduleToStart), false);
-        check(
-            failure(FailureInfo::CanceledFailureInfo(CanceledFailureInfo::default())),
-            false,
-        );
+        check(failure(FailureInfo::CanceledFailureInfo(CanceledFailureInfo::default())), false);
         assert!(is_retryable(None, &listed));
     }
 
     #[test]
     fn bad_policies_are_refused() {
         let check = |mut policy: RetryPolicy, expect: &str| assert_eq!(validate(&mut policy), Err(expect.to_owned()));
-        check(
-            policy(1, 0.5, 10, 0),
-            "BackoffCoefficient cannot be less than 1 on retry policy.",
-        );
-        check(
-            policy(-1, 2.0, 10, 0),
-            "invalid InitialInterval set on retry policy: negative duration",
-        );
-        check(
-            policy(5, 2.0, 1, 0),
-            "MaximumInterval cannot be less than InitialInterval on retry policy.",
-        );
-        check(
-            policy(1, 2.0, 10, -1),
-            "MaximumAttempts cannot be negative on retry policy.",
-        );
+        check(policy(1, 0.5, 10, 0), "BackoffCoefficient cannot be less than 1 on retry policy.");
+        check(policy(-1, 2.0, 10, 0), "invalid InitialInterval set on retry policy: negative duration");
+        check(policy(5, 2.0, 1, 0), "MaximumInterval cannot be less than InitialInterval on retry policy.");
+        check(policy(1, 2.0, 10, -1), "MaximumAttempts cannot be negative on retry policy.");
         let mut nonsense = policy(1, 2.0, 10, 0);
         nonsense.non_retryable_error_types = vec!["TemporalTimeout:Never".to_owned()];
         check(nonsense, "Invalid timeout type value: Never.");

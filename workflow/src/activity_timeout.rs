@@ -29,14 +29,7 @@ pub(crate) fn next_deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutTy
     let closing =
         (info.expiration_time_ns != 0).then_some((Timestamp(info.expiration_time_ns), TimeoutType::ScheduleToClose));
     let (first, second) = if info.started_time_ns == 0 {
-        (
-            after(
-                info.scheduled_time_ns,
-                info.schedule_to_start_ns,
-                TimeoutType::ScheduleToStart,
-            ),
-            None,
-        )
+        (after(info.scheduled_time_ns, info.schedule_to_start_ns, TimeoutType::ScheduleToStart), None)
     } else {
         let alive = info.last_heartbeat_time_ns.max(info.started_time_ns);
         (
@@ -45,10 +38,7 @@ pub(crate) fn next_deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutTy
         )
     };
     // Of deadlines at the same time the more particular one counts: nobody took the activity, or its attempt was slow.
-    [first, closing, second]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(time, _)| *time)
+    [first, closing, second].into_iter().flatten().min_by_key(|(time, _)| *time)
 }
 
 impl Run {

@@ -88,12 +88,7 @@ fn complete_timeouts(
         ));
     }
     if !run_timeout.is_zero() {
-        for timeout in [
-            &mut schedule_to_close,
-            &mut schedule_to_start,
-            &mut start_to_close,
-            &mut heartbeat,
-        ] {
+        for timeout in [&mut schedule_to_close, &mut schedule_to_start, &mut start_to_close, &mut heartbeat] {
             *timeout = (*timeout).min(run_timeout);
         }
     }
@@ -115,13 +110,8 @@ mod tests {
         let timeout = |secs: i64| (secs != 0).then(|| Duration::from_secs(secs).to_proto());
         ScheduleActivityTaskCommandAttributes {
             activity_id: "1".to_owned(),
-            activity_type: Some(ActivityType {
-                name: "work".to_owned(),
-            }),
-            task_queue: Some(TaskQueue {
-                name: "queue".to_owned(),
-                ..TaskQueue::default()
-            }),
+            activity_type: Some(ActivityType { name: "work".to_owned() }),
+            task_queue: Some(TaskQueue { name: "queue".to_owned(), ..TaskQueue::default() }),
             schedule_to_close_timeout: timeout(close),
             schedule_to_start_timeout: timeout(start),
             start_to_close_timeout: timeout(run),
@@ -134,17 +124,9 @@ mod tests {
     fn check(given: [i64; 4], run_timeout: i64, expect: [i64; 4]) {
         let mut a = activity(given[0], given[1], given[2], given[3]);
         validate_and_complete(&mut a, Duration::from_secs(run_timeout), "queue", &Limits::default()).expect("valid");
-        let all = [
-            a.schedule_to_close_timeout,
-            a.schedule_to_start_timeout,
-            a.start_to_close_timeout,
-            a.heartbeat_timeout,
-        ];
-        assert_eq!(
-            all.map(|t| t.expect("complete").seconds),
-            expect,
-            "given {given:?}, run timeout {run_timeout}"
-        );
+        let all =
+            [a.schedule_to_close_timeout, a.schedule_to_start_timeout, a.start_to_close_timeout, a.heartbeat_timeout];
+        assert_eq!(all.map(|t| t.expect("complete").seconds), expect, "given {given:?}, run timeout {run_timeout}");
     }
 
     #[test]
@@ -168,10 +150,7 @@ mod tests {
         check(|a| a.task_queue = None, "taskQueue is not set");
         check(|a| a.activity_id.clear(), "activityId is not set");
         check(|a| a.activity_type = None, "activityType is not set");
-        check(
-            |a| a.activity_id = "x".repeat(1001),
-            "activityId exceeds length limit. Length=1001 Limit=1000",
-        );
+        check(|a| a.activity_id = "x".repeat(1001), "activityId exceeds length limit. Length=1001 Limit=1000");
         check(
             |a| a.start_to_close_timeout = None,
             "a valid StartToCloseTimeout or ScheduleToCloseTimeout must be set on the activity. ActivityId=1 ActivityType=work",
@@ -181,12 +160,7 @@ mod tests {
             "invalid StartToCloseTimeout: negative duration",
         );
         check(
-            |a| {
-                a.priority = Some(Priority {
-                    priority_key: -1,
-                    ..Priority::default()
-                })
-            },
+            |a| a.priority = Some(Priority { priority_key: -1, ..Priority::default() }),
             "invalid priorities: priority key can't be negative",
         );
     }

@@ -56,9 +56,7 @@ impl IdSource {
     /// A version 4 UUID: run ids and request ids.
     pub fn uuid(&mut self) -> String {
         let bits = u128::from(self.next()) << 64 | u128::from(self.next());
-        uuid::Builder::from_random_bytes(bits.to_be_bytes())
-            .into_uuid()
-            .to_string()
+        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
     }
 }
 
@@ -99,10 +97,7 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(reply: workflow_reply::Reply) -> Self {
-        Self {
-            message: WorkflowReply { reply: Some(reply) },
-            history: None,
-        }
+        Self { message: WorkflowReply { reply: Some(reply) }, history: None }
     }
 }
 
@@ -167,12 +162,7 @@ pub enum Watch {
     /// The run has events from this id on, or is closed (history long poll). The answer is made by the driver.
     History { run_id: String, next_event_id: i64 },
     /// The update has reached a stage (an UpdateWorkflowExecutionLifecycleStage).
-    Update {
-        run_id: String,
-        update_id: String,
-        stage: i32,
-        kind: UpdateWatch,
-    },
+    Update { run_id: String, update_id: String, stage: i32, kind: UpdateWatch },
     /// The query, buffered for the next workflow task, is answered.
     Query { run_id: String, query_id: u64 },
 }

@@ -27,12 +27,7 @@ pub(crate) struct Beginning {
 impl Run {
     /// A new run with its first event. The first workflow task is still to be scheduled.
     pub(crate) fn begin(key: ChainKey, run_id: String, now: Timestamp, beginning: Beginning) -> Self {
-        let Beginning {
-            mut attributes,
-            links,
-            user_metadata,
-            request_id,
-        } = beginning;
+        let Beginning { mut attributes, links, user_metadata, request_id } = beginning;
         attributes.original_execution_run_id = run_id.clone();
         if attributes.first_execution_run_id.is_empty() {
             attributes.first_execution_run_id = run_id.clone();
@@ -46,11 +41,7 @@ impl Run {
         let execution_deadline = Timestamp::from_proto(attributes.workflow_execution_expiration_time.as_ref());
         let info = run.info.edit();
         info.set_status(WorkflowExecutionStatus::Running);
-        info.task_queue = attributes
-            .task_queue
-            .as_ref()
-            .map(|queue| queue.name.clone())
-            .unwrap_or_default();
+        info.task_queue = attributes.task_queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default();
         info.workflow_task_timeout_ns = Duration::from_proto(attributes.workflow_task_timeout.as_ref()).0;
         info.first_workflow_task_due_ns = (now + backoff).as_nanos();
         info.execution_deadline_ns = execution_deadline.as_nanos();
@@ -61,9 +52,7 @@ impl Run {
             HistoryEvent {
                 links,
                 user_metadata,
-                attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(Box::new(
-                    attributes,
-                ))),
+                attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(Box::new(attributes))),
                 ..HistoryEvent::default()
             },
         );
@@ -123,11 +112,7 @@ fn run_deadline(
         return execution_deadline;
     }
     let deadline = now + backoff + run_timeout;
-    if execution_deadline == Timestamp::ZERO {
-        deadline
-    } else {
-        deadline.min(execution_deadline)
-    }
+    if execution_deadline == Timestamp::ZERO { deadline } else { deadline.min(execution_deadline) }
 }
 
 /// No run lives longer than its execution.
@@ -140,19 +125,12 @@ pub(crate) fn effective_run_timeout(run: Duration, execution: Duration) -> Durat
 
 /// Defaulted, capped, and no longer than the run.
 pub(crate) fn effective_workflow_task_timeout(task: Duration, run: Duration, limits: &Limits) -> Duration {
-    let task = task
-        .or_none()
-        .unwrap_or(limits.default_workflow_task_timeout)
-        .min(limits.max_workflow_task_timeout);
+    let task = task.or_none().unwrap_or(limits.default_workflow_task_timeout).min(limits.max_workflow_task_timeout);
     if run.is_zero() { task } else { task.min(run) }
 }
 
 pub(crate) fn normal_queue(name: impl Into<String>) -> TaskQueue {
-    TaskQueue {
-        name: name.into(),
-        kind: TaskQueueKind::Normal as i32,
-        ..TaskQueue::default()
-    }
+    TaskQueue { name: name.into(), kind: TaskQueueKind::Normal as i32, ..TaskQueue::default() }
 }
 
 /// A field set to null removes nothing at a start: it is left out.

@@ -61,20 +61,12 @@ pub(crate) fn empty_reply() -> Answered {
 impl Chain {
     /// A chain that the store knows nothing of.
     pub fn new(key: ChainKey) -> Self {
-        Self {
-            key,
-            head: Value::default(),
-            runs: BTreeMap::new(),
-        }
+        Self { key, head: Value::default(), runs: BTreeMap::new() }
     }
 
     /// A chain from its stored head; its current run is to be inserted next.
     pub fn from_head(key: ChainKey, head: ChainHead) -> Self {
-        Self {
-            key,
-            head: Value::new(head),
-            runs: BTreeMap::new(),
-        }
+        Self { key, head: Value::new(head), runs: BTreeMap::new() }
     }
 
     pub fn key(&self) -> &ChainKey {
@@ -100,10 +92,7 @@ impl Chain {
 
     /// Forgets a run that is closed, not current, and has nothing left to do.
     pub fn unload_closed(&mut self, run_id: &str) {
-        let idle = self
-            .runs
-            .get(run_id)
-            .is_some_and(|run| !run.is_open() && !run.is_unsettled());
+        let idle = self.runs.get(run_id).is_some_and(|run| !run.is_open() && !run.is_unsettled());
         if idle && self.head.current_run_id != run_id {
             self.runs.remove(run_id);
         }
@@ -142,11 +131,7 @@ impl Chain {
     /// As [`Chain::run`], for what only an open run can take.
     pub(crate) fn open_run(&mut self, run_id: &str) -> Result<&mut Run, Error> {
         let run = self.run(run_id)?;
-        if run.is_open() {
-            Ok(run)
-        } else {
-            Err(Error::not_found("workflow execution already completed"))
-        }
+        if run.is_open() { Ok(run) } else { Err(Error::not_found("workflow execution already completed")) }
     }
 
     /// The run that a command is about, for the driver to load.
@@ -157,21 +142,11 @@ impl Chain {
         let token = |bytes: &[u8]| TaskToken::decode(bytes).map(|t| t.run_id).unwrap_or_default();
         let run_id = match command {
             Command::Start(_) | Command::SignalWithStart(_) | Command::MultiOperation(_) => String::new(),
-            Command::Signal(c) => c
-                .request
-                .as_ref()
-                .map(|r| execution(&r.workflow_execution))
-                .unwrap_or_default(),
-            Command::RequestCancel(c) => c
-                .request
-                .as_ref()
-                .map(|r| execution(&r.workflow_execution))
-                .unwrap_or_default(),
-            Command::Terminate(c) => c
-                .request
-                .as_ref()
-                .map(|r| execution(&r.workflow_execution))
-                .unwrap_or_default(),
+            Command::Signal(c) => c.request.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default(),
+            Command::RequestCancel(c) => {
+                c.request.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default()
+            }
+            Command::Terminate(c) => c.request.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default(),
             Command::RecordWorkflowTaskStarted(c) => c.run_id.clone(),
             Command::RespondWorkflowTaskCompleted(c) => token(&c.task_token),
             Command::RespondWorkflowTaskFailed(c) => token(&c.task_token),
@@ -181,11 +156,9 @@ impl Chain {
             Command::StickyQueueUnavailable(c) => c.run_id.clone(),
             Command::Query(c) => execution(&c.execution),
             Command::Update(c) => execution(&c.workflow_execution),
-            Command::PollUpdate(c) => c
-                .update_ref
-                .as_ref()
-                .map(|r| execution(&r.workflow_execution))
-                .unwrap_or_default(),
+            Command::PollUpdate(c) => {
+                c.update_ref.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default()
+            }
             Command::Describe(c) => execution(&c.execution),
             Command::GetHistory(c) => execution(&c.execution),
             Command::GetHistoryReverse(c) => execution(&c.execution),
@@ -194,11 +167,7 @@ impl Chain {
             Command::GetQueryTask(c) => c.run_id.clone(),
             Command::Delete(c) => execution(&c.workflow_execution),
         };
-        if run_id.is_empty() {
-            RunRef::Current
-        } else {
-            RunRef::Run(run_id)
-        }
+        if run_id.is_empty() { RunRef::Current } else { RunRef::Run(run_id) }
     }
 
     /// Decides what a command does. On error nothing has changed (WF-3).
@@ -306,12 +275,7 @@ impl Chain {
             head,
             runs: deltas,
         });
-        Handled {
-            record,
-            effects,
-            answer,
-            release,
-        }
+        Handled { record, effects, answer, release }
     }
 
     /// Keeps the head true to the runs.
@@ -320,10 +284,7 @@ impl Chain {
             return;
         }
         let past = self.runs.values().filter(|run| *run.run_id != self.head.current_run_id);
-        let unsettled: Vec<String> = past
-            .filter(|run| run.is_unsettled())
-            .map(|run| run.run_id.clone())
-            .collect();
+        let unsettled: Vec<String> = past.filter(|run| run.is_unsettled()).map(|run| run.run_id.clone()).collect();
         if unsettled != self.head.unsettled_run_ids {
             self.head.edit().unsettled_run_ids = unsettled;
         }
@@ -358,10 +319,7 @@ impl Chain {
                     ),
                 });
             }
-            run.apply(delta).map_err(|e| ApplyError {
-                chain: format!("{:?}", self.key),
-                reason: e.to_string(),
-            })?;
+            run.apply(delta).map_err(|e| ApplyError { chain: format!("{:?}", self.key), reason: e.to_string() })?;
         }
         if let Some(head) = &record.head {
             self.head.restore(head.clone());
@@ -383,12 +341,7 @@ impl Chain {
     pub fn check(&mut self, watch: &Watch) -> Option<Outcome> {
         match watch {
             Watch::History { .. } => None,
-            Watch::Update {
-                run_id,
-                update_id,
-                stage,
-                kind,
-            } => self.check_update(run_id, update_id, *stage, kind),
+            Watch::Update { run_id, update_id, stage, kind } => self.check_update(run_id, update_id, *stage, kind),
             Watch::Query { run_id, query_id } => self.runs.get_mut(run_id)?.check_query(*query_id),
         }
     }
@@ -397,12 +350,9 @@ impl Chain {
     pub fn give_up(&mut self, watch: &Watch) -> Option<Outcome> {
         match watch {
             Watch::History { .. } | Watch::Query { .. } => None,
-            Watch::Update {
-                run_id,
-                update_id,
-                kind,
-                ..
-            } => self.check_update(run_id, update_id, Stage::Unspecified as i32, kind),
+            Watch::Update { run_id, update_id, kind, .. } => {
+                self.check_update(run_id, update_id, Stage::Unspecified as i32, kind)
+            }
         }
     }
 

@@ -52,15 +52,11 @@ impl Run {
     /// Must a call to this execution wait? It means a child whose start has no result so far.
     pub(crate) fn awaits_child(&self, namespace_id: &str, execution: &WorkflowExecution, call_event_id: i64) -> bool {
         execution.run_id.is_empty()
-            && self
-                .children
-                .range(..call_event_id)
-                .map(|(_, child)| child)
-                .any(|child| {
-                    child.info.run_id.is_empty()
-                        && initiated(child)
-                            .is_some_and(|i| i.workflow_id == execution.workflow_id && i.namespace_id == namespace_id)
-                })
+            && self.children.range(..call_event_id).map(|(_, child)| child).any(|child| {
+                child.info.run_id.is_empty()
+                    && initiated(child)
+                        .is_some_and(|i| i.workflow_id == execution.workflow_id && i.namespace_id == namespace_id)
+            })
     }
 
     /// The call that starts the child. The request id makes it repeatable.
@@ -95,10 +91,7 @@ impl Run {
             root_execution: Some(root_execution(self)),
             ..ParentInfo::default()
         };
-        let command = Command::Start(Box::new(StartWorkflow {
-            request: Some(request),
-            parent: Some(parent),
-        }));
+        let command = Command::Start(Box::new(StartWorkflow { request: Some(request), parent: Some(parent) }));
         let call = call(&attributes.namespace_id, &attributes.workflow_id, command);
         Some(self.call_effect(CallKind::StartChild, child.info.initiated_event_id, call))
     }
@@ -245,10 +238,7 @@ impl Run {
     }
 
     fn emit_close_policy(&mut self, initiated_event_id: i64) {
-        let effect = self
-            .children
-            .get(&initiated_event_id)
-            .and_then(|child| self.close_policy_call(child));
+        let effect = self.children.get(&initiated_event_id).and_then(|child| self.close_policy_call(child));
         self.effects.extend(effect);
     }
 
@@ -256,10 +246,7 @@ impl Run {
     fn close_policy_call(&self, child: &Pending<ChildInfo>) -> Option<Effect> {
         let attributes = initiated(child)?;
         let namespace = attributes.namespace.clone();
-        let execution = WorkflowExecution {
-            workflow_id: attributes.workflow_id.clone(),
-            run_id: String::new(),
-        };
+        let execution = WorkflowExecution { workflow_id: attributes.workflow_id.clone(), run_id: String::new() };
         let first_execution_run_id = child.info.run_id.clone();
         let command = match attributes.parent_close_policy() {
             ParentClosePolicy::Abandon => return None,

@@ -36,18 +36,13 @@ pub(crate) fn closing_event(
             child_event!(ChildWorkflowExecutionCompletedEventAttributes { result: a.result })
         }
         Attributes::WorkflowExecutionFailedEventAttributes(a) => {
-            child_event!(ChildWorkflowExecutionFailedEventAttributes {
-                failure: a.failure,
-                retry_state: a.retry_state
-            })
+            child_event!(ChildWorkflowExecutionFailedEventAttributes { failure: a.failure, retry_state: a.retry_state })
         }
         Attributes::WorkflowExecutionCanceledEventAttributes(a) => {
             child_event!(ChildWorkflowExecutionCanceledEventAttributes { details: a.details })
         }
         Attributes::WorkflowExecutionTimedOutEventAttributes(a) => {
-            child_event!(ChildWorkflowExecutionTimedOutEventAttributes {
-                retry_state: a.retry_state
-            })
+            child_event!(ChildWorkflowExecutionTimedOutEventAttributes { retry_state: a.retry_state })
         }
         Attributes::WorkflowExecutionTerminatedEventAttributes(_) => {
             child_event!(ChildWorkflowExecutionTerminatedEventAttributes {})

@@ -70,11 +70,8 @@ impl Run {
         let Some(event) = self.last_new_event() else {
             return Ok(());
         };
-        let info = ChildInfo {
-            initiated_event_id: id,
-            request_id: format!("{}:{id}", self.run_id),
-            ..ChildInfo::default()
-        };
+        let info =
+            ChildInfo { initiated_event_id: id, request_id: format!("{}:{id}", self.run_id), ..ChildInfo::default() };
         let child = Pending { info, event };
         self.effects.extend(self.start_child_call(&child));
         self.children.insert(id, child);
@@ -90,11 +87,7 @@ impl Run {
     ) -> CommandResult {
         let limit = env.limits.max_id_length;
         let workflow_id = command.workflow_id.clone();
-        let workflow_type = command
-            .workflow_type
-            .as_ref()
-            .map(|t| t.name.clone())
-            .unwrap_or_default();
+        let workflow_type = command.workflow_type.as_ref().map(|t| t.name.clone()).unwrap_or_default();
         let missing = |name: &str, place: String| {
             let message = format!("Required field {name} is not set on {COMMAND}. {place} Namespace={namespace}");
             Err(BadCommand::new(CAUSE, message))
@@ -110,16 +103,12 @@ impl Run {
         for (name, value) in [("WorkflowId", &workflow_id), ("WorkflowType", &workflow_type)] {
             let length = value.len();
             if length as i64 > limit {
-                return Err(bad(format!(
-                    "{name} on {COMMAND} exceeds length limit. Length={length} Limit={limit}"
-                )));
+                return Err(bad(format!("{name} on {COMMAND} exceeds length limit. Length={length} Limit={limit}")));
             }
         }
         if namespace.len() as i64 > limit {
             let length = namespace.len();
-            return Err(bad(format!(
-                "Namespace on {COMMAND} exceeds length limit. Length={length} Limit={limit}"
-            )));
+            return Err(bad(format!("Namespace on {COMMAND} exceeds length limit. Length={length} Limit={limit}")));
         }
         for (field, name) in [
             (&mut command.workflow_execution_timeout, "WorkflowExecutionTimeout"),
@@ -135,11 +124,7 @@ impl Run {
         cron::validate(&command.cron_schedule, env.now)
             .map_err(|e| bad(format!("invalid CronSchedule on {COMMAND}: {}.", e.message)))?;
         priority::check(command.priority.as_ref()).map_err(|e| BadCommand::new(CAUSE, e))?;
-        let given = command
-            .task_queue
-            .take()
-            .map(|queue| queue.name)
-            .filter(|name| !name.is_empty());
+        let given = command.task_queue.take().map(|queue| queue.name).filter(|name| !name.is_empty());
         let task_queue = given.unwrap_or_else(|| self.info.task_queue.clone());
         check_task_queue(&task_queue, limit)
             .map_err(|e| bad(format!("invalid TaskQueue on {COMMAND}: {e}. TaskQueue={task_queue}")))?;
@@ -157,10 +142,7 @@ impl Run {
 
 fn complete_timeouts(env: &Env, command: &mut StartChildWorkflowExecutionCommandAttributes) {
     let of = |field: &Option<prost_types::Duration>| Duration::from_proto(field.as_ref());
-    let run = effective_run_timeout(
-        of(&command.workflow_run_timeout),
-        of(&command.workflow_execution_timeout),
-    );
+    let run = effective_run_timeout(of(&command.workflow_run_timeout), of(&command.workflow_execution_timeout));
     let task = effective_workflow_task_timeout(of(&command.workflow_task_timeout), run, env.limits);
     command.workflow_run_timeout = Some(run.to_proto());
     command.workflow_task_timeout = Some(task.to_proto());

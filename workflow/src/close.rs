@@ -46,10 +46,7 @@ impl Run {
             workflow_task_completed_event_id: ctx.completed_event_id,
             new_execution_run_id: next.as_ref().map(|next| next.run_id.clone()).unwrap_or_default(),
         };
-        self.close(
-            env,
-            ctx.event(Attributes::WorkflowExecutionCompletedEventAttributes(attributes)),
-        );
+        self.close(env, ctx.event(Attributes::WorkflowExecutionCompletedEventAttributes(attributes)));
         if let Some(next) = next {
             self.begin_successor(env, next, command.result, None);
         }
@@ -64,10 +61,7 @@ impl Run {
     ) -> CommandResult {
         const CAUSE: Cause = Cause::BadFailWorkflowExecutionAttributes;
         let Some(failure) = command.failure else {
-            return Err(BadCommand::new(
-                CAUSE,
-                "Failure is not set on FailWorkflowExecutionCommand.",
-            ));
+            return Err(BadCommand::new(CAUSE, "Failure is not set on FailWorkflowExecutionCommand."));
         };
         let message = "FailWorkflowExecutionCommandAttributes.Failure exceeds size limit.";
         check_payload_bytes(env, failure.encoded_len(), CAUSE, message)?;
@@ -81,10 +75,7 @@ impl Run {
             workflow_task_completed_event_id: ctx.completed_event_id,
             new_execution_run_id: next.as_ref().map(|next| next.run_id.clone()).unwrap_or_default(),
         };
-        self.close(
-            env,
-            ctx.event(Attributes::WorkflowExecutionFailedEventAttributes(attributes)),
-        );
+        self.close(env, ctx.event(Attributes::WorkflowExecutionFailedEventAttributes(attributes)));
         if let Some(next) = next {
             let last_result = self.start().last_completion_result.clone();
             self.begin_successor(env, next, last_result, Some(failure));
@@ -108,10 +99,7 @@ impl Run {
             workflow_task_completed_event_id: ctx.completed_event_id,
             details: command.details,
         };
-        self.close(
-            env,
-            ctx.event(Attributes::WorkflowExecutionCanceledEventAttributes(attributes)),
-        );
+        self.close(env, ctx.event(Attributes::WorkflowExecutionCanceledEventAttributes(attributes)));
         Ok(())
     }
 
@@ -124,24 +112,15 @@ impl Run {
         let failure = timeout_failure("workflow timeout", TimeoutType::StartToClose);
         let execution_deadline = self.info.execution_deadline_ns;
         let time_is_up = execution_deadline != 0 && execution_deadline <= env.now.as_nanos();
-        let (retry_state, next) = if time_is_up {
-            (RetryState::Timeout, None)
-        } else {
-            self.next_run_after(env, &failure)
-        };
+        let (retry_state, next) =
+            if time_is_up { (RetryState::Timeout, None) } else { self.next_run_after(env, &failure) };
         self.force_out_workflow_task(env);
         let attributes = WorkflowExecutionTimedOutEventAttributes {
             retry_state: retry_state as i32,
             new_execution_run_id: next.as_ref().map(|next| next.run_id.clone()).unwrap_or_default(),
         };
         let attributes = Attributes::WorkflowExecutionTimedOutEventAttributes(attributes);
-        self.close(
-            env,
-            HistoryEvent {
-                attributes: Some(attributes),
-                ..HistoryEvent::default()
-            },
-        );
+        self.close(env, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() });
         if let Some(next) = next {
             let last_result = self.start().last_completion_result.clone();
             self.begin_successor(env, next, last_result, Some(failure));
@@ -151,18 +130,12 @@ impl Run {
     /// Writes the closing event and lets go of everything that was pending. The workflow task must have been ended.
     pub(crate) fn close(&mut self, env: &mut Env, event: HistoryEvent) {
         let (status, new_run_id) = event.attributes.as_ref().map_or_else(Default::default, closing);
-        let retention = env
-            .namespaces
-            .by_id(&self.key.namespace_id)
-            .map(|namespace| namespace.retention);
+        let retention = env.namespaces.by_id(&self.key.namespace_id).map(|namespace| namespace.retention);
         self.add_prepared(env.now, event);
         let Some(event) = self.last_new_event() else {
             return;
         };
-        let batch_id = self
-            .new_events
-            .first()
-            .map_or(event.event_id, |first| first.event.event_id);
+        let batch_id = self.new_events.first().map_or(event.event_id, |first| first.event.event_id);
         *self.close_event.edit() = Some(event);
 
         let has_parent = self.start().parent_workflow_execution.is_some();
@@ -210,11 +183,7 @@ impl Run {
             first_execution_run_id: start.first_execution_run_id.clone(),
         };
         Some(Effect::Call {
-            id: CallId {
-                run_id: self.run_id.clone(),
-                kind: CallKind::NotifyParent,
-                event_id: 0,
-            },
+            id: CallId { run_id: self.run_id.clone(), kind: CallKind::NotifyParent, event_id: 0 },
             call: Box::new(WorkflowCall {
                 namespace_id: start.parent_workflow_namespace_id.clone(),
                 workflow_id: parent.workflow_id.clone(),

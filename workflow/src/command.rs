@@ -38,30 +38,18 @@ pub(crate) struct BadCommand {
 
 impl BadCommand {
     pub fn new(cause: WorkflowTaskFailedCause, message: impl Into<String>) -> Self {
-        Self {
-            cause,
-            message: message.into(),
-            terminates: false,
-        }
+        Self { cause, message: message.into(), terminates: false }
     }
 
     /// For payloads above the limit.
     pub fn terminating(cause: WorkflowTaskFailedCause, message: impl Into<String>) -> Self {
-        Self {
-            cause,
-            message: message.into(),
-            terminates: true,
-        }
+        Self { cause, message: message.into(), terminates: true }
     }
 
     /// What the worker, the event and the termination's reason say.
     pub fn text(&self) -> String {
         let cause = cause_name(self.cause);
-        if self.message.is_empty() {
-            cause
-        } else {
-            format!("{cause}: {}", self.message)
-        }
+        if self.message.is_empty() { cause } else { format!("{cause}: {}", self.message) }
     }
 }
 
@@ -88,10 +76,7 @@ mod tests {
     #[test]
     fn text_names_the_cause() {
         let check = |bad: BadCommand, expect: &str| assert_eq!(bad.text(), expect);
-        check(
-            BadCommand::new(WorkflowTaskFailedCause::UnhandledCommand, ""),
-            "UnhandledCommand",
-        );
+        check(BadCommand::new(WorkflowTaskFailedCause::UnhandledCommand, ""), "UnhandledCommand");
         check(
             BadCommand::new(WorkflowTaskFailedCause::BadStartTimerAttributes, "TimerId is not set"),
             "BadStartTimerAttributes: TimerId is not set",

@@ -25,14 +25,9 @@ pub(crate) struct Done {
 /// A closing command is the last one. Anything else is a broken worker: nothing happens then, not even a failed task.
 pub(crate) fn check_sequence(commands: &[Command]) -> Result<(), Error> {
     for (index, command) in commands.iter().enumerate() {
-        let known = CommandType::try_from(command.command_type)
-            .ok()
-            .filter(|kind| *kind != CommandType::Unspecified);
+        let known = CommandType::try_from(command.command_type).ok().filter(|kind| *kind != CommandType::Unspecified);
         let Some(kind) = known else {
-            return Err(Error::invalid_argument(format!(
-                "unknown command type: {}",
-                command.command_type
-            )));
+            return Err(Error::invalid_argument(format!("unknown command type: {}", command.command_type)));
         };
         if closes(kind) && index + 1 != commands.len() {
             let names: Vec<String> = commands.iter().map(|c| type_name(c.command_type())).collect();

@@ -2,10 +2,7 @@
 //!
 //! A completion happens as a whole. A command that cannot be carried out undoes all of it and fails the task instead.
 
-#![allow(
-    deprecated,
-    reason = "older workers still send what newer ones replaced, and histories show both"
-)]
+#![allow(deprecated, reason = "older workers still send what newer ones replaced, and histories show both")]
 
 use std::collections::HashMap;
 
@@ -108,19 +105,13 @@ impl Run {
         }
         self.answer_queries(query_results);
 
-        let mut response = RespondWorkflowTaskCompletedResponse {
-            activity_tasks,
-            ..Default::default()
-        };
+        let mut response = RespondWorkflowTaskCompletedResponse { activity_tasks, ..Default::default() };
         if !written {
             response.reset_history_event_id = self.info.last_completed_workflow_task_started_id;
         }
         let original_scheduled_time_ns = idle_heartbeat.then_some(task.original_scheduled_time_ns);
         let next = self.schedule_after_completion(env, &request, original_scheduled_time_ns);
-        Ok((
-            Answer::Reply(Box::new(completion_reply(response, next))),
-            Release::Durable,
-        ))
+        Ok((Answer::Reply(Box::new(completion_reply(response, next))), Release::Durable))
     }
 
     /// A speculative task that changed nothing is dropped.
@@ -133,10 +124,8 @@ impl Run {
     ) -> bool {
         // Between the Started event of the last completed task and the next event stands its Completed event.
         let shown = self.info.next_event_id - self.info.last_completed_workflow_task_started_id - 2;
-        let may_be_shown_again = request
-            .capabilities
-            .as_ref()
-            .is_some_and(|c| c.discard_speculative_workflow_task_with_events);
+        let may_be_shown_again =
+            request.capabilities.as_ref().is_some_and(|c| c.discard_speculative_workflow_task_with_events);
         task.kind() == Kind::Speculative
             && no_commands
             && !request.force_create_new_workflow_task
@@ -269,10 +258,7 @@ impl Run {
 
     fn heartbeats_timed_out(&mut self, env: &Env) -> (Answer, Release) {
         self.time_out_workflow_task(env, TimeoutType::StartToClose);
-        (
-            Answer::Reject(Error::not_found("workflow task heartbeat timeout")),
-            Release::Durable,
-        )
+        (Answer::Reject(Error::not_found("workflow task heartbeat timeout")), Release::Durable)
     }
 
     /// What came too late for a closed run has not happened.
@@ -300,32 +286,21 @@ fn check_versioning(request: &RespondWorkflowTaskCompletedRequest) -> Result<(),
 fn sticky(attributes: &StickyExecutionAttributes) -> Option<StickyInfo> {
     let queue = attributes.worker_task_queue.as_ref()?;
     let schedule_to_start = Duration::from_proto(attributes.schedule_to_start_timeout.as_ref());
-    Some(StickyInfo {
-        task_queue: queue.name.clone(),
-        schedule_to_start_ns: schedule_to_start.0,
-    })
+    Some(StickyInfo { task_queue: queue.name.clone(), schedule_to_start_ns: schedule_to_start.0 })
 }
 
 fn completed_attributes(task: &WorkflowTaskInfo, request: &RespondWorkflowTaskCompletedRequest) -> Attributes {
     let options = request.deployment_options.as_ref();
     let versioned = options.filter(|options| options.worker_versioning_mode() == WorkerVersioningMode::Versioned);
-    let mut worker_deployment_name = options
-        .map(|options| options.deployment_name.clone())
-        .unwrap_or_default();
+    let mut worker_deployment_name = options.map(|options| options.deployment_name.clone()).unwrap_or_default();
     if worker_deployment_name.is_empty() {
-        worker_deployment_name = request
-            .deployment
-            .as_ref()
-            .map(|d| d.series_name.clone())
-            .unwrap_or_default();
+        worker_deployment_name = request.deployment.as_ref().map(|d| d.series_name.clone()).unwrap_or_default();
     }
     let deployment_version =
-        versioned.map(
-            |options| perdure_proto::temporal::api::deployment::v1::WorkerDeploymentVersion {
-                deployment_name: options.deployment_name.clone(),
-                build_id: options.build_id.clone(),
-            },
-        );
+        versioned.map(|options| perdure_proto::temporal::api::deployment::v1::WorkerDeploymentVersion {
+            deployment_name: options.deployment_name.clone(),
+            build_id: options.build_id.clone(),
+        });
     Attributes::WorkflowTaskCompletedEventAttributes(WorkflowTaskCompletedEventAttributes {
         scheduled_event_id: task.scheduled_event_id,
         started_event_id: task.started_event_id,
@@ -336,11 +311,7 @@ fn completed_attributes(task: &WorkflowTaskInfo, request: &RespondWorkflowTaskCo
         metering_metadata: request.metering_metadata,
         deployment: request.deployment.clone(),
         // Some SDKs give a behavior although their worker is not versioned.
-        versioning_behavior: if options.is_some() && versioned.is_none() {
-            0
-        } else {
-            request.versioning_behavior
-        },
+        versioning_behavior: if options.is_some() && versioned.is_none() { 0 } else { request.versioning_behavior },
         worker_deployment_version: deployment_version
             .as_ref()
             .map(|v| format!("{}.{}", v.deployment_name, v.build_id))

@@ -40,11 +40,7 @@ impl Run {
         let start = self.start();
         let due = self.start_time() + Duration::from_proto(start.first_workflow_task_backoff.as_ref());
         let backoff = cron::next_backoff(&start.cron_schedule, due, env.now)?;
-        Some(NextRun {
-            run_id: env.ids.uuid(),
-            backoff,
-            initiator: ContinueAsNewInitiator::CronSchedule,
-        })
+        Some(NextRun { run_id: env.ids.uuid(), backoff, initiator: ContinueAsNewInitiator::CronSchedule })
     }
 
     /// What follows a failure: a retry as long as the policy allows, else what the cron schedule says.
@@ -52,14 +48,7 @@ impl Run {
         match self.retry_backoff(env, failure) {
             Ok(backoff) => {
                 let run_id = env.ids.uuid();
-                (
-                    RetryState::InProgress,
-                    Some(NextRun {
-                        run_id,
-                        backoff,
-                        initiator: ContinueAsNewInitiator::Retry,
-                    }),
-                )
+                (RetryState::InProgress, Some(NextRun { run_id, backoff, initiator: ContinueAsNewInitiator::Retry }))
             }
             Err(state) => (state, self.next_cron_run(env)),
         }
@@ -91,11 +80,7 @@ impl Run {
         let start = self.start();
         let mut attributes = WorkflowExecutionStartedEventAttributes {
             attempt: if retry { start.attempt + 1 } else { 1 },
-            completion_callbacks: if retry {
-                start.completion_callbacks.clone()
-            } else {
-                Vec::new()
-            },
+            completion_callbacks: if retry { start.completion_callbacks.clone() } else { Vec::new() },
             last_completion_result,
             continued_failure: failure,
             first_workflow_task_backoff: Some(next.backoff.to_proto()),
@@ -157,12 +142,7 @@ impl Run {
         if command.initiator() == ContinueAsNewInitiator::Unspecified {
             command.set_initiator(ContinueAsNewInitiator::Workflow);
         }
-        self.close(
-            env,
-            ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(Box::new(
-                event,
-            ))),
-        );
+        self.close(env, ctx.event(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(Box::new(event))));
 
         let start = self.start();
         let retry = command.initiator() == ContinueAsNewInitiator::Retry;
@@ -199,11 +179,7 @@ impl Run {
         const COMMAND: &str = "ContinueAsNewWorkflowExecutionCommand";
         let start = self.start();
         let limit = env.limits.max_id_length;
-        let given = command
-            .workflow_type
-            .take()
-            .map(|t| t.name)
-            .filter(|name| !name.is_empty());
+        let given = command.workflow_type.take().map(|t| t.name).filter(|name| !name.is_empty());
         let workflow_type =
             given.unwrap_or_else(|| start.workflow_type.as_ref().map(|t| t.name.clone()).unwrap_or_default());
         let length = workflow_type.len();
@@ -212,11 +188,7 @@ impl Run {
                 "WorkflowType on {COMMAND} exceeds length limit. WorkflowType={workflow_type} Length={length} Limit={limit}"
             )));
         }
-        let given = command
-            .task_queue
-            .take()
-            .map(|queue| queue.name)
-            .filter(|name| !name.is_empty());
+        let given = command.task_queue.take().map(|queue| queue.name).filter(|name| !name.is_empty());
         let task_queue = given.unwrap_or_else(|| self.info.task_queue.clone());
         let place = format!("WorkflowType={workflow_type} TaskQueue={task_queue}");
         check_task_queue(&task_queue, limit)
@@ -232,9 +204,7 @@ impl Run {
             check_duration(field).map_err(|e| bad(format!("Invalid {name} on {COMMAND}: {e}. {place}")))?;
         }
         let or = |field: &Option<prost_types::Duration>, before: &Option<prost_types::Duration>| {
-            Duration::from_proto(field.as_ref())
-                .or_none()
-                .unwrap_or(Duration::from_proto(before.as_ref()))
+            Duration::from_proto(field.as_ref()).or_none().unwrap_or(Duration::from_proto(before.as_ref()))
         };
         let run = or(&command.workflow_run_timeout, &start.workflow_run_timeout);
         let run = effective_run_timeout(run, Duration::from_proto(start.workflow_execution_timeout.as_ref()));
@@ -282,10 +252,7 @@ fn continued_event(
         last_completion_result: command.last_completion_result.clone(),
         header: command.header.clone(),
         memo: command.memo.clone().and_then(without_nulls),
-        search_attributes: command
-            .search_attributes
-            .clone()
-            .and_then(search_attributes_without_nulls),
+        search_attributes: command.search_attributes.clone().and_then(search_attributes_without_nulls),
         inherit_build_id: command.inherit_build_id,
         initial_versioning_behavior: command.initial_versioning_behavior,
     }

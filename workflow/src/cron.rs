@@ -17,9 +17,7 @@ pub(crate) fn validate(schedule: &str, now: Timestamp) -> Result<(), Error> {
     let parsed = Schedule::parse(schedule).ok_or_else(|| Error::invalid_argument("invalid CronSchedule."))?;
     match parsed.next(now) {
         Some(_) => Ok(()),
-        None => Err(Error::invalid_argument(
-            "invalid CronSchedule, no time can be found to satisfy the schedule",
-        )),
+        None => Err(Error::invalid_argument("invalid CronSchedule, no time can be found to satisfy the schedule")),
     }
 }
 
@@ -34,15 +32,9 @@ pub(crate) fn next_backoff(schedule: &str, due: Timestamp, now: Timestamp) -> Op
     if schedule.is_empty() {
         return None;
     }
-    let next = if now < due {
-        due
-    } else {
-        Schedule::parse(schedule)?.next_not_before(due, now)?
-    };
+    let next = if now < due { due } else { Schedule::parse(schedule)?.next_not_before(due, now)? };
     let wait = next.since(now).0;
-    Some(Duration::from_secs(
-        wait.div_euclid(NANOS) + i64::from(wait.rem_euclid(NANOS) != 0),
-    ))
+    Some(Duration::from_secs(wait.div_euclid(NANOS) + i64::from(wait.rem_euclid(NANOS) != 0)))
 }
 
 const NANOS: i64 = 1_000_000_000;
@@ -170,11 +162,7 @@ impl Fields {
     fn day_matches(&self, date: NaiveDate) -> bool {
         let month_day = self.day_of_month.has(date.day());
         let week_day = self.day_of_week.has(date.weekday().num_days_from_sunday());
-        if self.day_of_month.star || self.day_of_week.star {
-            month_day && week_day
-        } else {
-            month_day || week_day
-        }
+        if self.day_of_month.star || self.day_of_week.star { month_day && week_day } else { month_day || week_day }
     }
 
     /// The first moment of a day; some days have no midnight.
@@ -186,9 +174,7 @@ impl Fields {
     }
 }
 
-const MONTHS: [&str; 12] = [
-    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-];
+const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// A list of `*`, `n`, `n-m`, each with `/step`.
@@ -223,9 +209,7 @@ fn parse_range(text: &str, min: u32, max: u32, names: &[&str]) -> Option<Field> 
     if start < min || end > max || start > end || step == 0 {
         return None;
     }
-    let bits = (start..=end)
-        .step_by(step as usize)
-        .fold(0, |bits, value| bits | 1 << value);
+    let bits = (start..=end).step_by(step as usize).fold(0, |bits, value| bits | 1 << value);
     Some(Field { bits, star })
 }
 
@@ -244,9 +228,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let unit_end = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
+        let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
         let unit = match &rest[..unit_end] {
             "ns" => 1.0,
             "us" | "µs" | "μs" => 1e3,
@@ -267,58 +249,34 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Timestamp {
-        Timestamp(
-            DateTime::parse_from_rfc3339(text)
-                .expect("a time")
-                .timestamp_nanos_opt()
-                .expect("in range"),
-        )
+        Timestamp(DateTime::parse_from_rfc3339(text).expect("a time").timestamp_nanos_opt().expect("in range"))
     }
 
     fn check(spec: &str, after: &str, expect: &[&str]) {
         let schedule = Schedule::parse(spec).unwrap_or_else(|| panic!("{spec:?} does not parse"));
         let mut time = at(after);
         for expect in expect {
-            time = schedule
-                .next(time)
-                .unwrap_or_else(|| panic!("{spec:?} has no time after {after}"));
+            time = schedule.next(time).unwrap_or_else(|| panic!("{spec:?} has no time after {after}"));
             assert_eq!(time, at(expect), "{spec:?}: expected {expect}, got {time:?}");
         }
     }
 
     #[test]
     fn fields() {
-        check(
-            "* * * * *",
-            "2026-01-01T00:00:00Z",
-            &["2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"],
-        );
+        check("* * * * *", "2026-01-01T00:00:00Z", &["2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"]);
         check("* * * * *", "2026-01-01T00:00:59.5Z", &["2026-01-01T00:01:00Z"]);
-        check(
-            "*/15 * * * *",
-            "2026-01-01T00:44:00Z",
-            &["2026-01-01T00:45:00Z", "2026-01-01T01:00:00Z"],
-        );
+        check("*/15 * * * *", "2026-01-01T00:44:00Z", &["2026-01-01T00:45:00Z", "2026-01-01T01:00:00Z"]);
         check(
             "5/20 * * * *",
             "2026-01-01T00:00:00Z",
-            &[
-                "2026-01-01T00:05:00Z",
-                "2026-01-01T00:25:00Z",
-                "2026-01-01T00:45:00Z",
-                "2026-01-01T01:05:00Z",
-            ],
+            &["2026-01-01T00:05:00Z", "2026-01-01T00:25:00Z", "2026-01-01T00:45:00Z", "2026-01-01T01:05:00Z"],
         );
         check(
             "0 9-17/4 * * *",
             "2026-01-01T09:00:00Z",
             &["2026-01-01T13:00:00Z", "2026-01-01T17:00:00Z", "2026-01-02T09:00:00Z"],
         );
-        check(
-            "30 8 1,15 * ?",
-            "2026-01-02T00:00:00Z",
-            &["2026-01-15T08:30:00Z", "2026-02-01T08:30:00Z"],
-        );
+        check("30 8 1,15 * ?", "2026-01-02T00:00:00Z", &["2026-01-15T08:30:00Z", "2026-02-01T08:30:00Z"]);
         check("0 0 * JAN,Mar *", "2026-01-31T12:00:00Z", &["2026-03-01T00:00:00Z"]);
         check("0 0 29 2 *", "2026-01-01T00:00:00Z", &["2028-02-29T00:00:00Z"]);
         check("0 12 * * MON-FRI", "2026-01-02T12:00:00Z", &["2026-01-05T12:00:00Z"]);
@@ -333,16 +291,8 @@ mod tests {
             &["2026-01-09T00:00:00Z", "2026-01-13T00:00:00Z", "2026-01-16T00:00:00Z"],
         );
         // A step of more than one is not "open".
-        check(
-            "0 0 */10 * SUN",
-            "2026-01-01T00:00:00Z",
-            &["2026-01-04T00:00:00Z", "2026-01-11T00:00:00Z"],
-        );
-        check(
-            "0 0 * * SUN",
-            "2026-01-01T00:00:00Z",
-            &["2026-01-04T00:00:00Z", "2026-01-11T00:00:00Z"],
-        );
+        check("0 0 */10 * SUN", "2026-01-01T00:00:00Z", &["2026-01-04T00:00:00Z", "2026-01-11T00:00:00Z"]);
+        check("0 0 * * SUN", "2026-01-01T00:00:00Z", &["2026-01-04T00:00:00Z", "2026-01-11T00:00:00Z"]);
     }
 
     #[test]
@@ -352,32 +302,16 @@ mod tests {
         check("@weekly", "2026-01-01T00:30:00Z", &["2026-01-04T00:00:00Z"]);
         check("@monthly", "2026-01-01T00:30:00Z", &["2026-02-01T00:00:00Z"]);
         check("@annually", "2026-01-01T00:30:00Z", &["2027-01-01T00:00:00Z"]);
-        check(
-            "@every 1h30m",
-            "2026-01-01T00:00:00.7Z",
-            &["2026-01-01T01:30:00Z", "2026-01-01T03:00:00Z"],
-        );
+        check("@every 1h30m", "2026-01-01T00:00:00.7Z", &["2026-01-01T01:30:00Z", "2026-01-01T03:00:00Z"]);
         check("@every 10ms", "2026-01-01T00:00:00Z", &["2026-01-01T00:00:01Z"]);
     }
 
     #[test]
     fn time_zones_and_clock_changes() {
-        check(
-            "CRON_TZ=America/New_York 0 9 * * *",
-            "2026-07-01T00:00:00Z",
-            &["2026-07-01T13:00:00Z"],
-        );
-        check(
-            "TZ=Asia/Kolkata 0 9 * * *",
-            "2026-07-01T00:00:00Z",
-            &["2026-07-01T03:30:00Z"],
-        );
+        check("CRON_TZ=America/New_York 0 9 * * *", "2026-07-01T00:00:00Z", &["2026-07-01T13:00:00Z"]);
+        check("TZ=Asia/Kolkata 0 9 * * *", "2026-07-01T00:00:00Z", &["2026-07-01T03:30:00Z"]);
         // 02:30 does not exist on 8 March 2026 in New York.
-        check(
-            "CRON_TZ=America/New_York 30 2 * * *",
-            "2026-03-07T12:00:00Z",
-            &["2026-03-09T06:30:00Z"],
-        );
+        check("CRON_TZ=America/New_York 30 2 * * *", "2026-03-07T12:00:00Z", &["2026-03-09T06:30:00Z"]);
         // 01:30 comes twice on 1 November 2026.
         check(
             "CRON_TZ=America/New_York 30 1 * * *",
@@ -385,11 +319,7 @@ mod tests {
             &["2026-11-01T05:30:00Z", "2026-11-01T06:30:00Z", "2026-11-02T06:30:00Z"],
         );
         // No midnight on 6 September 2026 in Santiago.
-        check(
-            "CRON_TZ=America/Santiago 0 * 6 9 *",
-            "2026-09-05T12:00:00Z",
-            &["2026-09-06T04:00:00Z"],
-        );
+        check("CRON_TZ=America/Santiago 0 * 6 9 *", "2026-09-05T12:00:00Z", &["2026-09-06T04:00:00Z"]);
     }
 
     #[test]
@@ -417,17 +347,10 @@ mod tests {
             "+5 * * * *",
             ", * * * *",
         ] {
-            assert_eq!(
-                validate(spec, now).map_err(|e| e.message),
-                Err("invalid CronSchedule.".to_owned()),
-                "{spec:?}"
-            );
+            assert_eq!(validate(spec, now).map_err(|e| e.message), Err("invalid CronSchedule.".to_owned()), "{spec:?}");
         }
         let never = validate("0 0 30 2 *", now).expect_err("never comes").message;
-        assert_eq!(
-            never,
-            "invalid CronSchedule, no time can be found to satisfy the schedule"
-        );
+        assert_eq!(never, "invalid CronSchedule, no time can be found to satisfy the schedule");
         assert_eq!(validate("", now), Ok(()));
     }
 
@@ -446,13 +369,7 @@ mod tests {
         check("* * * * *", "2026-01-01T00:01:00Z", "2026-01-01T00:01:00.25Z", 60);
         check("* * * * *", "2026-01-01T00:01:00Z", "2026-01-01T00:05:10Z", 50);
         check("* * * * *", "2026-01-01T00:09:00Z", "2026-01-01T00:05:10Z", 230);
-        assert_eq!(
-            next_backoff("", at("2026-01-01T00:00:00Z"), at("2026-01-01T00:00:00Z")),
-            None
-        );
-        assert_eq!(
-            first_backoff("* * * * *", at("2026-01-01T00:00:10Z")),
-            Duration::from_secs(50)
-        );
+        assert_eq!(next_backoff("", at("2026-01-01T00:00:00Z"), at("2026-01-01T00:00:00Z")), None);
+        assert_eq!(first_backoff("* * * * *", at("2026-01-01T00:00:10Z")), Duration::from_secs(50));
     }
 }

@@ -29,12 +29,7 @@ impl Chain {
     pub(crate) fn describe(&mut self, request: DescribeWorkflowExecutionRequest, env: &mut Env) -> Answered {
         let run_id = request.execution.map(|e| e.run_id).unwrap_or_default();
         let response = self.run(&run_id)?.describe(env.now);
-        Ok((
-            Answer::Reply(Box::new(Reply::new(workflow_reply::Reply::Describe(Box::new(
-                response,
-            ))))),
-            Release::Prior,
-        ))
+        Ok((Answer::Reply(Box::new(Reply::new(workflow_reply::Reply::Describe(Box::new(response))))), Release::Prior))
     }
 }
 
@@ -43,17 +38,8 @@ impl Run {
         DescribeWorkflowExecutionResponse {
             execution_config: Some(self.execution_config()),
             workflow_execution_info: Some(self.execution_info()),
-            pending_activities: self
-                .activities
-                .values()
-                .map(|activity| pending_activity(activity, now))
-                .collect(),
-            pending_children: self
-                .children
-                .values()
-                .filter(|_| self.is_open())
-                .map(pending_child)
-                .collect(),
+            pending_activities: self.activities.values().map(|activity| pending_activity(activity, now)).collect(),
+            pending_children: self.children.values().filter(|_| self.is_open()).map(pending_child).collect(),
             pending_workflow_task: self.workflow_task().map(pending_workflow_task),
             workflow_extended_info: Some(self.extended_info()),
             ..DescribeWorkflowExecutionResponse::default()
@@ -128,11 +114,7 @@ impl Run {
 
 fn pending_workflow_task(task: &WorkflowTaskInfo) -> PendingWorkflowTaskInfo {
     let started = task.started_event_id != 0;
-    let state = if started {
-        PendingWorkflowTaskState::Started
-    } else {
-        PendingWorkflowTaskState::Scheduled
-    };
+    let state = if started { PendingWorkflowTaskState::Started } else { PendingWorkflowTaskState::Scheduled };
     PendingWorkflowTaskInfo {
         state: state as i32,
         scheduled_time: Timestamp(task.scheduled_time_ns).to_proto(),
@@ -168,27 +150,16 @@ fn pending_activity(pending: &Pending<ActivityInfo>, now: Timestamp) -> PendingA
         state: state as i32,
         heartbeat_details: info.heartbeat_details.clone(),
         last_heartbeat_time: Timestamp(info.last_heartbeat_time_ns).to_proto(),
-        last_started_time: Timestamp(if started {
-            info.started_time_ns
-        } else {
-            info.last_started_time_ns
-        })
-        .to_proto(),
+        last_started_time: Timestamp(if started { info.started_time_ns } else { info.last_started_time_ns }).to_proto(),
         attempt: info.attempt,
         maximum_attempts: retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
         scheduled_time: Timestamp(info.scheduled_time_ns).to_proto(),
         expiration_time: Timestamp(info.expiration_time_ns).to_proto(),
         last_failure: info.last_failure.clone(),
-        last_worker_identity: if started {
-            info.identity.clone()
-        } else {
-            info.last_identity.clone()
-        },
+        last_worker_identity: if started { info.identity.clone() } else { info.last_identity.clone() },
         current_retry_interval: backing_off.then(|| Duration(info.current_retry_interval_ns).to_proto()),
         last_attempt_complete_time: Timestamp(info.last_attempt_complete_time_ns).to_proto(),
-        next_attempt_schedule_time: backing_off
-            .then(|| Timestamp(info.scheduled_time_ns).to_proto())
-            .flatten(),
+        next_attempt_schedule_time: backing_off.then(|| Timestamp(info.scheduled_time_ns).to_proto()).flatten(),
         paused: info.paused,
         priority: scheduled.and_then(|s| s.priority.clone()),
         activity_options: scheduled.map(|s| ActivityOptions {

@@ -19,13 +19,7 @@ impl Run {
     /// Writes an event now. Only for events that may stand where they are written: those of a workflow task's
     /// completion, workflow task events, and closing events.
     pub(crate) fn add_event(&mut self, now: Timestamp, attributes: Attributes) -> i64 {
-        self.add_prepared(
-            now,
-            HistoryEvent {
-                attributes: Some(attributes),
-                ..HistoryEvent::default()
-            },
-        )
+        self.add_prepared(now, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() })
     }
 
     /// As [`Run::add_event`], for an event with links, user metadata or a worker-may-ignore flag set.
@@ -41,11 +35,7 @@ impl Run {
         let id = event.event_id;
         let encoded = Bytes::from(event.encode_to_vec());
         info.history_size_bytes += encoded.len() as i64;
-        let event = Arc::new(if is_kept(event.event_type()) {
-            compact(event, &encoded)
-        } else {
-            event
-        });
+        let event = Arc::new(if is_kept(event.event_type()) { compact(event, &encoded) } else { event });
         if id == 1 {
             self.started = event.clone();
         }
@@ -61,22 +51,13 @@ impl Run {
     /// Writes an event that came from outside: at once, or into the buffer while a workflow task is started.
     /// The id is `None` for a buffered event.
     pub(crate) fn add_external(&mut self, now: Timestamp, attributes: Attributes) -> Option<i64> {
-        self.add_external_prepared(
-            now,
-            HistoryEvent {
-                attributes: Some(attributes),
-                ..HistoryEvent::default()
-            },
-        )
+        self.add_external_prepared(now, HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() })
     }
 
     /// Buffers an event although no workflow task is started: it is caused by a completion under way, and comes after
     /// the events of all of its commands.
     pub(crate) fn buffer_event(&mut self, now: Timestamp, attributes: Attributes) {
-        let event = HistoryEvent {
-            attributes: Some(attributes),
-            ..HistoryEvent::default()
-        };
+        let event = HistoryEvent { attributes: Some(attributes), ..HistoryEvent::default() };
         self.push_buffered(now, event);
     }
 
@@ -133,11 +114,7 @@ impl Run {
     /// Before anything else is written on top of a speculative workflow task it becomes a normal one, at the ids that
     /// were promised for its events.
     pub(crate) fn make_workflow_task_durable(&mut self) {
-        let Some(task) = self
-            .workflow_task()
-            .filter(|task| task.kind() == Kind::Speculative)
-            .cloned()
-        else {
+        let Some(task) = self.workflow_task().filter(|task| task.kind() == Kind::Speculative).cloned() else {
             return;
         };
         self.write_workflow_task_events(&task);

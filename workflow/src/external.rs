@@ -95,11 +95,7 @@ impl Run {
         let Some(event) = self.last_new_event() else {
             return Ok(());
         };
-        let info = ExternalSignalInfo {
-            initiated_event_id: id,
-            request_id: env.ids.uuid(),
-            ..Default::default()
-        };
+        let info = ExternalSignalInfo { initiated_event_id: id, request_id: env.ids.uuid(), ..Default::default() };
         let pending = Pending { info, event };
         self.effects.extend(self.signal_call(&pending));
         self.external_signals.insert(id, pending);
@@ -115,10 +111,7 @@ impl Run {
     ) -> CommandResult {
         const CAUSE: Cause = Cause::BadRequestCancelExternalWorkflowExecutionAttributes;
         const COMMAND: &str = "RequestCancelExternalWorkflowExecutionCommand";
-        let execution = WorkflowExecution {
-            workflow_id: command.workflow_id,
-            run_id: command.run_id,
-        };
+        let execution = WorkflowExecution { workflow_id: command.workflow_id, run_id: command.run_id };
         check_target(&execution, &command.namespace, env).map_err(|e| BadCommand::new(CAUSE, e.text(COMMAND)))?;
         if self.initiated_child_in_task(&execution.workflow_id, ctx.completed_event_id) {
             let message = format!(
@@ -155,11 +148,7 @@ impl Run {
         let Some(event) = self.last_new_event() else {
             return Ok(());
         };
-        let info = ExternalCancelInfo {
-            initiated_event_id: id,
-            request_id: env.ids.uuid(),
-            ..Default::default()
-        };
+        let info = ExternalCancelInfo { initiated_event_id: id, request_id: env.ids.uuid(), ..Default::default() };
         let pending = Pending { info, event };
         self.effects.extend(self.cancel_call(&pending));
         self.external_cancels.insert(id, pending);
@@ -174,14 +163,8 @@ impl Run {
             env.namespaces.by_name(namespace)
         };
         match known {
-            Some(known) => Target {
-                namespace: known.name.to_string(),
-                namespace_id: known.id.to_string(),
-            },
-            None => Target {
-                namespace: namespace.to_owned(),
-                namespace_id: String::new(),
-            },
+            Some(known) => Target { namespace: known.name.to_string(), namespace_id: known.id.to_string() },
+            None => Target { namespace: namespace.to_owned(), namespace_id: String::new() },
         }
     }
 
@@ -357,12 +340,7 @@ fn check_target(execution: &WorkflowExecution, namespace: &str, env: &Env) -> Re
     let WorkflowExecution { workflow_id, run_id } = execution;
     let limit = env.limits.max_id_length;
     let place = format!("WorkflowId={workflow_id} RunId={run_id} Namespace={namespace}");
-    let bad = |what: &str| {
-        Err(BadTarget {
-            what: what.to_owned(),
-            place: place.clone(),
-        })
-    };
+    let bad = |what: &str| Err(BadTarget { what: what.to_owned(), place: place.clone() });
     if workflow_id.is_empty() {
         return bad("WorkflowId is not set on {command}.");
     }

@@ -25,20 +25,9 @@ use crate::{
 impl Run {
     /// All calls without a result, from state.
     pub(crate) fn outstanding_calls(&self) -> Vec<Effect> {
-        let signals = self
-            .external_signals
-            .values()
-            .filter_map(|pending| self.signal_call(pending));
-        let cancels = self
-            .external_cancels
-            .values()
-            .filter_map(|pending| self.cancel_call(pending));
-        self.child_calls()
-            .into_iter()
-            .chain(signals)
-            .chain(cancels)
-            .chain(self.parent_notification())
-            .collect()
+        let signals = self.external_signals.values().filter_map(|pending| self.signal_call(pending));
+        let cancels = self.external_cancels.values().filter_map(|pending| self.cancel_call(pending));
+        self.child_calls().into_iter().chain(signals).chain(cancels).chain(self.parent_notification()).collect()
     }
 
     /// Is somebody still to be told of the end of this closed run? Then it stays within reach.
@@ -97,37 +86,22 @@ impl Run {
     }
 
     pub(crate) fn call_effect(&self, kind: CallKind, event_id: i64, call: WorkflowCall) -> Effect {
-        Effect::Call {
-            id: CallId {
-                run_id: self.run_id.clone(),
-                kind,
-                event_id,
-            },
-            call: Box::new(call),
-        }
+        Effect::Call { id: CallId { run_id: self.run_id.clone(), kind, event_id }, call: Box::new(call) }
     }
 
     /// Sends what waited for this child's start.
     pub(crate) fn release_calls_to_child(&mut self, namespace_id: &str, workflow_id: &str, initiated_event_id: i64) {
         let to_child = |ns: &str, execution: &Option<WorkflowExecution>| {
             ns == namespace_id
-                && execution
-                    .as_ref()
-                    .is_some_and(|e| e.workflow_id == workflow_id && e.run_id.is_empty())
+                && execution.as_ref().is_some_and(|e| e.workflow_id == workflow_id && e.run_id.is_empty())
         };
-        let signals = self
-            .external_signals
-            .range(initiated_event_id..)
-            .map(|(_, pending)| pending);
+        let signals = self.external_signals.range(initiated_event_id..).map(|(_, pending)| pending);
         let signals = signals
             .filter(|pending| {
                 signal_initiated(pending).is_some_and(|i| to_child(&i.namespace_id, &i.workflow_execution))
             })
             .filter_map(|pending| self.signal_call(pending));
-        let cancels = self
-            .external_cancels
-            .range(initiated_event_id..)
-            .map(|(_, pending)| pending);
+        let cancels = self.external_cancels.range(initiated_event_id..).map(|(_, pending)| pending);
         let cancels = cancels
             .filter(|pending| {
                 cancel_initiated(pending).is_some_and(|i| to_child(&i.namespace_id, &i.workflow_execution))
@@ -139,10 +113,7 @@ impl Run {
 }
 
 pub(crate) fn is_namespace_not_found(error: &Error) -> bool {
-    error
-        .detail
-        .as_ref()
-        .is_some_and(|detail| detail.type_url.ends_with("NamespaceNotFoundFailure"))
+    error.detail.as_ref().is_some_and(|detail| detail.type_url.ends_with("NamespaceNotFoundFailure"))
 }
 
 /// Asking again would not change the answer.
@@ -161,11 +132,7 @@ pub(crate) fn is_settled(result: &Result<WorkflowReply, Error>) -> bool {
 }
 
 pub(crate) fn call(namespace_id: &str, workflow_id: &str, command: Command) -> WorkflowCall {
-    WorkflowCall {
-        namespace_id: namespace_id.to_owned(),
-        workflow_id: workflow_id.to_owned(),
-        command: Some(command),
-    }
+    WorkflowCall { namespace_id: namespace_id.to_owned(), workflow_id: workflow_id.to_owned(), command: Some(command) }
 }
 
 pub(crate) fn signal_initiated(

@@ -54,11 +54,7 @@ pub(crate) fn check_payload_bytes(
     cause: WorkflowTaskFailedCause,
     message: &str,
 ) -> CommandResult {
-    if size as i64 <= env.limits.blob_size_error_bytes {
-        Ok(())
-    } else {
-        Err(BadCommand::terminating(cause, message))
-    }
+    if size as i64 <= env.limits.blob_size_error_bytes { Ok(()) } else { Err(BadCommand::terminating(cause, message)) }
 }
 
 pub(crate) fn check_memo_bytes(
@@ -68,11 +64,7 @@ pub(crate) fn check_memo_bytes(
     message: &str,
 ) -> CommandResult {
     let size = memo.map_or(0, Message::encoded_len);
-    if size as i64 <= env.limits.memo_size_error_bytes {
-        Ok(())
-    } else {
-        Err(BadCommand::terminating(cause, message))
-    }
+    if size as i64 <= env.limits.memo_size_error_bytes { Ok(()) } else { Err(BadCommand::terminating(cause, message)) }
 }
 
 /// Room for one more pending entry of a kind.

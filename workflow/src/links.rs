@@ -16,13 +16,7 @@ pub(crate) fn started_link(request: &StartWorkflowExecutionRequest, run_id: &str
 
 pub(crate) fn attached_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {
     let event_type = EventType::WorkflowExecutionOptionsUpdated;
-    request_link(
-        &request.namespace,
-        &request.workflow_id,
-        run_id,
-        &request.request_id,
-        event_type,
-    )
+    request_link(&request.namespace, &request.workflow_id, run_id, &request.request_id, event_type)
 }
 
 /// A link to an event that may have no id yet.
@@ -47,7 +41,5 @@ fn event_link(namespace: &str, workflow_id: &str, run_id: &str, reference: link:
         run_id: run_id.to_owned(),
         reference: Some(reference),
     };
-    Link {
-        variant: Some(link::Variant::WorkflowEvent(event)),
-    }
+    Link { variant: Some(link::Variant::WorkflowEvent(event)) }
 }

@@ -22,37 +22,26 @@ const FAILED: &str = "Update-with-Start could not be executed.";
 impl Chain {
     pub(crate) fn multi_operation(&mut self, request: ExecuteMultiOperationRequest, env: &mut Env) -> Answered {
         let Some((start, update)) = start_and_update(request) else {
-            return Err(Error::invalid_argument(
-                "Operations have to be exactly [Start, Update].",
-            ));
+            return Err(Error::invalid_argument("Operations have to be exactly [Start, Update]."));
         };
-        let update_id = update
-            .request
-            .as_ref()
-            .and_then(|r| r.meta.as_ref())
-            .map(|m| m.update_id.clone())
-            .unwrap_or_default();
+        let update_id =
+            update.request.as_ref().and_then(|r| r.meta.as_ref()).map(|m| m.update_id.clone()).unwrap_or_default();
         // A repeated call finds its update, whatever has become of the run since.
         let known =
-            self.current()
-                .filter(|run| run.knows_update(&update_id))
-                .map(|run| StartWorkflowExecutionResponse {
-                    run_id: run.run_id().to_owned(),
-                    status: run.status() as i32,
-                    ..StartWorkflowExecutionResponse::default()
-                });
+            self.current().filter(|run| run.knows_update(&update_id)).map(|run| StartWorkflowExecutionResponse {
+                run_id: run.run_id().to_owned(),
+                status: run.status() as i32,
+                ..StartWorkflowExecutionResponse::default()
+            });
         let started = match known {
             Some(response) => response,
             None => self.start_for_update(start, env)?,
         };
-        let stage = update
-            .wait_policy
-            .map_or(Stage::Unspecified as i32, |policy| policy.lifecycle_stage);
+        let stage = update.wait_policy.map_or(Stage::Unspecified as i32, |policy| policy.lifecycle_stage);
         let run = self.run(&started.run_id)?;
-        run.admit_update(update.request.unwrap_or_default(), env)
-            .map_err(|error| {
-                Error::multi_operation(error.grpc_code(), FAILED, vec![Error::multi_operation_aborted(), error])
-            })?;
+        run.admit_update(update.request.unwrap_or_default(), env).map_err(|error| {
+            Error::multi_operation(error.grpc_code(), FAILED, vec![Error::multi_operation_aborted(), error])
+        })?;
         let watch = Watch::Update {
             run_id: started.run_id.clone(),
             update_id,

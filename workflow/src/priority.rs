@@ -23,20 +23,8 @@ pub(crate) fn merged(base: Option<&Priority>, own: Option<&Priority>) -> Option<
         return own.or(base).cloned();
     };
     Some(Priority {
-        priority_key: if own.priority_key != 0 {
-            own.priority_key
-        } else {
-            base.priority_key
-        },
-        fairness_key: if own.fairness_key.is_empty() {
-            base.fairness_key.clone()
-        } else {
-            own.fairness_key.clone()
-        },
-        fairness_weight: if own.fairness_weight != 0.0 {
-            own.fairness_weight
-        } else {
-            base.fairness_weight
-        },
+        priority_key: if own.priority_key != 0 { own.priority_key } else { base.priority_key },
+        fairness_key: if own.fairness_key.is_empty() { base.fairness_key.clone() } else { own.fairness_key.clone() },
+        fairness_weight: if own.fairness_weight != 0.0 { own.fairness_weight } else { base.fairness_weight },
     })
 }

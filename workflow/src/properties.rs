@@ -42,16 +42,9 @@ impl Run {
             );
             return Err(BadCommand::new(CAUSE, message));
         }
-        let size: usize = marker
-            .details
-            .iter()
-            .map(|(name, details)| name.len() + details.encoded_len())
-            .sum();
+        let size: usize = marker.details.iter().map(|(name, details)| name.len() + details.encoded_len()).sum();
         if size as i64 > env.limits.blob_size_error_bytes {
-            return Err(BadCommand::terminating(
-                CAUSE,
-                "RecordMarkerCommandAttributes.Details exceeds size limit.",
-            ));
+            return Err(BadCommand::terminating(CAUSE, "RecordMarkerCommandAttributes.Details exceeds size limit."));
         }
         let event = MarkerRecordedEventAttributes {
             marker_name: marker.marker_name,
@@ -83,18 +76,12 @@ impl Run {
             let message = "UpsertWorkflowSearchAttributesCommandAttributes exceeds size limit.";
             return Err(BadCommand::terminating(CAUSE, message));
         }
-        merge(
-            &mut self.search_attributes.edit().indexed_fields,
-            &attributes.indexed_fields,
-        );
+        merge(&mut self.search_attributes.edit().indexed_fields, &attributes.indexed_fields);
         let event = UpsertWorkflowSearchAttributesEventAttributes {
             workflow_task_completed_event_id: ctx.completed_event_id,
             search_attributes: Some(attributes),
         };
-        self.add_prepared(
-            env.now,
-            ctx.event(Attributes::UpsertWorkflowSearchAttributesEventAttributes(event)),
-        );
+        self.add_prepared(env.now, ctx.event(Attributes::UpsertWorkflowSearchAttributesEventAttributes(event)));
         Ok(())
     }
 
@@ -106,16 +93,10 @@ impl Run {
     ) -> CommandResult {
         const CAUSE: Cause = Cause::BadModifyWorkflowPropertiesAttributes;
         let Some(memo) = command.upserted_memo else {
-            return Err(BadCommand::new(
-                CAUSE,
-                "UpsertedMemo is not set on ModifyWorkflowPropertiesCommand.",
-            ));
+            return Err(BadCommand::new(CAUSE, "UpsertedMemo is not set on ModifyWorkflowPropertiesCommand."));
         };
         if memo.fields.is_empty() {
-            return Err(BadCommand::new(
-                CAUSE,
-                "UpsertedMemo.Fields is not set on ModifyWorkflowPropertiesCommand.",
-            ));
+            return Err(BadCommand::new(CAUSE, "UpsertedMemo.Fields is not set on ModifyWorkflowPropertiesCommand."));
         }
         if payloads_bytes(&memo.fields) > env.limits.blob_size_error_bytes {
             let message = "ModifyWorkflowPropertiesCommandAttributes exceeds size limit.";
@@ -130,19 +111,13 @@ impl Run {
             workflow_task_completed_event_id: ctx.completed_event_id,
             upserted_memo: Some(memo),
         };
-        self.add_prepared(
-            env.now,
-            ctx.event(Attributes::WorkflowPropertiesModifiedEventAttributes(event)),
-        );
+        self.add_prepared(env.now, ctx.event(Attributes::WorkflowPropertiesModifiedEventAttributes(event)));
         Ok(())
     }
 }
 
 fn payloads_bytes(payloads: &HashMap<String, Payload>) -> i64 {
-    payloads
-        .iter()
-        .map(|(name, payload)| name.len() + payload.data.len())
-        .sum::<usize>() as i64
+    payloads.iter().map(|(name, payload)| name.len() + payload.data.len()).sum::<usize>() as i64
 }
 
 /// A null takes the entry away, anything else replaces it.

@@ -62,10 +62,7 @@ impl Queries {
     /// The queries that go with the workflow task that is being started, by id.
     pub fn take_for_workflow_task(&mut self) -> HashMap<String, WorkflowQuery> {
         self.sent.append(&mut self.waiting);
-        self.sent
-            .iter()
-            .map(|(id, query)| (id.to_string(), query.clone()))
-            .collect()
+        self.sent.iter().map(|(id, query)| (id.to_string(), query.clone())).collect()
     }
 
     /// The workflow task ended without answers.
@@ -78,14 +75,10 @@ impl Chain {
     pub(crate) fn query(&mut self, request: QueryWorkflowRequest, _env: &mut Env) -> Answered {
         let run_id = request.execution.as_ref().map(|e| e.run_id.clone()).unwrap_or_default();
         let reject_condition = request.query_reject_condition();
-        let query = request
-            .query
-            .ok_or_else(|| Error::invalid_argument("Query is not set on request."))?;
+        let query = request.query.ok_or_else(|| Error::invalid_argument("Query is not set on request."))?;
         let run = self.run(&run_id)?;
         if is_rejected(run.status(), reject_condition) {
-            let rejected = QueryRejected {
-                status: run.status() as i32,
-            };
+            let rejected = QueryRejected { status: run.status() as i32 };
             return answer(query_reply::Outcome::Answered(QueryWorkflowResponse {
                 query_rejected: Some(rejected),
                 ..QueryWorkflowResponse::default()
@@ -108,11 +101,7 @@ impl Chain {
         let run = self.run(&request.run_id)?;
         // A query that was sent to a worker that has lost its cache since must bring the whole history.
         let sticky = request.sticky && run.info.sticky.is_some();
-        let from_event_id = if sticky {
-            run.info.last_completed_workflow_task_started_id + 1
-        } else {
-            1
-        };
+        let from_event_id = if sticky { run.info.last_completed_workflow_task_started_id + 1 } else { 1 };
         let response = PollWorkflowTaskQueueResponse {
             workflow_execution: Some(run.execution()),
             workflow_type: run.start().workflow_type.clone(),
@@ -150,21 +139,13 @@ impl Run {
         Some(DirectQuery {
             run_id: self.run_id.clone(),
             task_queue: self.info.task_queue.clone(),
-            sticky_task_queue: self
-                .info
-                .sticky
-                .as_ref()
-                .map(|s| s.task_queue.clone())
-                .unwrap_or_default(),
+            sticky_task_queue: self.info.sticky.as_ref().map(|s| s.task_queue.clone()).unwrap_or_default(),
         })
     }
 
     /// Refuses what needs a worker while the worker cannot get past a workflow task.
     pub(crate) fn fail_if_not_replayable(&self, what: &str) -> Result<(), Error> {
-        if self
-            .workflow_task()
-            .is_some_and(|task| task.attempt >= FAILING_ATTEMPTS)
-        {
+        if self.workflow_task().is_some_and(|task| task.attempt >= FAILING_ATTEMPTS) {
             let message = format!("Unable to {what} workflow due to Workflow Task in failed state.");
             return Err(Error::workflow_not_ready(message));
         }
@@ -193,9 +174,7 @@ impl Run {
         let outcome = if let Some(direct) = self.direct_query() {
             Ok(query_message(query_reply::Outcome::Direct(direct)))
         } else if !self.is_open() {
-            Err(Error::workflow_not_ready(
-                "Workflow was closed before it handled a workflow task.",
-            ))
+            Err(Error::workflow_not_ready("Workflow was closed before it handled a workflow task."))
         } else {
             self.fail_if_not_replayable("query").err().map(Err)?
         };
@@ -217,10 +196,9 @@ fn is_rejected(status: WorkflowExecutionStatus, condition: QueryRejectCondition)
 
 fn query_outcome(result: WorkflowQueryResult) -> Result<QueryWorkflowResponse, Error> {
     match result.result_type() {
-        QueryResultType::Answered => Ok(QueryWorkflowResponse {
-            query_result: result.answer,
-            ..QueryWorkflowResponse::default()
-        }),
+        QueryResultType::Answered => {
+            Ok(QueryWorkflowResponse { query_result: result.answer, ..QueryWorkflowResponse::default() })
+        }
         QueryResultType::Failed | QueryResultType::Unspecified => {
             Err(Error::query_failed(result.error_message, result.failure))
         }

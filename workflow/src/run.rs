@@ -82,11 +82,7 @@ impl Run {
             key,
             run_id,
             started: Arc::default(),
-            info: Value::new(RunInfo {
-                next_event_id: 1,
-                workflow_task_attempt: 1,
-                ..RunInfo::default()
-            }),
+            info: Value::new(RunInfo { next_event_id: 1, workflow_task_attempt: 1, ..RunInfo::default() }),
             activities: Tracked::default(),
             timers: Tracked::default(),
             children: Tracked::default(),
@@ -137,17 +133,10 @@ impl Run {
     /// Ends a transition: what changed, if anything durable did.
     pub(crate) fn commit(&mut self) -> Option<RunDelta> {
         if self.deleted {
-            return Some(RunDelta {
-                run_id: self.run_id.clone(),
-                deleted: true,
-                ..RunDelta::default()
-            });
+            return Some(RunDelta { run_id: self.run_id.clone(), deleted: true, ..RunDelta::default() });
         }
         self.admitted.commit();
-        let info_changed = self
-            .info
-            .before()
-            .is_some_and(|before| durable(before) != durable(&self.info));
+        let info_changed = self.info.before().is_some_and(|before| durable(before) != durable(&self.info));
         let others_clean = self.new_events.is_empty()
             && self.activities.is_clean()
             && self.timers.is_clean()
@@ -176,22 +165,10 @@ impl Run {
             delta.first_event_id = first.event.event_id;
             delta.events = encode_history(&events).into();
         }
-        commit_pending(
-            &mut self.activities,
-            &mut delta.activities,
-            &mut delta.removed_activities,
-        );
+        commit_pending(&mut self.activities, &mut delta.activities, &mut delta.removed_activities);
         commit_pending(&mut self.children, &mut delta.children, &mut delta.removed_children);
-        commit_pending(
-            &mut self.external_signals,
-            &mut delta.external_signals,
-            &mut delta.removed_external_signals,
-        );
-        commit_pending(
-            &mut self.external_cancels,
-            &mut delta.external_cancels,
-            &mut delta.removed_external_cancels,
-        );
+        commit_pending(&mut self.external_signals, &mut delta.external_signals, &mut delta.removed_external_signals);
+        commit_pending(&mut self.external_cancels, &mut delta.external_cancels, &mut delta.removed_external_cancels);
         (delta.timers, delta.removed_timers) = self.timers.commit();
         delta.updates = self.updates.commit().0;
         delta.request_ids = self.request_ids.commit().0;
@@ -229,10 +206,8 @@ impl Run {
     pub(crate) fn apply(&mut self, delta: &RunDelta) -> Result<(), prost::DecodeError> {
         let was_open = self.info.status == 0 || self.is_open();
         let events = History::decode(delta.events.clone())?.events;
-        let by_id: BTreeMap<i64, Arc<HistoryEvent>> = events
-            .into_iter()
-            .map(|event| (event.event_id, Arc::new(event)))
-            .collect();
+        let by_id: BTreeMap<i64, Arc<HistoryEvent>> =
+            events.into_iter().map(|event| (event.event_id, Arc::new(event))).collect();
         if let Some(first) = by_id.get(&1) {
             self.started = first.clone();
         }
@@ -242,26 +217,11 @@ impl Run {
         if was_open && !self.is_open() {
             self.close_event.restore(by_id.values().next_back().cloned());
         }
-        restore_pending(
-            &mut self.activities,
-            &delta.activities,
-            &delta.removed_activities,
-            &by_id,
-        );
+        restore_pending(&mut self.activities, &delta.activities, &delta.removed_activities, &by_id);
         self.restore_delayed_offers(delta.activities.iter().map(|activity| activity.scheduled_event_id));
         restore_pending(&mut self.children, &delta.children, &delta.removed_children, &by_id);
-        restore_pending(
-            &mut self.external_signals,
-            &delta.external_signals,
-            &delta.removed_external_signals,
-            &by_id,
-        );
-        restore_pending(
-            &mut self.external_cancels,
-            &delta.external_cancels,
-            &delta.removed_external_cancels,
-            &by_id,
-        );
+        restore_pending(&mut self.external_signals, &delta.external_signals, &delta.removed_external_signals, &by_id);
+        restore_pending(&mut self.external_cancels, &delta.external_cancels, &delta.removed_external_cancels, &by_id);
         for timer in &delta.timers {
             self.timers.restore(timer.timer_id.clone(), Some(timer.clone()));
         }
@@ -272,12 +232,10 @@ impl Run {
             self.updates.restore(update.update_id.clone(), Some(update.clone()));
         }
         for request in &delta.request_ids {
-            self.request_ids
-                .restore(request.request_id.clone(), Some(request.clone()));
+            self.request_ids.restore(request.request_id.clone(), Some(request.clone()));
         }
         if delta.buffered_events_changed {
-            self.buffered
-                .restore(delta.buffered_events.iter().cloned().map(Arc::new).collect());
+            self.buffered.restore(delta.buffered_events.iter().cloned().map(Arc::new).collect());
         }
         if let Some(memo) = &delta.memo {
             self.memo.restore(memo.clone());
@@ -326,11 +284,9 @@ impl Run {
         for request in snapshot.request_ids {
             run.request_ids.restore(request.request_id.clone(), Some(request));
         }
-        run.buffered
-            .restore(snapshot.buffered_events.into_iter().map(Arc::new).collect());
+        run.buffered.restore(snapshot.buffered_events.into_iter().map(Arc::new).collect());
         run.memo.restore(snapshot.memo.unwrap_or_default());
-        run.search_attributes
-            .restore(snapshot.search_attributes.unwrap_or_default());
+        run.search_attributes.restore(snapshot.search_attributes.unwrap_or_default());
         run.close_event.restore(snapshot.close_event.map(Arc::new));
         let activities: Vec<i64> = run.activities.keys().copied().collect();
         run.restore_delayed_offers(activities.into_iter());
@@ -340,11 +296,7 @@ impl Run {
 
 /// The info without what lives in memory only: a speculative workflow task.
 fn durable(info: &RunInfo) -> Cow<'_, RunInfo> {
-    if info
-        .workflow_task
-        .as_ref()
-        .is_none_or(|task| task.kind() != Kind::Speculative)
-    {
+    if info.workflow_task.as_ref().is_none_or(|task| task.kind() != Kind::Speculative) {
         return Cow::Borrowed(info);
     }
     let mut info = info.clone();
@@ -399,13 +351,7 @@ fn restore_pending<T: PendingInfo>(
             Some(known) => known.event.clone(),
             None => events.get(&info.id()).cloned().unwrap_or_default(),
         };
-        map.restore(
-            info.id(),
-            Some(Pending {
-                info: info.clone(),
-                event,
-            }),
-        );
+        map.restore(info.id(), Some(Pending { info: info.clone(), event }));
     }
     for id in removed {
         map.restore(*id, None);

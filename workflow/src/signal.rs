@@ -46,9 +46,7 @@ pub(crate) struct Signal {
 
 impl Chain {
     pub(crate) fn signal(&mut self, command: SignalWorkflow, env: &mut Env) -> Answered {
-        let request = command
-            .request
-            .ok_or_else(|| Error::invalid_argument("Request is not set."))?;
+        let request = command.request.ok_or_else(|| Error::invalid_argument("Request is not set."))?;
         self.check_namespace(&request.namespace, env)?;
         let workflow_id = self.key().workflow_id.to_string();
         let run = self.run(&request.workflow_execution.map(|e| e.run_id).unwrap_or_default())?;
@@ -74,9 +72,7 @@ impl Chain {
                 },
             )?;
         }
-        reply(workflow_reply::Reply::Signal(SignalWorkflowExecutionResponse {
-            link: Some(link),
-        }))
+        reply(workflow_reply::Reply::Signal(SignalWorkflowExecutionResponse { link: Some(link) }))
     }
 
     pub(crate) fn signal_with_start(
@@ -89,14 +85,12 @@ impl Chain {
         self.check_namespace(&start.namespace, env)?;
         let respond = |run_id: String, first_execution_run_id: String, started: bool| {
             let link = signal_link(&start.namespace, &start.workflow_id, &run_id, &start.request_id);
-            reply(workflow_reply::Reply::SignalWithStart(
-                SignalWithStartWorkflowExecutionResponse {
-                    run_id,
-                    first_execution_run_id,
-                    started,
-                    signal_link: Some(link),
-                },
-            ))
+            reply(workflow_reply::Reply::SignalWithStart(SignalWithStartWorkflowExecutionResponse {
+                run_id,
+                first_execution_run_id,
+                started,
+                signal_link: Some(link),
+            }))
         };
         // The open run takes the signal, unless the caller wants no part in it.
         let uses_open_run = start.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::UseExisting;
@@ -174,9 +168,7 @@ impl Run {
     fn accept_signal(&mut self, env: &mut Env, signal: Signal) -> Result<(), Error> {
         check_signal_size(&signal, env)?;
         if self.info.signal_count >= env.limits.signals_per_execution {
-            return Err(Error::invalid_argument(
-                "exceeded workflow execution limit for signal events",
-            ));
+            return Err(Error::invalid_argument("exceeded workflow execution limit for signal events"));
         }
         self.check_not_closing()?;
         self.record_signal(env, signal);
@@ -293,11 +285,5 @@ fn split(request: SignalWithStartWorkflowExecutionRequest) -> (StartWorkflowExec
 }
 
 fn signal_link(namespace: &str, workflow_id: &str, run_id: &str, request_id: &str) -> Link {
-    request_link(
-        namespace,
-        workflow_id,
-        run_id,
-        request_id,
-        EventType::WorkflowExecutionSignaled,
-    )
+    request_link(namespace, workflow_id, run_id, request_id, EventType::WorkflowExecutionSignaled)
 }

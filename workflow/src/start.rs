@@ -72,9 +72,7 @@ impl StartOutcome {
 
 impl Chain {
     pub(crate) fn start_workflow(&mut self, command: StartWorkflow, env: &mut Env) -> Answered {
-        let request = command
-            .request
-            .ok_or_else(|| Error::invalid_argument("Request is not set."))?;
+        let request = command.request.ok_or_else(|| Error::invalid_argument("Request is not set."))?;
         let outcome = self.start_run(request, command.parent, env)?;
         Ok((Answer::Reply(Box::new(outcome.into_reply())), Release::Durable))
     }
@@ -125,11 +123,7 @@ impl Chain {
         let started = seen(run) == Some(started);
         let eager_task = (started && request.request_eager_execution && run.first_workflow_task_is_started())
             .then(|| Box::new(run.workflow_task_reply(env)));
-        let link = if started {
-            started_link(request, &run.run_id)
-        } else {
-            attached_link(request, &run.run_id)
-        };
+        let link = if started { started_link(request, &run.run_id) } else { attached_link(request, &run.run_id) };
         Some(run.start_outcome(StartKind::Deduplicated, started, link, eager_task))
     }
 
@@ -251,33 +245,21 @@ impl Run {
     }
 
     fn first_workflow_task_is_started(&self) -> bool {
-        self.workflow_task()
-            .is_some_and(|task| task.started_event_id == 3 && task.attempt == 1)
+        self.workflow_task().is_some_and(|task| task.started_event_id == 3 && task.attempt == 1)
     }
 
     /// Puts what the caller wants attached on the open run. The worker need not look at it.
     fn attach(&mut self, options: &OnConflictOptions, request: &StartWorkflowExecutionRequest, env: &Env) {
-        let request_id = if options.attach_request_id {
-            request.request_id.clone()
-        } else {
-            String::new()
-        };
-        let callbacks = if options.attach_completion_callbacks {
-            request.completion_callbacks.clone()
-        } else {
-            Vec::new()
-        };
+        let request_id = if options.attach_request_id { request.request_id.clone() } else { String::new() };
+        let callbacks =
+            if options.attach_completion_callbacks { request.completion_callbacks.clone() } else { Vec::new() };
         let attributes = WorkflowExecutionOptionsUpdatedEventAttributes {
             attached_request_id: request_id.clone(),
             attached_completion_callbacks: callbacks,
             ..WorkflowExecutionOptionsUpdatedEventAttributes::default()
         };
         let event = HistoryEvent {
-            links: if options.attach_links {
-                request.links.clone()
-            } else {
-                Vec::new()
-            },
+            links: if options.attach_links { request.links.clone() } else { Vec::new() },
             worker_may_ignore: true,
             attributes: Some(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(attributes)),
             ..HistoryEvent::default()
@@ -305,19 +287,10 @@ pub(crate) fn text_payloads(text: &str) -> Payloads {
     }
     data.push('"');
     let metadata = [("encoding".to_owned(), bytes::Bytes::from_static(b"json/plain"))].into();
-    Payloads {
-        payloads: vec![Payload {
-            metadata,
-            data: data.into(),
-            ..Payload::default()
-        }],
-    }
+    Payloads { payloads: vec![Payload { metadata, data: data.into(), ..Payload::default() }] }
 }
 
 /// The root of the tree of workflows that a run's children belong to.
 pub(crate) fn root_execution(run: &Run) -> WorkflowExecution {
-    run.start()
-        .root_workflow_execution
-        .clone()
-        .unwrap_or_else(|| run.execution())
+    run.start().root_workflow_execution.clone().unwrap_or_else(|| run.execution())
 }

@@ -41,10 +41,7 @@ pub(crate) fn prepare(
     duration(&mut request.workflow_start_delay, "WorkflowStartDelay")?;
     let run = effective_run_timeout(run, execution);
     override_timeout(&mut request.workflow_run_timeout, run);
-    override_timeout(
-        &mut request.workflow_task_timeout,
-        effective_workflow_task_timeout(task, run, env.limits),
-    );
+    override_timeout(&mut request.workflow_task_timeout, effective_workflow_task_timeout(task, run, env.limits));
     let size = |message: Option<usize>| message.unwrap_or_default() as i64;
     if size(request.input.as_ref().map(Message::encoded_len)) > env.limits.blob_size_error_bytes {
         return Err(Error::invalid_argument("Blob data size exceeds limit."));
@@ -79,11 +76,7 @@ fn override_timeout(field: &mut Option<prost_types::Duration>, effective: Durati
 
 pub(crate) fn beginning(request: StartWorkflowExecutionRequest, parent: Option<ParentInfo>, env: &Env) -> Beginning {
     let delay = Duration::from_proto(request.workflow_start_delay.as_ref());
-    let backoff = if delay.is_zero() {
-        cron::first_backoff(&request.cron_schedule, env.now)
-    } else {
-        delay
-    };
+    let backoff = if delay.is_zero() { cron::first_backoff(&request.cron_schedule, env.now) } else { delay };
     let execution_timeout = Duration::from_proto(request.workflow_execution_timeout.as_ref());
     let initiator = if request.cron_schedule.is_empty() {
         ContinueAsNewInitiator::Unspecified
@@ -128,12 +121,7 @@ pub(crate) fn beginning(request: StartWorkflowExecutionRequest, parent: Option<P
         attributes.parent_initiated_event_id = parent.initiated_event_id;
         attributes.root_workflow_execution = parent.root_execution;
     }
-    Beginning {
-        attributes,
-        links: request.links,
-        user_metadata: request.user_metadata,
-        request_id: request.request_id,
-    }
+    Beginning { attributes, links: request.links, user_metadata: request.user_metadata, request_id: request.request_id }
 }
 
 /// Rounded, as Temporal stores it.

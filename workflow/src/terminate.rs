@@ -63,13 +63,7 @@ impl Run {
     /// Ends the pending workflow task for a close from outside: a started one fails, and what it held back is written.
     pub(crate) fn force_out_workflow_task(&mut self, env: &Env) {
         if self.workflow_task_is_started() {
-            self.fail_workflow_task(
-                env,
-                WorkflowTaskFailedCause::ForceCloseCommand,
-                None,
-                SERVER_IDENTITY,
-                "",
-            );
+            self.fail_workflow_task(env, WorkflowTaskFailedCause::ForceCloseCommand, None, SERVER_IDENTITY, "");
             self.flush_buffered(env.now);
         }
     }

@@ -79,26 +79,13 @@ impl Run {
         due.extend(self.deadline().map(|at| (at, Due::Deadline)));
         due.extend(self.workflow_task_deadline().map(|(at, _)| (at, Due::WorkflowTask)));
         due.retain(|(at, _)| *at <= now);
-        due.extend(
-            self.timers
-                .values()
-                .filter(|timer| timer.fire_time_ns <= now.as_nanos())
-                .map(|timer| {
-                    let due = Due::Timer {
-                        started_event_id: timer.started_event_id,
-                        timer_id: timer.timer_id.clone(),
-                    };
-                    (Timestamp(timer.fire_time_ns), due)
-                }),
-        );
+        due.extend(self.timers.values().filter(|timer| timer.fire_time_ns <= now.as_nanos()).map(|timer| {
+            let due = Due::Timer { started_event_id: timer.started_event_id, timer_id: timer.timer_id.clone() };
+            (Timestamp(timer.fire_time_ns), due)
+        }));
         due.extend(self.activities.iter().filter_map(|(id, activity)| {
             let (at, _) = next_deadline(&activity.info).filter(|(at, _)| *at <= now)?;
-            Some((
-                at,
-                Due::Activity {
-                    scheduled_event_id: *id,
-                },
-            ))
+            Some((at, Due::Activity { scheduled_event_id: *id }))
         }));
         due
     }
@@ -115,11 +102,7 @@ impl Run {
     fn make_delayed_offers(&mut self, now: Timestamp) {
         while let Some((at, id)) = self.delayed.activities.first().copied().filter(|(at, _)| *at <= now) {
             self.delayed.activities.remove(&(at, id));
-            if self
-                .activities
-                .get(&id)
-                .is_some_and(|activity| activity.info.scheduled_time_ns == at.as_nanos())
-            {
+            if self.activities.get(&id).is_some_and(|activity| activity.info.scheduled_time_ns == at.as_nanos()) {
                 self.offer_activity_when_due(id, now);
             }
         }
@@ -137,32 +120,16 @@ impl Run {
             return self.retention_end();
         }
         let offers = self.delayed.activities.first().map(|(at, _)| *at);
-        [self.next_deadline(), offers, self.delayed.workflow_task]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.next_deadline(), offers, self.delayed.workflow_task].into_iter().flatten().min()
     }
 
     /// Earliest time at which something ends or begins by itself.
     fn next_deadline(&self) -> Option<Timestamp> {
         let timers = self.timers.values().map(|timer| Timestamp(timer.fire_time_ns)).min();
-        let activities = self
-            .activities
-            .values()
-            .filter_map(|activity| next_deadline(&activity.info))
-            .map(|(at, _)| at)
-            .min();
+        let activities =
+            self.activities.values().filter_map(|activity| next_deadline(&activity.info)).map(|(at, _)| at).min();
         let workflow_task = self.workflow_task_deadline().map(|(at, _)| at);
-        [
-            self.deadline(),
-            self.first_workflow_task_at(),
-            workflow_task,
-            timers,
-            activities,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [self.deadline(), self.first_workflow_task_at(), workflow_task, timers, activities].into_iter().flatten().min()
     }
 
     /// When a closed run may be deleted. Not before everybody who must know of its close does.
@@ -200,21 +167,14 @@ impl Run {
         if !self.is_open() {
             return effects;
         }
-        if self
-            .workflow_task()
-            .is_some_and(|task| self.is_surely_due(task.not_before_ns))
-        {
+        if self.workflow_task().is_some_and(|task| self.is_surely_due(task.not_before_ns)) {
             effects.extend(self.workflow_task_offer().map(Effect::Offer));
         }
         let due = |activity: &&crate::activity::Activity| {
             activity.waits() && self.is_surely_due(activity.info.scheduled_time_ns)
         };
-        effects.extend(
-            self.activities
-                .values()
-                .filter(due)
-                .map(|activity| Effect::Offer(self.activity_offer(activity))),
-        );
+        effects
+            .extend(self.activities.values().filter(due).map(|activity| Effect::Offer(self.activity_offer(activity))));
         effects
     }
 
@@ -243,9 +203,7 @@ impl Run {
     /// Roughly the heap that this run holds.
     pub(crate) fn weight_bytes(&self) -> usize {
         let bytes = |payloads: &Option<Payloads>| {
-            payloads.as_ref().map_or(0, |p| {
-                p.payloads.iter().map(|payload| payload.data.len() + 200).sum::<usize>()
-            })
+            payloads.as_ref().map_or(0, |p| p.payloads.iter().map(|payload| payload.data.len() + 200).sum::<usize>())
         };
         let activities: usize = self
             .activities

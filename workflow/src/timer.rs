@@ -32,9 +32,7 @@ impl Run {
         check_timer_id(&timer.timer_id, "StartTimerCommand", env.limits).map_err(bad)?;
         check_duration(&mut timer.start_to_fire_timeout).map_err(|e| {
             let id = &timer.timer_id;
-            bad(format!(
-                "An invalid StartToFireTimeout is set on StartTimerCommand: {e}. TimerId={id}"
-            ))
+            bad(format!("An invalid StartToFireTimeout is set on StartTimerCommand: {e}. TimerId={id}"))
         })?;
         let timeout = Duration::from_proto(timer.start_to_fire_timeout.as_ref());
         if self.timers.contains_key(&timer.timer_id) {
@@ -56,14 +54,8 @@ impl Run {
         );
         let started = Timestamp(self.info.last_event_time_ns);
         let fire_time_ns = (started + timeout).as_nanos();
-        self.timers.insert(
-            timer.timer_id.clone(),
-            TimerInfo {
-                timer_id: timer.timer_id,
-                started_event_id,
-                fire_time_ns,
-            },
-        );
+        self.timers
+            .insert(timer.timer_id.clone(), TimerInfo { timer_id: timer.timer_id, started_event_id, fire_time_ns });
         Ok(())
     }
 
@@ -96,10 +88,7 @@ impl Run {
 
     /// A timer that fired while the workflow task ran, and that the task cancels: it has never fired.
     fn take_buffered_fire(&mut self, timer_id: &str) -> Option<i64> {
-        let index = self
-            .buffered
-            .iter()
-            .position(|event| fired_timer(&event.attributes) == Some(timer_id))?;
+        let index = self.buffered.iter().position(|event| fired_timer(&event.attributes) == Some(timer_id))?;
         let event = self.buffered.edit().remove(index);
         self.info.edit().history_size_bytes -= event.encoded_len() as i64;
         match &event.attributes {
@@ -112,10 +101,7 @@ impl Run {
         let Some(timer) = self.timers.remove(&timer_id.to_owned()) else {
             return;
         };
-        let fired = TimerFiredEventAttributes {
-            timer_id: timer.timer_id,
-            started_event_id: timer.started_event_id,
-        };
+        let fired = TimerFiredEventAttributes { timer_id: timer.timer_id, started_event_id: timer.started_event_id };
         self.add_external(env.now, Attributes::TimerFiredEventAttributes(fired));
         self.ensure_workflow_task(env);
     }
@@ -134,9 +120,7 @@ fn check_timer_id(id: &str, command: &str, limits: &Limits) -> Result<(), String
     }
     let (length, limit) = (id.len(), limits.max_id_length);
     if length as i64 > limit {
-        return Err(format!(
-            "TimerId on {command} exceeds length limit. TimerId={id} Length={length} Limit={limit}"
-        ));
+        return Err(format!("TimerId on {command} exceeds length limit. TimerId={id} Length={length} Limit={limit}"));
     }
     Ok(())
 }

@@ -12,10 +12,7 @@ pub(crate) struct Tracked<K, V> {
 
 impl<K, V> Default for Tracked<K, V> {
     fn default() -> Self {
-        Self {
-            map: BTreeMap::new(),
-            before: BTreeMap::new(),
-        }
+        Self { map: BTreeMap::new(), before: BTreeMap::new() }
     }
 }
 

@@ -54,16 +54,12 @@ enum AdmittedState {
 
 impl AdmittedUpdates {
     fn in_flight(&self) -> usize {
-        self.updates
-            .values()
-            .filter(|u| !matches!(u.state, AdmittedState::Rejected(_)))
-            .count()
+        self.updates.values().filter(|u| !matches!(u.state, AdmittedState::Rejected(_))).count()
     }
 
     /// Rejected updates have been told to their callers: the id may be used again.
     pub fn forget_rejected(&mut self) {
-        self.updates
-            .retain(|_, u| !matches!(u.state, AdmittedState::Rejected(_)));
+        self.updates.retain(|_, u| !matches!(u.state, AdmittedState::Rejected(_)));
     }
 
     pub fn take(&mut self, update_id: &str) -> Option<Request> {
@@ -85,14 +81,8 @@ impl AdmittedUpdates {
 
 impl Chain {
     pub(crate) fn update(&mut self, request: UpdateWorkflowExecutionRequest, env: &mut Env) -> Answered {
-        let run_id = request
-            .workflow_execution
-            .as_ref()
-            .map(|e| e.run_id.clone())
-            .unwrap_or_default();
-        let update = request
-            .request
-            .ok_or_else(|| Error::invalid_argument("Request is not set on request."))?;
+        let run_id = request.workflow_execution.as_ref().map(|e| e.run_id.clone()).unwrap_or_default();
+        let update = request.request.ok_or_else(|| Error::invalid_argument("Request is not set on request."))?;
         let run = self.run(&run_id)?;
         let first = &run.start().first_execution_run_id;
         if !request.first_execution_run_id.is_empty() && *first != request.first_execution_run_id {
@@ -102,37 +92,21 @@ impl Chain {
             )));
         }
         let update_id = run.admit_update(update, env)?;
-        let stage = request
-            .wait_policy
-            .map_or(Stage::Unspecified as i32, |p| p.lifecycle_stage);
-        let watch = Watch::Update {
-            run_id: run.run_id.clone(),
-            update_id,
-            stage,
-            kind: UpdateWatch::Update,
-        };
+        let stage = request.wait_policy.map_or(Stage::Unspecified as i32, |p| p.lifecycle_stage);
+        let watch = Watch::Update { run_id: run.run_id.clone(), update_id, stage, kind: UpdateWatch::Update };
         Ok((Answer::Watch(watch), Release::Durable))
     }
 
     pub(crate) fn poll_update(&mut self, request: PollWorkflowExecutionUpdateRequest, _env: &mut Env) -> Answered {
-        let update = request
-            .update_ref
-            .ok_or_else(|| Error::invalid_argument("UpdateRef is not set on request."))?;
+        let update = request.update_ref.ok_or_else(|| Error::invalid_argument("UpdateRef is not set on request."))?;
         let run_id = update.workflow_execution.map(|e| e.run_id).unwrap_or_default();
         let run = self.run(&run_id)?;
         if !run.knows_update(&update.update_id) {
             return Err(update_not_found(&update.update_id));
         }
-        let stage = request
-            .wait_policy
-            .map_or(Stage::Unspecified as i32, |p| p.lifecycle_stage);
+        let stage = request.wait_policy.map_or(Stage::Unspecified as i32, |p| p.lifecycle_stage);
         let run_id = run.run_id.clone();
-        let watch = Watch::Update {
-            run_id,
-            update_id: update.update_id,
-            stage,
-            kind: UpdateWatch::Poll,
-        };
+        let watch = Watch::Update { run_id, update_id: update.update_id, stage, kind: UpdateWatch::Poll };
         Ok((Answer::Watch(watch), Release::Prior))
     }
 
@@ -151,10 +125,7 @@ impl Chain {
         if (stage as i32) < wanted {
             return None;
         }
-        let update_ref = Some(UpdateRef {
-            workflow_execution: Some(run.execution()),
-            update_id: update_id.to_owned(),
-        });
+        let update_ref = Some(UpdateRef { workflow_execution: Some(run.execution()), update_id: update_id.to_owned() });
         let response = UpdateWorkflowExecutionResponse {
             update_ref: update_ref.clone(),
             outcome: outcome.clone(),
@@ -199,11 +170,7 @@ impl Run {
         self.check_not_closing()?;
         self.check_update_limits(env)?;
         self.admitted.edit().last_order += 1;
-        let admitted = Admitted {
-            request,
-            order: self.admitted.last_order,
-            state: AdmittedState::Waiting,
-        };
+        let admitted = Admitted { request, order: self.admitted.last_order, state: AdmittedState::Waiting };
         self.admitted.edit().updates.insert(update_id.clone(), admitted);
         // Even if the first workflow task is still to come: an update does not wait for a start delay.
         if self.workflow_task().is_none() {
@@ -256,23 +223,14 @@ impl Run {
             Err(Error::not_found("workflow update was aborted by closing workflow"))
         } else {
             // The next run may take it: SDKs try again.
-            Err(Error::unavailable(
-                "workflow operation can not be applied because workflow is closing",
-            ))
+            Err(Error::unavailable("workflow operation can not be applied because workflow is closing"))
         }
     }
 
     /// Messages to deliver with the started workflow task.
     pub(crate) fn update_messages(&mut self, _env: &Env, task: &WorkflowTaskInfo) -> Vec<Message> {
-        self.admitted
-            .edit()
-            .change(&AdmittedState::Waiting, &AdmittedState::Sent);
-        let mut sent: Vec<_> = self
-            .admitted
-            .updates
-            .iter()
-            .filter(|(_, u)| u.state == AdmittedState::Sent)
-            .collect();
+        self.admitted.edit().change(&AdmittedState::Waiting, &AdmittedState::Sent);
+        let mut sent: Vec<_> = self.admitted.updates.iter().filter(|(_, u)| u.state == AdmittedState::Sent).collect();
         sent.sort_by_key(|(_, update)| update.order);
         sent.into_iter()
             .map(|(id, update)| Message {
@@ -290,17 +248,12 @@ impl Run {
 
     /// Does a workflow task have to be scheduled for updates that wait?
     pub(crate) fn has_undelivered_updates(&self) -> bool {
-        self.admitted
-            .updates
-            .values()
-            .any(|u| u.state == AdmittedState::Waiting)
+        self.admitted.updates.values().any(|u| u.state == AdmittedState::Waiting)
     }
 
     /// The started workflow task ended without answering (failed, timed out): its updates and queries go with the next.
     pub(crate) fn updates_not_answered(&mut self) {
-        self.admitted
-            .edit()
-            .change(&AdmittedState::Sent, &AdmittedState::Waiting);
+        self.admitted.edit().change(&AdmittedState::Sent, &AdmittedState::Waiting);
         self.queries.not_answered();
     }
 
@@ -318,19 +271,12 @@ impl Run {
             })),
             ..Failure::default()
         };
-        self.admitted
-            .edit()
-            .change(&AdmittedState::Sent, &AdmittedState::Rejected(Box::new(failure)));
+        self.admitted.edit().change(&AdmittedState::Sent, &AdmittedState::Rejected(Box::new(failure)));
     }
 
     pub(crate) fn record_accepted_update(&mut self, update_id: &str, name: String, accepted_event_id: i64) {
         self.info.edit().update_count += 1;
-        let info = UpdateInfo {
-            update_id: update_id.to_owned(),
-            accepted_event_id,
-            name,
-            ..UpdateInfo::default()
-        };
+        let info = UpdateInfo { update_id: update_id.to_owned(), accepted_event_id, name, ..UpdateInfo::default() };
         self.updates.insert(update_id.to_owned(), info);
     }
 }
@@ -340,9 +286,7 @@ fn update_not_found(update_id: &str) -> Error {
 }
 
 fn failed(failure: Failure) -> UpdateOutcome {
-    UpdateOutcome {
-        value: Some(Value::Failure(failure)),
-    }
+    UpdateOutcome { value: Some(Value::Failure(failure)) }
 }
 
 fn closed_before_completed() -> Failure {

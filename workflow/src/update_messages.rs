@@ -35,24 +35,16 @@ enum Body {
 
 impl Messages {
     pub fn new(messages: Vec<Message>) -> Self {
-        Self {
-            by_index: messages.into_iter().enumerate().collect(),
-        }
+        Self { by_index: messages.into_iter().enumerate().collect() }
     }
 
     /// Nothing but rejections: a speculative workflow task with these and no commands leaves no trace.
     pub fn only_rejections(&self) -> bool {
-        self.by_index
-            .values()
-            .all(|m| m.body.as_ref().is_some_and(|b| b.type_url.ends_with(".Rejection")))
+        self.by_index.values().all(|m| m.body.as_ref().is_some_and(|b| b.type_url.ends_with(".Rejection")))
     }
 
     fn take(&mut self, id: &str) -> Option<Message> {
-        let index = self
-            .by_index
-            .iter()
-            .find(|(_, m)| m.id == id)
-            .map(|(index, _)| *index)?;
+        let index = self.by_index.iter().find(|(_, m)| m.id == id).map(|(index, _)| *index)?;
         self.by_index.remove(&index)
     }
 }
@@ -62,10 +54,7 @@ fn bad(message: impl Into<String>) -> BadCommand {
 }
 
 fn body_of(message: &Message) -> Result<Body, BadCommand> {
-    let any = message
-        .body
-        .as_ref()
-        .ok_or_else(|| bad(format!("message {:?} has no body", message.id)))?;
+    let any = message.body.as_ref().ok_or_else(|| bad(format!("message {:?} has no body", message.id)))?;
     let bytes = any.value.as_slice();
     let kind = any.type_url.rsplit('/').next().unwrap_or_default();
     match kind {
@@ -87,10 +76,7 @@ impl Run {
         attributes: ProtocolMessageCommandAttributes,
     ) -> CommandResult {
         let message = messages.take(&attributes.message_id).ok_or_else(|| {
-            bad(format!(
-                "ProtocolMessageCommand referenced absent message ID {}",
-                attributes.message_id
-            ))
+            bad(format!("ProtocolMessageCommand referenced absent message ID {}", attributes.message_id))
         })?;
         self.handle_message(env, ctx, message)
     }
@@ -102,10 +88,7 @@ impl Run {
         ctx: &CommandContext,
         messages: Messages,
     ) -> CommandResult {
-        messages
-            .by_index
-            .into_values()
-            .try_for_each(|message| self.handle_message(env, ctx, message))
+        messages.by_index.into_values().try_for_each(|message| self.handle_message(env, ctx, message))
     }
 
     fn handle_message(&mut self, env: &mut Env, ctx: &CommandContext, message: Message) -> CommandResult {
@@ -113,9 +96,7 @@ impl Run {
         match body_of(&message)? {
             Body::Acceptance(acceptance) => self.accept_update(env, &update_id, acceptance),
             Body::Rejection(rejection) => {
-                self.admitted
-                    .edit()
-                    .reject(&update_id, rejection.failure.unwrap_or_default());
+                self.admitted.edit().reject(&update_id, rejection.failure.unwrap_or_default());
                 Ok(())
             }
             Body::Response(response) => self.complete_update(env, ctx, &update_id, response),
@@ -131,21 +112,14 @@ impl Run {
         let Some(request) = request else {
             return Err(bad(format!("update {update_id:?} not found")));
         };
-        let name = request
-            .input
-            .as_ref()
-            .map(|input| input.name.clone())
-            .unwrap_or_default();
+        let name = request.input.as_ref().map(|input| input.name.clone()).unwrap_or_default();
         let attributes = WorkflowExecutionUpdateAcceptedEventAttributes {
             protocol_instance_id: update_id.to_owned(),
             accepted_request_message_id: acceptance.accepted_request_message_id,
             accepted_request_sequencing_event_id: acceptance.accepted_request_sequencing_event_id,
             accepted_request: Some(request),
         };
-        let event_id = self.add_event(
-            env.now,
-            Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(attributes),
-        );
+        let event_id = self.add_event(env.now, Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(attributes));
         self.record_accepted_update(update_id, name, event_id);
         Ok(())
     }
@@ -158,9 +132,7 @@ impl Run {
         response: Response,
     ) -> CommandResult {
         let Some(accepted_event_id) = self.updates.get(update_id).map(|u| u.accepted_event_id) else {
-            return Err(bad(format!(
-                "update {update_id:?} was completed without being accepted"
-            )));
+            return Err(bad(format!("update {update_id:?} was completed without being accepted")));
         };
         if self.updates.get(update_id).is_some_and(|u| u.completed_event_id != 0) {
             return Err(bad(format!("update {update_id:?} was completed before")));
@@ -170,10 +142,7 @@ impl Run {
             accepted_event_id,
             outcome: response.outcome.clone(),
         };
-        let event_id = self.add_event(
-            env.now,
-            Attributes::WorkflowExecutionUpdateCompletedEventAttributes(attributes),
-        );
+        let event_id = self.add_event(env.now, Attributes::WorkflowExecutionUpdateCompletedEventAttributes(attributes));
         if let Some(update) = self.updates.get_mut(&update_id.to_owned()) {
             update.completed_event_id = event_id;
             update.outcome = response.outcome;

@@ -60,11 +60,7 @@ impl Run {
     /// Schedules a task for updates only: it leaves no trace if it changes nothing.
     pub(crate) fn schedule_speculative_workflow_task(&mut self, env: &Env) {
         let transient = self.info.workflow_task_attempt > 1;
-        self.create_workflow_task(
-            env,
-            if transient { Kind::Transient } else { Kind::Speculative },
-            env.now,
-        );
+        self.create_workflow_task(env, if transient { Kind::Transient } else { Kind::Speculative }, env.now);
         self.offer_workflow_task_when_due(env.now);
     }
 
@@ -227,11 +223,7 @@ impl Run {
         let Some(task) = self.workflow_task().cloned() else {
             return Reply::default();
         };
-        let from_event_id = if task.sticky {
-            self.info.last_completed_workflow_task_started_id + 1
-        } else {
-            1
-        };
+        let from_event_id = if task.sticky { self.info.last_completed_workflow_task_started_id + 1 } else { 1 };
         let transient = task.kind() != Kind::Normal;
         let mut extra = Vec::new();
         if transient {
@@ -270,11 +262,7 @@ impl Run {
         let history = HistoryFill {
             run_id: self.run_id.clone(),
             from_event_id,
-            until_event_id: if transient {
-                task.scheduled_event_id
-            } else {
-                task.started_event_id + 1
-            },
+            until_event_id: if transient { task.scheduled_event_id } else { task.started_event_id + 1 },
             extra,
         };
         let mut reply = Reply::new(workflow_reply::Reply::WorkflowTask(response));
@@ -297,10 +285,7 @@ impl Run {
     }
 
     pub(crate) fn execution(&self) -> WorkflowExecution {
-        WorkflowExecution {
-            workflow_id: self.key.workflow_id.to_string(),
-            run_id: self.run_id.clone(),
-        }
+        WorkflowExecution { workflow_id: self.key.workflow_id.to_string(), run_id: self.run_id.clone() }
     }
 
     /// The sticky queue has nobody polling: the scheduled task goes to the normal queue, with full history.
@@ -321,11 +306,7 @@ impl Run {
         let normal = self.info.task_queue.clone();
         let info = self.info.edit();
         info.sticky = None;
-        if let Some(task) = info
-            .workflow_task
-            .as_mut()
-            .filter(|task| task.sticky && task.started_event_id == 0)
-        {
+        if let Some(task) = info.workflow_task.as_mut().filter(|task| task.sticky && task.started_event_id == 0) {
             task.sticky = false;
             task.task_queue = normal;
             self.offer_workflow_task();
@@ -340,9 +321,7 @@ fn retry_slack(attempt: i32, env: &Env) -> Duration {
     if attempt <= AT_ONCE {
         return Duration::ZERO;
     }
-    FIRST
-        .mul_f64(2f64.powi(attempt - AT_ONCE - 1))
-        .min(env.limits.workflow_task_retry_max_interval)
+    FIRST.mul_f64(2f64.powi(attempt - AT_ONCE - 1)).min(env.limits.workflow_task_retry_max_interval)
 }
 
 /// Scheduled, and Started if the task is.
@@ -359,11 +338,7 @@ fn scheduled_attributes(task: &WorkflowTaskInfo, normal_queue: &str) -> Attribut
             normal_name: normal_queue.to_owned(),
         }
     } else {
-        TaskQueue {
-            name: task.task_queue.clone(),
-            kind: TaskQueueKind::Normal as i32,
-            ..TaskQueue::default()
-        }
+        TaskQueue { name: task.task_queue.clone(), kind: TaskQueueKind::Normal as i32, ..TaskQueue::default() }
     };
     Attributes::WorkflowTaskScheduledEventAttributes(WorkflowTaskScheduledEventAttributes {
         task_queue: Some(queue),

@@ -1,10 +1,7 @@
 //! Failure and timeouts of workflow tasks. Only the first failure in a row is in the history: the attempts after it are
 //! transient, and leave no events until one completes.
 
-#![allow(
-    deprecated,
-    reason = "older workers still send what newer ones replaced, and histories show both"
-)]
+#![allow(deprecated, reason = "older workers still send what newer ones replaced, and histories show both")]
 
 use perdure_proto::{
     Error,
@@ -122,11 +119,8 @@ impl Run {
     fn count_failed_attempt(&mut self, counts: bool) {
         let info = self.info.edit();
         let sticky = info.sticky.take().is_some();
-        info.workflow_task_attempt = if counts && !sticky {
-            info.workflow_task_attempt.max(1).saturating_add(1)
-        } else {
-            1
-        };
+        info.workflow_task_attempt =
+            if counts && !sticky { info.workflow_task_attempt.max(1).saturating_add(1) } else { 1 };
         self.updates_not_answered();
     }
 
@@ -179,25 +173,16 @@ impl Run {
         if !task.sticky {
             return None;
         }
-        let given = self
-            .info
-            .sticky
-            .as_ref()
-            .and_then(|sticky| Duration(sticky.schedule_to_start_ns).or_none());
+        let given = self.info.sticky.as_ref().and_then(|sticky| Duration(sticky.schedule_to_start_ns).or_none());
         let deadline = Timestamp(task.scheduled_time_ns) + given.unwrap_or(STICKY_SCHEDULE_TO_START);
         Some((deadline, TimeoutType::ScheduleToStart))
     }
 
     pub(crate) fn workflow_task_deadline_passed(&mut self, env: &Env) {
-        let Some((_, kind)) = self
-            .workflow_task_deadline()
-            .filter(|(deadline, _)| *deadline <= env.now)
-        else {
+        let Some((_, kind)) = self.workflow_task_deadline().filter(|(deadline, _)| *deadline <= env.now) else {
             return;
         };
-        let speculative = self
-            .workflow_task()
-            .is_some_and(|task| task.kind() == Kind::Speculative);
+        let speculative = self.workflow_task().is_some_and(|task| task.kind() == Kind::Speculative);
         if speculative && kind == TimeoutType::ScheduleToStart {
             // It may still leave no trace.
             self.move_to_normal_queue();

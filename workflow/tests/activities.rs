@@ -72,10 +72,7 @@ fn timeout_info(failure: &Failure) -> (TimeoutType, Option<perdure_proto::tempor
 }
 
 fn by_id(id: &str) -> ActivityRef {
-    ActivityRef {
-        activity_id: id.to_owned(),
-        ..ActivityRef::default()
-    }
+    ActivityRef { activity_id: id.to_owned(), ..ActivityRef::default() }
 }
 
 fn canceled() -> respond_activity_task::Outcome {
@@ -87,10 +84,7 @@ fn an_activity_from_end_to_end() {
     let mut chain = with_activity(|a| {
         a.input = Some(payloads("in"));
         a.heartbeat_timeout = secs(3);
-        a.priority = Some(Priority {
-            priority_key: 2,
-            ..Priority::default()
-        });
+        a.priority = Some(Priority { priority_key: 2, ..Priority::default() });
     });
     let scheduled_at = chain.now;
     chain.advance_secs(1);
@@ -102,33 +96,17 @@ fn an_activity_from_end_to_end() {
     assert_eq!(task.workflow_type.as_ref().expect("type").name, "Order");
     assert_eq!(Timestamp::from_proto(task.scheduled_time.as_ref()), scheduled_at);
     assert_eq!(Timestamp::from_proto(task.started_time.as_ref()), chain.now);
-    assert_eq!(
-        (task.start_to_close_timeout, task.heartbeat_timeout),
-        (secs(10), secs(3))
-    );
-    assert_eq!(
-        task.retry_policy.as_ref().expect("filled in").maximum_interval,
-        secs(100)
-    );
+    assert_eq!((task.start_to_close_timeout, task.heartbeat_timeout), (secs(10), secs(3)));
+    assert_eq!(task.retry_policy.as_ref().expect("filled in").maximum_interval, secs(100));
     assert_eq!(task.priority.as_ref().expect("given").priority_key, 2);
     chain.assert_types_from(5, &[E::ActivityTaskScheduled]);
 
     let started_at = chain.now;
     chain.advance_secs(1);
     chain.complete_activity(&task, "out");
-    chain.assert_types_from(
-        6,
-        &[
-            E::ActivityTaskStarted,
-            E::ActivityTaskCompleted,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.assert_types_from(6, &[E::ActivityTaskStarted, E::ActivityTaskCompleted, E::WorkflowTaskScheduled]);
     assert_eq!(Timestamp::from_proto(chain.event(6).event_time.as_ref()), started_at);
-    assert_eq!(
-        (started(&chain, 6).attempt, started(&chain, 6).identity.as_str()),
-        (1, "activity-worker")
-    );
+    assert_eq!((started(&chain, 6).attempt, started(&chain, 6).identity.as_str()), (1, "activity-worker"));
     let Some(Attributes::ActivityTaskCompletedEventAttributes(completed)) = &chain.event(7).attributes else {
         panic!("not completed")
     };
@@ -155,33 +133,22 @@ fn retries_leave_no_events() {
     chain.advance_secs(1);
     let second = chain.poll_activity();
     assert_eq!(second.attempt, 2);
-    assert_eq!(
-        Timestamp::from_proto(second.current_attempt_scheduled_time.as_ref()),
-        chain.now
-    );
+    assert_eq!(Timestamp::from_proto(second.current_attempt_scheduled_time.as_ref()), chain.now);
     chain.fail_activity(&second, application_failure("Flaky"));
     chain.advance(Duration(Duration::from_secs(2).0 - 1));
     assert!(chain.offers.is_empty(), "backs off");
     chain.advance(Duration(1));
     let third = chain.poll_activity();
     chain.fail_activity(&third, application_failure("Last"));
-    chain.assert_types_from(
-        6,
-        &[E::ActivityTaskStarted, E::ActivityTaskFailed, E::WorkflowTaskScheduled],
-    );
+    chain.assert_types_from(6, &[E::ActivityTaskStarted, E::ActivityTaskFailed, E::WorkflowTaskScheduled]);
     assert_eq!(started(&chain, 6).attempt, 3);
     assert_eq!(started(&chain, 6).last_failure, Some(application_failure("Flaky")));
     assert_eq!(failed(&chain).retry_state(), RetryState::MaximumAttemptsReached);
     assert_eq!(failed(&chain).failure, Some(application_failure("Last")));
     // Answers to earlier attempts are too late.
     for task in [&first, &second, &third] {
-        let error = chain
-            .try_respond_activity(activity_ref(&task.task_token), completed_with(""))
-            .expect_err("late");
-        assert_eq!(
-            error.message,
-            "invalid activityID or activity already timed out or invoking workflow is completed"
-        );
+        let error = chain.try_respond_activity(activity_ref(&task.task_token), completed_with("")).expect_err("late");
+        assert_eq!(error.message, "invalid activityID or activity already timed out or invoking workflow is completed");
     }
 }
 
@@ -193,9 +160,7 @@ fn an_old_attempt_cannot_answer_for_the_new_one() {
     chain.advance_secs(1);
     let second = chain.poll_activity();
     assert_eq!(second.attempt, 2);
-    chain
-        .try_respond_activity(activity_ref(&first.task_token), completed_with(""))
-        .expect_err("old");
+    chain.try_respond_activity(activity_ref(&first.task_token), completed_with("")).expect_err("old");
     chain.heartbeat(&first, "").expect_err("old");
     chain.complete_activity(&second, "");
 }
@@ -211,25 +176,14 @@ fn why_a_retry_does_not_happen() {
         chain.fail_activity(&task, failure);
         assert_eq!(failed(&chain).retry_state(), expect);
     };
-    check(
-        policy(1, &[]),
-        application_failure("x"),
-        RetryState::MaximumAttemptsReached,
-    );
-    check(
-        policy(0, &["Bad"]),
-        application_failure("Bad"),
-        RetryState::NonRetryableFailure,
-    );
+    check(policy(1, &[]), application_failure("x"), RetryState::MaximumAttemptsReached);
+    check(policy(0, &["Bad"]), application_failure("Bad"), RetryState::NonRetryableFailure);
     let mut fatal = application_failure("x");
     if let Some(FailureInfo::ApplicationFailureInfo(info)) = &mut fatal.failure_info {
         info.non_retryable = true;
     }
     check(policy(0, &[]), fatal, RetryState::NonRetryableFailure);
-    let slow = Some(RetryPolicy {
-        initial_interval: secs(6),
-        ..RetryPolicy::default()
-    });
+    let slow = Some(RetryPolicy { initial_interval: secs(6), ..RetryPolicy::default() });
     check(slow, application_failure("x"), RetryState::Timeout);
 }
 
@@ -262,26 +216,13 @@ fn a_slow_attempt_is_tried_again() {
     chain.heartbeat(&task, "half").expect("alive");
     chain.advance_secs(11);
     let task = chain.poll_activity();
-    assert_eq!(
-        (task.attempt, task.heartbeat_details.clone()),
-        (2, Some(payloads("half")))
-    );
+    assert_eq!((task.attempt, task.heartbeat_details.clone()), (2, Some(payloads("half"))));
     chain.advance_secs(10);
-    chain.assert_types_from(
-        6,
-        &[
-            E::ActivityTaskStarted,
-            E::ActivityTaskTimedOut,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.assert_types_from(6, &[E::ActivityTaskStarted, E::ActivityTaskTimedOut, E::WorkflowTaskScheduled]);
     assert_eq!(timed_out(&chain).retry_state(), RetryState::MaximumAttemptsReached);
     let failure = timed_out(&chain).failure.clone().expect("failure");
     assert_eq!(failure.message, "activity StartToClose timeout");
-    assert_eq!(
-        timeout_info(&failure),
-        (TimeoutType::StartToClose, Some(payloads("half")))
-    );
+    assert_eq!(timeout_info(&failure), (TimeoutType::StartToClose, Some(payloads("half"))));
     let cause = failure.cause.expect("the attempt before");
     assert_eq!(timeout_info(&cause), (TimeoutType::StartToClose, None));
 }
@@ -316,10 +257,7 @@ fn nobody_takes_the_activity() {
     chain.advance_secs(7);
     chain.assert_types_from(6, &[E::ActivityTaskTimedOut, E::WorkflowTaskScheduled]);
     let timed_out = timed_out(&chain);
-    assert_eq!(
-        (timed_out.retry_state(), timed_out.started_event_id),
-        (RetryState::Timeout, 0)
-    );
+    assert_eq!((timed_out.retry_state(), timed_out.started_event_id), (RetryState::Timeout, 0));
     let failure = timed_out.failure.as_ref().expect("failure");
     assert_eq!(timeout_info(failure).0, TimeoutType::ScheduleToStart);
     assert_eq!(failure.message, "activity ScheduleToStart timeout");
@@ -353,10 +291,7 @@ fn schedule_to_close_ends_all_attempts() {
     assert_eq!(timed_out.retry_state(), RetryState::Timeout);
     let failure = timed_out.failure.clone().expect("failure");
     assert_eq!(timeout_info(&failure).0, TimeoutType::ScheduleToClose);
-    assert_eq!(
-        timeout_info(&failure.cause.expect("attempt 2")).0,
-        TimeoutType::StartToClose
-    );
+    assert_eq!(timeout_info(&failure.cause.expect("attempt 2")).0, TimeoutType::StartToClose);
 }
 
 #[test]
@@ -364,10 +299,7 @@ fn no_time_for_another_attempt() {
     let mut chain = with_activity(|a| {
         a.schedule_to_close_timeout = secs(10);
         a.start_to_close_timeout = secs(9);
-        a.retry_policy = Some(RetryPolicy {
-            initial_interval: secs(2),
-            ..RetryPolicy::default()
-        });
+        a.retry_policy = Some(RetryPolicy { initial_interval: secs(2), ..RetryPolicy::default() });
     });
     chain.poll_activity();
     chain.advance_secs(9);
@@ -380,9 +312,7 @@ fn no_time_for_another_attempt() {
 #[test]
 fn cancel_before_the_start() {
     let mut chain = with_activity(|_| {});
-    chain
-        .try_respond_activity(by_id("a"), canceled())
-        .expect_err("not started");
+    chain.try_respond_activity(by_id("a"), canceled()).expect_err("not started");
     wake(&mut chain);
     let offer = chain.take_offer(TaskKind::Activity).expect("offered");
     chain.work(vec![commands::cancel_activity(5), commands::marker("after")]);
@@ -400,17 +330,10 @@ fn cancel_before_the_start() {
         panic!("not canceled")
     };
     assert_eq!(
-        (
-            canceled.scheduled_event_id,
-            canceled.started_event_id,
-            canceled.latest_cancel_requested_event_id
-        ),
+        (canceled.scheduled_event_id, canceled.started_event_id, canceled.latest_cancel_requested_event_id),
         (5, 0, 10)
     );
-    assert_eq!(
-        &canceled.details.as_ref().expect("why").payloads[0].data[..],
-        br#""ACTIVITY_ID_NOT_STARTED""#
-    );
+    assert_eq!(&canceled.details.as_ref().expect("why").payloads[0].data[..], br#""ACTIVITY_ID_NOT_STARTED""#);
     chain.try_poll_activity(&offer).expect_err("gone");
 }
 
@@ -422,42 +345,25 @@ fn wake(chain: &mut TestChain) {
     };
     let request = SignalWorkflowExecutionRequest {
         namespace: NAMESPACE.to_owned(),
-        workflow_execution: Some(WorkflowExecution {
-            workflow_id: WORKFLOW_ID.to_owned(),
-            ..Default::default()
-        }),
+        workflow_execution: Some(WorkflowExecution { workflow_id: WORKFLOW_ID.to_owned(), ..Default::default() }),
         signal_name: "wake".to_owned(),
         ..SignalWorkflowExecutionRequest::default()
     };
-    chain.call(workflow_call::Command::Signal(SignalWorkflow {
-        request: Some(request),
-        ..Default::default()
-    }));
+    chain.call(workflow_call::Command::Signal(SignalWorkflow { request: Some(request), ..Default::default() }));
 }
 
 #[test]
 fn cancel_reaches_the_worker_by_its_heartbeat() {
     let mut chain = with_activity(|_| {});
     let task = chain.poll_activity();
-    let error = chain
-        .try_respond_activity(activity_ref(&task.task_token), canceled())
-        .expect_err("not requested");
+    let error = chain.try_respond_activity(activity_ref(&task.task_token), canceled()).expect_err("not requested");
     assert_eq!(error.grpc_code(), Code::InvalidArgument);
     wake(&mut chain);
     chain.work(vec![commands::cancel_activity(5)]);
     chain.assert_types_from(9, &[E::WorkflowTaskCompleted, E::ActivityTaskCancelRequested]);
     assert!(chain.heartbeat(&task, "").expect("alive").cancel_requested);
-    chain
-        .try_respond_activity(activity_ref(&task.task_token), canceled())
-        .expect("accepted");
-    chain.assert_types_from(
-        11,
-        &[
-            E::ActivityTaskStarted,
-            E::ActivityTaskCanceled,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.try_respond_activity(activity_ref(&task.task_token), canceled()).expect("accepted");
+    chain.assert_types_from(11, &[E::ActivityTaskStarted, E::ActivityTaskCanceled, E::WorkflowTaskScheduled]);
 }
 
 #[test]
@@ -480,21 +386,14 @@ fn cancel_of_an_activity_whose_end_is_not_seen_yet() {
     chain.complete(&task, vec![commands::cancel_activity(5)]);
     chain.assert_types_from(
         10,
-        &[
-            E::ActivityTaskCancelRequested,
-            E::ActivityTaskStarted,
-            E::ActivityTaskCompleted,
-            E::WorkflowTaskScheduled,
-        ],
+        &[E::ActivityTaskCancelRequested, E::ActivityTaskStarted, E::ActivityTaskCompleted, E::WorkflowTaskScheduled],
     );
 }
 
 #[test]
 fn by_activity_id() {
     let mut chain = with_activity(|_| {});
-    let error = chain
-        .try_respond_activity(by_id("b"), completed_with(""))
-        .expect_err("unknown");
+    let error = chain.try_respond_activity(by_id("b"), completed_with("")).expect_err("unknown");
     assert_eq!(
         (error.grpc_code(), error.message.as_str()),
         (
@@ -502,22 +401,11 @@ fn by_activity_id() {
             "cannot find pending activity with ActivityID b, check workflow execution history for more details"
         )
     );
-    let error = chain
-        .try_respond_activity(by_id(""), completed_with(""))
-        .expect_err("no id");
+    let error = chain.try_respond_activity(by_id(""), completed_with("")).expect_err("no id");
     assert_eq!(error.grpc_code(), Code::InvalidArgument);
     // It may be completed before any worker has it.
-    chain
-        .try_respond_activity(by_id("a"), completed_with("x"))
-        .expect("accepted");
-    chain.assert_types_from(
-        6,
-        &[
-            E::ActivityTaskStarted,
-            E::ActivityTaskCompleted,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.try_respond_activity(by_id("a"), completed_with("x")).expect("accepted");
+    chain.assert_types_from(6, &[E::ActivityTaskStarted, E::ActivityTaskCompleted, E::WorkflowTaskScheduled]);
 }
 
 #[test]
@@ -527,10 +415,7 @@ fn a_closed_workflow_has_no_activities() {
     wake(&mut chain);
     chain.work(vec![commands::complete("")]);
     let error = chain.heartbeat(&task, "").expect_err("closed");
-    assert_eq!(
-        (error.grpc_code(), error.message.as_str()),
-        (Code::NotFound, "workflow execution already completed")
-    );
+    assert_eq!((error.grpc_code(), error.message.as_str()), (Code::NotFound, "workflow execution already completed"));
 }
 
 #[test]
@@ -541,9 +426,7 @@ fn an_undelivered_activity_is_offered_again_as_the_same_attempt() {
     chain.call(workflow_call::Command::TaskUndelivered(TaskUndelivered { token }));
     let second = chain.poll_activity();
     assert_eq!(second.attempt, 1);
-    chain
-        .try_respond_activity(activity_ref(&first.task_token), completed_with(""))
-        .expect_err("never delivered");
+    chain.try_respond_activity(activity_ref(&first.task_token), completed_with("")).expect_err("never delivered");
     chain.complete_activity(&second, "");
 }
 
@@ -558,14 +441,7 @@ fn eager_activities_go_with_the_reply() {
     let task = &response.activity_tasks[0];
     assert_eq!((task.activity_id.as_str(), task.attempt), ("eager", 1));
     chain.complete_activity(task, "");
-    chain.assert_types_from(
-        7,
-        &[
-            E::ActivityTaskStarted,
-            E::ActivityTaskCompleted,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.assert_types_from(7, &[E::ActivityTaskStarted, E::ActivityTaskCompleted, E::WorkflowTaskScheduled]);
 }
 
 #[test]
@@ -575,10 +451,7 @@ fn a_backoff_survives_the_owner() {
     chain.fail_activity(&task, application_failure("Flaky"));
     chain.crash();
     assert!(chain.offers.is_empty());
-    assert_eq!(
-        chain.chain.wake_at(&chain.run_id()),
-        Some(chain.now + Duration::from_secs(1))
-    );
+    assert_eq!(chain.chain.wake_at(&chain.run_id()), Some(chain.now + Duration::from_secs(1)));
     chain.advance_secs(1);
     assert_eq!(chain.offered(TaskKind::Activity), 1);
     chain.crash();
@@ -601,17 +474,11 @@ fn too_many_activities() {
 #[test]
 fn timers_fire_in_their_order() {
     let mut chain = TestChain::started();
-    chain.work(vec![
-        commands::timer("late", 3),
-        commands::timer("soon", 1),
-        commands::timer("long", 30 * 24 * 3600),
-    ]);
+    chain.work(vec![commands::timer("late", 3), commands::timer("soon", 1), commands::timer("long", 30 * 24 * 3600)]);
     chain.now = chain.now + Duration::from_secs(5);
     chain.on_timer();
     chain.assert_types_from(8, &[E::TimerFired, E::WorkflowTaskScheduled, E::TimerFired]);
-    let Some(Attributes::TimerFiredEventAttributes(fired)) = &chain.event(8).attributes else {
-        panic!("not fired")
-    };
+    let Some(Attributes::TimerFiredEventAttributes(fired)) = &chain.event(8).attributes else { panic!("not fired") };
     assert_eq!((fired.timer_id.as_str(), fired.started_event_id), ("soon", 6));
     chain.work(vec![]);
     chain.crash();
@@ -628,12 +495,5 @@ fn a_timer_that_fired_unseen_can_be_canceled() {
     chain.advance_secs(1);
     // Nothing is left that the workflow has not seen: it may close.
     chain.complete(&task, vec![commands::cancel_timer("t"), commands::complete("")]);
-    chain.assert_types_from(
-        9,
-        &[
-            E::WorkflowTaskCompleted,
-            E::TimerCanceled,
-            E::WorkflowExecutionCompleted,
-        ],
-    );
+    chain.assert_types_from(9, &[E::WorkflowTaskCompleted, E::TimerCanceled, E::WorkflowExecutionCompleted]);
 }

@@ -36,18 +36,14 @@ struct World {
 impl World {
     /// A parent whose first workflow task is scheduled.
     fn new() -> Self {
-        let mut world = Self {
-            chains: BTreeMap::new(),
-        };
+        let mut world = Self { chains: BTreeMap::new() };
         world.chain(WORKFLOW_ID).start();
         world
     }
 
     fn chain(&mut self, workflow_id: &str) -> &mut TestChain {
         let seed = 1000 + self.chains.len() as u64;
-        self.chains
-            .entry(workflow_id.to_owned())
-            .or_insert_with(|| TestChain::named(workflow_id, seed))
+        self.chains.entry(workflow_id.to_owned()).or_insert_with(|| TestChain::named(workflow_id, seed))
     }
 
     fn parent(&mut self) -> &mut TestChain {
@@ -60,9 +56,7 @@ impl World {
         assert!(!chain.calls.is_empty(), "{from} makes no call");
         let (id, call) = chain.calls.remove(0);
         let target = self.chain(&call.workflow_id);
-        let result = target
-            .try_call(call.command.expect("a command"))
-            .map(|reply| reply.message);
+        let result = target.try_call(call.command.expect("a command")).map(|reply| reply.message);
         (id, result)
     }
 
@@ -75,12 +69,7 @@ impl World {
     /// Until nobody calls anybody.
     fn settle(&mut self) {
         for _ in 0..1000 {
-            let Some(from) = self
-                .chains
-                .iter()
-                .find(|(_, c)| !c.calls.is_empty())
-                .map(|(id, _)| id.clone())
-            else {
+            let Some(from) = self.chains.iter().find(|(_, c)| !c.calls.is_empty()).map(|(id, _)| id.clone()) else {
                 return;
             };
             let _ = self.deliver_and_answer(&from);
@@ -97,17 +86,12 @@ impl World {
 fn child_with(id: &str, change: impl FnOnce(&mut StartChildWorkflowExecutionCommandAttributes)) -> Command {
     let mut attributes = StartChildWorkflowExecutionCommandAttributes {
         workflow_id: id.to_owned(),
-        workflow_type: Some(WorkflowType {
-            name: "Child".to_owned(),
-        }),
+        workflow_type: Some(WorkflowType { name: "Child".to_owned() }),
         input: Some(payloads("in")),
         ..Default::default()
     };
     change(&mut attributes);
-    command(
-        CommandType::StartChildWorkflowExecution,
-        C::StartChildWorkflowExecutionCommandAttributes(attributes),
-    )
+    command(CommandType::StartChildWorkflowExecution, C::StartChildWorkflowExecutionCommandAttributes(attributes))
 }
 
 fn child(id: &str) -> Command {
@@ -116,10 +100,7 @@ fn child(id: &str) -> Command {
 
 fn signal(id: &str, child_only: bool) -> Command {
     let attributes = SignalExternalWorkflowExecutionCommandAttributes {
-        execution: Some(WorkflowExecution {
-            workflow_id: id.to_owned(),
-            ..Default::default()
-        }),
+        execution: Some(WorkflowExecution { workflow_id: id.to_owned(), ..Default::default() }),
         signal_name: "go".to_owned(),
         child_workflow_only: child_only,
         ..Default::default()
@@ -145,21 +126,12 @@ fn cancel(id: &str, child_only: bool) -> Command {
 
 fn continue_as_new() -> Command {
     let attributes = ContinueAsNewWorkflowExecutionCommandAttributes::default();
-    command(
-        CommandType::ContinueAsNewWorkflowExecution,
-        C::ContinueAsNewWorkflowExecutionCommandAttributes(attributes),
-    )
+    command(CommandType::ContinueAsNewWorkflowExecution, C::ContinueAsNewWorkflowExecutionCommandAttributes(attributes))
 }
 
 fn terminate(chain: &mut TestChain) {
-    let request = TerminateWorkflowExecutionRequest {
-        namespace: NAMESPACE.to_owned(),
-        ..Default::default()
-    };
-    let command = TerminateWorkflow {
-        request: Some(request),
-        ..Default::default()
-    };
+    let request = TerminateWorkflowExecutionRequest { namespace: NAMESPACE.to_owned(), ..Default::default() };
+    let command = TerminateWorkflow { request: Some(request), ..Default::default() };
     chain.call(workflow_call::Command::Terminate(command));
 }
 
@@ -173,82 +145,47 @@ fn started(chain: &TestChain) -> &WorkflowExecutionStartedEventAttributes {
 #[test]
 fn a_child_is_started_runs_and_ends() {
     let mut world = World::new();
-    let mut start = child_with("child", |a| {
-        a.priority = Some(Priority {
-            fairness_key: "f".into(),
-            ..Default::default()
-        })
-    });
+    let mut start =
+        child_with("child", |a| a.priority = Some(Priority { fairness_key: "f".into(), ..Default::default() }));
     start.user_metadata = Some(UserMetadata::default());
     world.parent().work(vec![start]);
-    world
-        .parent()
-        .assert_types_from(4, &[E::WorkflowTaskCompleted, E::StartChildWorkflowExecutionInitiated]);
+    world.parent().assert_types_from(4, &[E::WorkflowTaskCompleted, E::StartChildWorkflowExecutionInitiated]);
     let Some(Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(initiated)) =
         world.parent().event(5).attributes.clone()
     else {
         panic!("not initiated")
     };
-    assert_eq!(
-        (initiated.namespace.as_str(), initiated.namespace_id.as_str()),
-        (NAMESPACE, NAMESPACE_ID)
-    );
-    assert_eq!(
-        initiated.task_queue.as_ref().expect("queue").name,
-        QUEUE,
-        "the parent's"
-    );
+    assert_eq!((initiated.namespace.as_str(), initiated.namespace_id.as_str()), (NAMESPACE, NAMESPACE_ID));
+    assert_eq!(initiated.task_queue.as_ref().expect("queue").name, QUEUE, "the parent's");
     assert_eq!(initiated.parent_close_policy(), ParentClosePolicy::Terminate);
-    assert_eq!(
-        initiated.workflow_task_timeout,
-        Some(Duration::from_secs(10).to_proto())
-    );
+    assert_eq!(initiated.workflow_task_timeout, Some(Duration::from_secs(10).to_proto()));
 
     world.settle();
-    let parent = WorkflowExecution {
-        workflow_id: WORKFLOW_ID.to_owned(),
-        run_id: world.parent().run_id(),
-    };
+    let parent = WorkflowExecution { workflow_id: WORKFLOW_ID.to_owned(), run_id: world.parent().run_id() };
     let begun = started(world.chain("child"));
+    assert_eq!((&begun.parent_workflow_execution, begun.parent_initiated_event_id), (&Some(parent.clone()), 5));
     assert_eq!(
-        (&begun.parent_workflow_execution, begun.parent_initiated_event_id),
-        (&Some(parent.clone()), 5)
-    );
-    assert_eq!(
-        (
-            begun.parent_workflow_namespace.as_str(),
-            begun.parent_workflow_namespace_id.as_str()
-        ),
+        (begun.parent_workflow_namespace.as_str(), begun.parent_workflow_namespace_id.as_str()),
         (NAMESPACE, NAMESPACE_ID)
     );
     assert_eq!(begun.root_workflow_execution, Some(parent));
     assert_eq!(
-        (
-            &begun.input,
-            begun.priority.as_ref().expect("priority").fairness_key.as_str()
-        ),
+        (&begun.input, begun.priority.as_ref().expect("priority").fairness_key.as_str()),
         (&Some(payloads("in")), "f")
     );
     assert!(world.chain("child").event(1).user_metadata.is_some());
-    world
-        .parent()
-        .assert_types_from(6, &[E::ChildWorkflowExecutionStarted, E::WorkflowTaskScheduled]);
+    world.parent().assert_types_from(6, &[E::ChildWorkflowExecutionStarted, E::WorkflowTaskScheduled]);
 
     world.chain("child").work(vec![commands::complete("out")]);
     world.settle();
-    world
-        .parent()
-        .assert_types_from(8, &[E::ChildWorkflowExecutionCompleted]);
+    world.parent().assert_types_from(8, &[E::ChildWorkflowExecutionCompleted]);
     let child_run = world.chain("child").run_id();
     let Attributes::ChildWorkflowExecutionCompletedEventAttributes(completed) = world.parent().last() else {
         panic!("not completed")
     };
     assert_eq!((completed.initiated_event_id, completed.started_event_id), (5, 6));
     assert_eq!(completed.result, Some(payloads("out")));
-    assert_eq!(
-        completed.workflow_execution.as_ref().expect("execution").run_id,
-        child_run
-    );
+    assert_eq!(completed.workflow_execution.as_ref().expect("execution").run_id, child_run);
     assert!(world.chain("child").snapshot().info.expect("info").parent_notified);
     assert!(world.parent().snapshot().children.is_empty());
 }
@@ -263,9 +200,9 @@ fn five_ways_to_end() {
         (S::Canceled, E::ChildWorkflowExecutionCanceled),
     ] {
         let mut world = World::new();
-        world.parent().work(vec![child_with("child", |a| {
-            a.workflow_run_timeout = Some(Duration::from_secs(9).to_proto())
-        })]);
+        world
+            .parent()
+            .work(vec![child_with("child", |a| a.workflow_run_timeout = Some(Duration::from_secs(9).to_proto()))]);
         world.settle();
         let child = world.chain("child");
         match status {
@@ -296,19 +233,11 @@ fn the_close_is_told_once_whatever_is_repeated() {
     world.chain("child").crash();
     assert_eq!(world.chain("child").calls.len(), 1, "told again");
     let again = world.deliver_and_answer("child").expect_err("known already");
-    assert_eq!(
-        (again.grpc_code(), again.message.as_str()),
-        (Code::NotFound, "Pending child execution not found.")
-    );
+    assert_eq!((again.grpc_code(), again.message.as_str()), (Code::NotFound, "Pending child execution not found."));
     assert!(world.chain("child").calls.is_empty());
     world.chain("child").crash();
     assert!(world.chain("child").calls.is_empty());
-    let ends = world
-        .parent()
-        .types()
-        .iter()
-        .filter(|t| **t == E::ChildWorkflowExecutionCompleted)
-        .count();
+    let ends = world.parent().types().iter().filter(|t| **t == E::ChildWorkflowExecutionCompleted).count();
     assert_eq!(ends, 1);
 }
 
@@ -321,9 +250,7 @@ fn a_lost_start_is_repeated_and_finds_its_child() {
     world.parent().crash();
     world.settle();
     assert_eq!(world.chain("child").histories.len(), 1);
-    world
-        .parent()
-        .assert_types_from(6, &[E::ChildWorkflowExecutionStarted, E::WorkflowTaskScheduled]);
+    world.parent().assert_types_from(6, &[E::ChildWorkflowExecutionStarted, E::WorkflowTaskScheduled]);
 }
 
 #[test]
@@ -349,9 +276,7 @@ fn a_lost_start_finds_its_child_though_the_id_is_in_use_again() {
     world.deliver_and_answer(WORKFLOW_ID).expect("the same child");
     world.settle();
     use E::{ChildWorkflowExecutionCompleted as Completed, ChildWorkflowExecutionStarted as Started};
-    world
-        .parent()
-        .assert_types_from(6, &[Started, E::WorkflowTaskScheduled, Completed]);
+    world.parent().assert_types_from(6, &[Started, E::WorkflowTaskScheduled, Completed]);
     let child = world.chain("child");
     assert_eq!(child.histories.len(), 2);
     assert!(child.chain.head().unsettled_run_ids.is_empty());
@@ -369,9 +294,7 @@ fn a_child_may_end_before_its_start_is_known() {
     world.chain("child").work(vec![commands::complete("out")]);
     world.settle();
     use E::{ChildWorkflowExecutionCompleted as Completed, ChildWorkflowExecutionStarted as Started};
-    world
-        .parent()
-        .assert_types_from(6, &[Started, E::WorkflowTaskScheduled, Completed]);
+    world.parent().assert_types_from(6, &[Started, E::WorkflowTaskScheduled, Completed]);
     let Some(Attributes::ChildWorkflowExecutionStartedEventAttributes(begun)) =
         world.parent().event(6).attributes.clone()
     else {
@@ -394,10 +317,7 @@ fn what_happens_during_a_workflow_task_is_buffered_in_order() {
     world.parent().crash();
     world.parent().complete(&task, vec![]);
     use E::{ChildWorkflowExecutionCompleted as Completed, ChildWorkflowExecutionStarted as Started};
-    world.parent().assert_types_from(
-        10,
-        &[E::WorkflowTaskCompleted, Started, Completed, E::WorkflowTaskScheduled],
-    );
+    world.parent().assert_types_from(10, &[E::WorkflowTaskCompleted, Started, Completed, E::WorkflowTaskScheduled]);
     let Some(Attributes::ChildWorkflowExecutionCompletedEventAttributes(completed)) =
         &world.parent().event(12).attributes.clone()
     else {
@@ -409,9 +329,7 @@ fn what_happens_during_a_workflow_task_is_buffered_in_order() {
 #[test]
 fn only_the_last_run_of_a_child_is_its_end() {
     let mut world = World::new();
-    world
-        .parent()
-        .work(vec![child_with("child", |a| a.retry_policy = Some(Default::default()))]);
+    world.parent().work(vec![child_with("child", |a| a.retry_policy = Some(Default::default()))]);
     world.settle();
     let first = world.chain("child").run_id();
     world.chain("child").work(vec![continue_as_new()]);
@@ -430,25 +348,17 @@ fn only_the_last_run_of_a_child_is_its_end() {
 #[test]
 fn a_child_that_cannot_be_started() {
     let mut world = World::new();
-    let request = StartWorkflowExecutionRequest {
-        workflow_id: "taken".into(),
-        ..TestChain::start_request()
-    };
+    let request = StartWorkflowExecutionRequest { workflow_id: "taken".into(), ..TestChain::start_request() };
     world.chain("taken").start_with(request);
     world.parent().work(vec![child("taken")]);
     world.settle();
-    world
-        .parent()
-        .assert_types_from(6, &[E::StartChildWorkflowExecutionFailed, E::WorkflowTaskScheduled]);
+    world.parent().assert_types_from(6, &[E::StartChildWorkflowExecutionFailed, E::WorkflowTaskScheduled]);
     let Some(Attributes::StartChildWorkflowExecutionFailedEventAttributes(failed)) =
         &world.parent().event(6).attributes
     else {
         panic!("not failed")
     };
-    assert_eq!(
-        failed.cause(),
-        StartChildWorkflowExecutionFailedCause::WorkflowAlreadyExists
-    );
+    assert_eq!(failed.cause(), StartChildWorkflowExecutionFailedCause::WorkflowAlreadyExists);
     assert_eq!((failed.initiated_event_id, failed.workflow_id.as_str()), (5, "taken"));
     assert!(world.parent().snapshot().children.is_empty());
 }
@@ -482,10 +392,7 @@ fn a_namespace_that_does_not_exist() {
     else {
         panic!("not failed")
     };
-    assert_eq!(
-        failed.cause(),
-        StartChildWorkflowExecutionFailedCause::NamespaceNotFound
-    );
+    assert_eq!(failed.cause(), StartChildWorkflowExecutionFailedCause::NamespaceNotFound);
     assert!(world.parent().calls.is_empty());
 }
 
@@ -525,10 +432,7 @@ fn pending_children_are_limited() {
     let mut world = World::new();
     world.parent().limits.pending_child_executions_error = 2;
     let task = world.parent().poll();
-    let error = world
-        .parent()
-        .try_complete(&task, vec![child("a"), child("b"), child("c")])
-        .expect_err("too many");
+    let error = world.parent().try_complete(&task, vec![child("a"), child("b"), child("c")]).expect_err("too many");
     assert_eq!(
         error.message,
         "PendingChildWorkflowsLimitExceeded: the number of pending child workflow executions, 2, has reached the \
@@ -545,9 +449,7 @@ fn parent_close_policies() {
         (ParentClosePolicy::Abandon, E::WorkflowTaskScheduled),
     ] {
         let mut world = World::new();
-        world
-            .parent()
-            .work(vec![child_with("child", |a| a.set_parent_close_policy(policy))]);
+        world.parent().work(vec![child_with("child", |a| a.set_parent_close_policy(policy))]);
         world.settle();
         // The policy reaches the child across its own runs.
         world.chain("child").work(vec![continue_as_new()]);
@@ -558,11 +460,7 @@ fn parent_close_policies() {
         assert_eq!(world.chain("child").types().last(), Some(&expect), "{policy:?}");
         assert!(world.parent().snapshot().children.is_empty(), "{policy:?}");
         let end = world.parent().chain.next_timer();
-        assert_eq!(
-            end,
-            Some(world.parent().now + Duration::from_secs(3 * 24 * 3600)),
-            "{policy:?}"
-        );
+        assert_eq!(end, Some(world.parent().now + Duration::from_secs(3 * 24 * 3600)), "{policy:?}");
     }
 }
 
@@ -570,9 +468,7 @@ fn parent_close_policies() {
 fn a_child_initiated_with_the_close_is_not_started() {
     let mut world = World::new();
     let abandoned = child_with("child", |a| a.set_parent_close_policy(ParentClosePolicy::Abandon));
-    world
-        .parent()
-        .work(vec![abandoned, signal("other", false), commands::complete("")]);
+    world.parent().work(vec![abandoned, signal("other", false), commands::complete("")]);
     assert!(world.parent().calls.is_empty());
     assert!(world.parent().snapshot().children.is_empty());
 }
@@ -599,10 +495,9 @@ fn a_child_whose_start_is_under_way_when_the_parent_closes_is_closed_too() {
 #[test]
 fn a_signal_reaches_another_workflow_once() {
     let mut world = World::new();
-    world.chain("other").start_with(StartWorkflowExecutionRequest {
-        workflow_id: "other".into(),
-        ..TestChain::start_request()
-    });
+    world
+        .chain("other")
+        .start_with(StartWorkflowExecutionRequest { workflow_id: "other".into(), ..TestChain::start_request() });
     world.parent().work(vec![signal("other", false)]);
     let (_, result) = world.deliver(WORKFLOW_ID);
     result.expect("signalled");
@@ -610,24 +505,15 @@ fn a_signal_reaches_another_workflow_once() {
     world.settle();
     world.parent().assert_types_from(
         5,
-        &[
-            E::SignalExternalWorkflowExecutionInitiated,
-            E::ExternalWorkflowExecutionSignaled,
-            E::WorkflowTaskScheduled,
-        ],
+        &[E::SignalExternalWorkflowExecutionInitiated, E::ExternalWorkflowExecutionSignaled, E::WorkflowTaskScheduled],
     );
-    world
-        .chain("other")
-        .assert_types_from(3, &[E::WorkflowExecutionSignaled]);
+    world.chain("other").assert_types_from(3, &[E::WorkflowExecutionSignaled]);
     let run_id = world.parent().run_id();
     let Attributes::WorkflowExecutionSignaledEventAttributes(signaled) = world.chain("other").last() else {
         panic!("no signal")
     };
     let sender = signaled.external_workflow_execution.as_ref().expect("a sender").clone();
-    assert_eq!(
-        (sender.workflow_id.as_str(), sender.run_id.as_str()),
-        (WORKFLOW_ID, run_id.as_str())
-    );
+    assert_eq!((sender.workflow_id.as_str(), sender.run_id.as_str()), (WORKFLOW_ID, run_id.as_str()));
     let Some(Attributes::ExternalWorkflowExecutionSignaledEventAttributes(signaled)) =
         &world.parent().event(6).attributes
     else {
@@ -642,10 +528,7 @@ fn a_workflow_that_is_not_there_or_oneself() {
         let mut world = World::new();
         world.parent().work(vec![signal(target, false), cancel(target, false)]);
         world.settle();
-        let failures: Vec<_> = world.parent().history()[6..]
-            .iter()
-            .filter_map(|e| e.attributes.clone())
-            .collect();
+        let failures: Vec<_> = world.parent().history()[6..].iter().filter_map(|e| e.attributes.clone()).collect();
         let mut causes = (None, None);
         for failure in failures {
             match failure {
@@ -674,10 +557,9 @@ fn a_workflow_that_is_not_there_or_oneself() {
 #[test]
 fn a_target_that_takes_no_more_signals() {
     let mut world = World::new();
-    world.chain("other").start_with(StartWorkflowExecutionRequest {
-        workflow_id: "other".into(),
-        ..TestChain::start_request()
-    });
+    world
+        .chain("other")
+        .start_with(StartWorkflowExecutionRequest { workflow_id: "other".into(), ..TestChain::start_request() });
     world.chain("other").limits.signals_per_execution = 0;
     world.parent().work(vec![signal("other", false)]);
     world.settle();
@@ -686,10 +568,7 @@ fn a_target_that_takes_no_more_signals() {
     else {
         panic!("not failed")
     };
-    assert_eq!(
-        failed.cause(),
-        SignalExternalWorkflowExecutionFailedCause::SignalCountLimitExceeded
-    );
+    assert_eq!(failed.cause(), SignalExternalWorkflowExecutionFailedCause::SignalCountLimitExceeded);
 }
 
 #[test]
@@ -708,9 +587,7 @@ fn an_unavailable_target_is_no_answer() {
 #[test]
 fn messages_to_a_child_wait_for_its_start() {
     let mut world = World::new();
-    world
-        .parent()
-        .work(vec![child("child"), signal("child", true), commands::timer("t", 1)]);
+    world.parent().work(vec![child("child"), signal("child", true), commands::timer("t", 1)]);
     world.parent().advance_secs(1);
     world.parent().work(vec![cancel("child", true)]);
     let kinds = |world: &mut World| world.parent().calls.iter().map(|(id, _)| id.kind).collect::<Vec<_>>();
@@ -723,31 +600,22 @@ fn messages_to_a_child_wait_for_its_start() {
     world.settle();
     world.chain("child").assert_types_from(
         2,
-        &[
-            E::WorkflowTaskScheduled,
-            E::WorkflowExecutionSignaled,
-            E::WorkflowExecutionCancelRequested,
-        ],
+        &[E::WorkflowTaskScheduled, E::WorkflowExecutionSignaled, E::WorkflowExecutionCancelRequested],
     );
 }
 
 #[test]
 fn messages_to_a_child_that_did_not_start_fail() {
     let mut world = World::new();
-    world.chain("taken").start_with(StartWorkflowExecutionRequest {
-        workflow_id: "taken".into(),
-        ..TestChain::start_request()
-    });
+    world
+        .chain("taken")
+        .start_with(StartWorkflowExecutionRequest { workflow_id: "taken".into(), ..TestChain::start_request() });
     world.parent().work(vec![child("taken"), signal("taken", true)]);
     world.settle();
     let types = world.parent().types();
     assert_eq!(
         types[6..],
-        [
-            E::StartChildWorkflowExecutionFailed,
-            E::WorkflowTaskScheduled,
-            E::SignalExternalWorkflowExecutionFailed
-        ]
+        [E::StartChildWorkflowExecutionFailed, E::WorkflowTaskScheduled, E::SignalExternalWorkflowExecutionFailed]
     );
     assert_eq!(world.chain("taken").history().len(), 2);
 }
@@ -759,12 +627,6 @@ fn a_child_of_a_child_knows_the_root() {
     world.settle();
     world.chain("child").work(vec![child("grandchild")]);
     world.settle();
-    let root = started(world.chain("grandchild"))
-        .root_workflow_execution
-        .clone()
-        .expect("a root");
-    assert_eq!(
-        (root.workflow_id.as_str(), root.run_id),
-        (WORKFLOW_ID, world.parent().run_id())
-    );
+    let root = started(world.chain("grandchild")).root_workflow_execution.clone().expect("a root");
+    assert_eq!((root.workflow_id.as_str(), root.run_id), (WORKFLOW_ID, world.parent().run_id()));
 }

@@ -42,43 +42,28 @@ fn status(chain: &TestChain, run_id: &str) -> S {
 }
 
 fn retry(attempts: i32) -> Option<RetryPolicy> {
-    Some(RetryPolicy {
-        maximum_attempts: attempts,
-        ..RetryPolicy::default()
-    })
+    Some(RetryPolicy { maximum_attempts: attempts, ..RetryPolicy::default() })
 }
 
 #[test]
 fn a_cancelled_workflow_says_so() {
     let mut chain = TestChain::started();
-    let attributes = CancelWorkflowExecutionCommandAttributes {
-        details: Some(payloads("d")),
-    };
+    let attributes = CancelWorkflowExecutionCommandAttributes { details: Some(payloads("d")) };
     chain.work(vec![command(
         CommandType::CancelWorkflowExecution,
         C::CancelWorkflowExecutionCommandAttributes(attributes),
     )]);
     assert_eq!(status(&chain, &chain.run_id()), S::Canceled);
-    let Attributes::WorkflowExecutionCanceledEventAttributes(canceled) = chain.last() else {
-        panic!("not canceled")
-    };
-    assert_eq!(
-        (canceled.workflow_task_completed_event_id, &canceled.details),
-        (4, &Some(payloads("d")))
-    );
+    let Attributes::WorkflowExecutionCanceledEventAttributes(canceled) = chain.last() else { panic!("not canceled") };
+    assert_eq!((canceled.workflow_task_completed_event_id, &canceled.details), (4, &Some(payloads("d"))));
 }
 
 #[test]
 fn a_failed_workflow_without_a_policy_is_not_retried() {
     let mut chain = TestChain::started();
     chain.work(vec![commands::fail(application_failure("x"))]);
-    let Attributes::WorkflowExecutionFailedEventAttributes(failed) = chain.last() else {
-        panic!("not failed")
-    };
-    assert_eq!(
-        (failed.retry_state(), failed.new_execution_run_id.as_str()),
-        (RetryState::RetryPolicyNotSet, "")
-    );
+    let Attributes::WorkflowExecutionFailedEventAttributes(failed) = chain.last() else { panic!("not failed") };
+    assert_eq!((failed.retry_state(), failed.new_execution_run_id.as_str()), (RetryState::RetryPolicyNotSet, ""));
     assert_eq!(chain.histories.len(), 1);
 }
 
@@ -99,24 +84,12 @@ fn retries_to_the_attempt() {
             panic!("not failed")
         };
         let now = chain.run_id();
-        assert_eq!(
-            (failed.retry_state(), &failed.new_execution_run_id),
-            (RetryState::InProgress, &now)
-        );
+        assert_eq!((failed.retry_state(), &failed.new_execution_run_id), (RetryState::InProgress, &now));
         assert_eq!(chain.chain.run_view(&before).expect("a run").new_execution_run_id, now);
         let begun = started(chain.history());
-        assert_eq!(
-            (begun.attempt, begun.first_workflow_task_backoff),
-            (attempt, secs(backoff))
-        );
-        assert_eq!(
-            (begun.initiator(), &begun.continued_execution_run_id),
-            (Initiator::Retry, &before)
-        );
-        assert_eq!(
-            (&begun.first_execution_run_id, &begun.original_execution_run_id),
-            (&first, &now)
-        );
+        assert_eq!((begun.attempt, begun.first_workflow_task_backoff), (attempt, secs(backoff)));
+        assert_eq!((begun.initiator(), &begun.continued_execution_run_id), (Initiator::Retry, &before));
+        assert_eq!((&begun.first_execution_run_id, &begun.original_execution_run_id), (&first, &now));
         assert_eq!(begun.continued_failure, Some(application_failure("x")));
         assert_eq!(begun.input, Some(payloads("in")));
         assert_eq!(
@@ -128,9 +101,7 @@ fn retries_to_the_attempt() {
         before = now;
     }
     chain.work(vec![commands::fail(application_failure("x"))]);
-    let Attributes::WorkflowExecutionFailedEventAttributes(failed) = chain.last() else {
-        panic!("not failed")
-    };
+    let Attributes::WorkflowExecutionFailedEventAttributes(failed) = chain.last() else { panic!("not failed") };
     assert_eq!(failed.retry_state(), RetryState::MaximumAttemptsReached);
     assert_eq!(chain.histories.len(), 3);
 }
@@ -149,15 +120,10 @@ fn a_workflow_waits_no_longer_than_its_policy_says() {
 #[test]
 fn a_failure_may_be_final() {
     let mut chain = start(|r| {
-        r.retry_policy = Some(RetryPolicy {
-            non_retryable_error_types: vec!["Bad".into()],
-            ..RetryPolicy::default()
-        });
+        r.retry_policy = Some(RetryPolicy { non_retryable_error_types: vec!["Bad".into()], ..RetryPolicy::default() });
     });
     chain.work(vec![commands::fail(application_failure("Bad"))]);
-    let Attributes::WorkflowExecutionFailedEventAttributes(failed) = chain.last() else {
-        panic!("not failed")
-    };
+    let Attributes::WorkflowExecutionFailedEventAttributes(failed) = chain.last() else { panic!("not failed") };
     assert_eq!(failed.retry_state(), RetryState::NonRetryableFailure);
 }
 
@@ -175,20 +141,12 @@ fn a_run_times_out_and_is_retried_until_the_execution_times_out() {
     else {
         panic!("not timed out")
     };
-    assert_eq!(
-        (timed_out.retry_state(), &timed_out.new_execution_run_id),
-        (RetryState::InProgress, &chain.run_id())
-    );
+    assert_eq!((timed_out.retry_state(), &timed_out.new_execution_run_id), (RetryState::InProgress, &chain.run_id()));
     // 1 s backoff, 10 s run; 2 s backoff; then the execution's time is up.
     chain.advance_secs(15);
     assert_eq!(chain.histories.len(), 3);
-    let Attributes::WorkflowExecutionTimedOutEventAttributes(timed_out) = chain.last() else {
-        panic!("not timed out")
-    };
-    assert_eq!(
-        (timed_out.retry_state(), timed_out.new_execution_run_id.as_str()),
-        (RetryState::Timeout, "")
-    );
+    let Attributes::WorkflowExecutionTimedOutEventAttributes(timed_out) = chain.last() else { panic!("not timed out") };
+    assert_eq!((timed_out.retry_state(), timed_out.new_execution_run_id.as_str()), (RetryState::Timeout, ""));
     assert_eq!(status(&chain, &chain.run_id()), S::TimedOut);
 }
 
@@ -210,10 +168,7 @@ fn cron_goes_on_after_success_and_failure() {
     let first = chain.run_id();
     let begun = started(chain.history()).clone();
     // 1_700_000_000 is 20 s after a full minute.
-    assert_eq!(
-        (begun.initiator(), begun.first_workflow_task_backoff),
-        (Initiator::CronSchedule, secs(40))
-    );
+    assert_eq!((begun.initiator(), begun.first_workflow_task_backoff), (Initiator::CronSchedule, secs(40)));
     chain.advance_secs(40);
     chain.work(vec![commands::complete("one")]);
     let Some(Attributes::WorkflowExecutionCompletedEventAttributes(completed)) =
@@ -223,38 +178,23 @@ fn cron_goes_on_after_success_and_failure() {
     };
     assert_eq!(completed.new_execution_run_id, chain.run_id());
     let begun = started(chain.history());
-    assert_eq!(
-        (begun.initiator(), begun.first_workflow_task_backoff),
-        (Initiator::CronSchedule, secs(60))
-    );
-    assert_eq!(
-        (&begun.last_completion_result, &begun.continued_failure),
-        (&Some(payloads("one")), &None)
-    );
+    assert_eq!((begun.initiator(), begun.first_workflow_task_backoff), (Initiator::CronSchedule, secs(60)));
+    assert_eq!((&begun.last_completion_result, &begun.continued_failure), (&Some(payloads("one")), &None));
 
     chain.advance_secs(60);
     chain.work(vec![commands::fail(application_failure("x"))]);
     let begun = started(chain.history());
     assert_eq!(begun.attempt, 1);
-    assert_eq!(
-        begun.last_completion_result,
-        Some(payloads("one")),
-        "of the last run that had one"
-    );
+    assert_eq!(begun.last_completion_result, Some(payloads("one")), "of the last run that had one");
     assert_eq!(begun.continued_failure, Some(application_failure("x")));
     assert_eq!(chain.histories.len(), 3);
 }
 
 fn continue_as_new(change: impl FnOnce(&mut ContinueAsNewWorkflowExecutionCommandAttributes)) -> Command {
-    let mut attributes = ContinueAsNewWorkflowExecutionCommandAttributes {
-        input: Some(payloads("next")),
-        ..Default::default()
-    };
+    let mut attributes =
+        ContinueAsNewWorkflowExecutionCommandAttributes { input: Some(payloads("next")), ..Default::default() };
     change(&mut attributes);
-    command(
-        CommandType::ContinueAsNewWorkflowExecution,
-        C::ContinueAsNewWorkflowExecutionCommandAttributes(attributes),
-    )
+    command(CommandType::ContinueAsNewWorkflowExecution, C::ContinueAsNewWorkflowExecutionCommandAttributes(attributes))
 }
 
 #[test]
@@ -269,11 +209,7 @@ fn continue_as_new_inherits() {
     let records = chain.records.len();
     let task = chain.poll();
     chain.complete(&task, vec![continue_as_new(|_| {})]);
-    assert_eq!(
-        chain.records.len(),
-        records + 2,
-        "started and completed: close and start are one"
-    );
+    assert_eq!(chain.records.len(), records + 2, "started and completed: close and start are one");
     let second = chain.run_id();
     let Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(continued)) =
         &chain.histories[&first].last().expect("events").attributes
@@ -288,26 +224,13 @@ fn continue_as_new_inherits() {
     assert_eq!(continued.workflow_type.as_ref().expect("type").name, "Order");
     assert_eq!(continued.task_queue.as_ref().expect("queue").name, QUEUE);
     let begun = started(chain.history());
-    assert_eq!(
-        (&begun.continued_execution_run_id, &begun.first_execution_run_id),
-        (&first, &first)
-    );
-    assert_eq!(
-        (begun.workflow_run_timeout, begun.workflow_task_timeout),
-        (secs(50), secs(7))
-    );
-    assert_eq!(
-        (begun.attempt, begun.initiator(), &begun.input),
-        (1, Initiator::Workflow, &Some(payloads("next")))
-    );
+    assert_eq!((&begun.continued_execution_run_id, &begun.first_execution_run_id), (&first, &first));
+    assert_eq!((begun.workflow_run_timeout, begun.workflow_task_timeout), (secs(50), secs(7)));
+    assert_eq!((begun.attempt, begun.initiator(), &begun.input), (1, Initiator::Workflow, &Some(payloads("next"))));
     let deadline = Timestamp::from_proto(begun.workflow_execution_expiration_time.as_ref());
     assert_eq!(
         deadline,
-        Timestamp::from_proto(
-            started(&chain.histories[&first])
-                .workflow_execution_expiration_time
-                .as_ref()
-        )
+        Timestamp::from_proto(started(&chain.histories[&first]).workflow_execution_expiration_time.as_ref())
     );
     assert_eq!(status(&chain, &first), S::ContinuedAsNew);
     chain.assert_types_from(2, &[E::WorkflowTaskScheduled]);
@@ -328,10 +251,7 @@ fn continue_as_new_changes_what_it_names() {
     })]);
     let begun = started(chain.history());
     assert_eq!(begun.workflow_type.as_ref().expect("type").name, "Other");
-    assert_eq!(
-        (begun.workflow_run_timeout, begun.first_workflow_task_backoff),
-        (secs(3), secs(20))
-    );
+    assert_eq!((begun.workflow_run_timeout, begun.first_workflow_task_backoff), (secs(3), secs(20)));
     assert!(begun.retry_policy.is_some());
     assert_eq!(chain.history().len(), 1);
     chain.advance_secs(20);
@@ -343,9 +263,7 @@ fn a_bad_continue_as_new_fails_the_task() {
     let check = |change: fn(&mut ContinueAsNewWorkflowExecutionCommandAttributes), expect: &str| {
         let mut chain = TestChain::started();
         let task = chain.poll();
-        let error = chain
-            .try_complete(&task, vec![continue_as_new(change)])
-            .expect_err("bad");
+        let error = chain.try_complete(&task, vec![continue_as_new(change)]).expect_err("bad");
         assert_eq!(error.message, expect);
         chain.assert_types_from(4, &[E::WorkflowTaskFailed]);
         assert_eq!(chain.histories.len(), 1);
@@ -366,9 +284,7 @@ fn a_bad_continue_as_new_fails_the_task() {
 fn a_result_that_is_too_big_ends_the_workflow() {
     let mut chain = TestChain::started();
     let task = chain.poll();
-    let error = chain
-        .try_complete(&task, vec![commands::complete(&"x".repeat(3 << 20))])
-        .expect_err("too big");
+    let error = chain.try_complete(&task, vec![commands::complete(&"x".repeat(3 << 20))]).expect_err("too big");
     let text =
         "BadCompleteWorkflowExecutionAttributes: CompleteWorkflowExecutionCommandAttributes.Result exceeds size limit.";
     assert_eq!(error.message, text);
@@ -402,10 +318,7 @@ fn a_history_that_is_too_long_or_too_big_ends_the_workflow() {
         let Attributes::WorkflowExecutionTerminatedEventAttributes(terminated) = chain.last() else {
             panic!("not terminated: {:?}", chain.last())
         };
-        assert_eq!(
-            (terminated.reason.as_str(), terminated.identity.as_str()),
-            (reason, "history-service")
-        );
+        assert_eq!((terminated.reason.as_str(), terminated.identity.as_str()), (reason, "history-service"));
         assert!((chain.history().len() as i64) < count.saturating_add(10));
     }
 }

@@ -21,8 +21,5 @@ fn one_activity() {
         chain.work(vec![commands::complete("done")]);
         assert_eq!(chain.offered(TaskKind::Workflow), 0);
     }
-    println!(
-        "{:.1} µs a workflow",
-        begin.elapsed().as_secs_f64() * 1e6 / f64::from(RUNS)
-    );
+    println!("{:.1} µs a workflow", begin.elapsed().as_secs_f64() * 1e6 / f64::from(RUNS));
 }

@@ -24,10 +24,7 @@ use perdure_proto::{
 use perdure_types::Duration;
 
 fn execution(run_id: &str) -> Option<WorkflowExecution> {
-    Some(WorkflowExecution {
-        workflow_id: WORKFLOW_ID.to_owned(),
-        run_id: run_id.to_owned(),
-    })
+    Some(WorkflowExecution { workflow_id: WORKFLOW_ID.to_owned(), run_id: run_id.to_owned() })
 }
 
 fn signal_request(request_id: &str) -> SignalWorkflowExecutionRequest {
@@ -43,10 +40,7 @@ fn signal_request(request_id: &str) -> SignalWorkflowExecutionRequest {
 }
 
 fn signal(chain: &mut TestChain, request: SignalWorkflowExecutionRequest) -> Result<(), Error> {
-    let command = SignalWorkflow {
-        request: Some(request),
-        ..Default::default()
-    };
+    let command = SignalWorkflow { request: Some(request), ..Default::default() };
     chain.try_call(workflow_call::Command::Signal(command)).map(drop)
 }
 
@@ -58,10 +52,7 @@ fn cancel(chain: &mut TestChain, change: impl FnOnce(&mut RequestCancelWorkflow)
         identity: "client".to_owned(),
         ..Default::default()
     };
-    let mut command = RequestCancelWorkflow {
-        request: Some(request),
-        ..Default::default()
-    };
+    let mut command = RequestCancelWorkflow { request: Some(request), ..Default::default() };
     change(&mut command);
     chain.try_call(workflow_call::Command::RequestCancel(command)).map(drop)
 }
@@ -76,10 +67,7 @@ fn terminate(chain: &mut TestChain, run_id: &str, first_run_id: &str) -> Result<
         first_execution_run_id: first_run_id.to_owned(),
         ..Default::default()
     };
-    let command = TerminateWorkflow {
-        request: Some(request),
-        ..Default::default()
-    };
+    let command = TerminateWorkflow { request: Some(request), ..Default::default() };
     chain.try_call(workflow_call::Command::Terminate(command)).map(drop)
 }
 
@@ -99,11 +87,7 @@ fn signal_with_start(
         ..Default::default()
     };
     change(&mut request);
-    match chain
-        .try_call(workflow_call::Command::SignalWithStart(Box::new(request)))?
-        .message
-        .reply
-    {
+    match chain.try_call(workflow_call::Command::SignalWithStart(Box::new(request)))?.message.reply {
         Some(workflow_reply::Reply::SignalWithStart(response)) => Ok(response),
         other => panic!("not signal-with-start: {other:?}"),
     }
@@ -135,14 +119,8 @@ fn a_signal_keeps_what_it_brings_and_comes_once() {
     let Some(Attributes::WorkflowExecutionSignaledEventAttributes(signaled)) = &event.attributes else {
         panic!("{event:?}")
     };
-    assert_eq!(
-        (signaled.signal_name.as_str(), signaled.request_id.as_str()),
-        ("go", "s")
-    );
-    assert_eq!(
-        (&signaled.input, &signaled.header),
-        (&Some(payloads("input")), &Some(Header::default()))
-    );
+    assert_eq!((signaled.signal_name.as_str(), signaled.request_id.as_str()), ("go", "s"));
+    assert_eq!((&signaled.input, &signaled.header), (&Some(payloads("input")), &Some(Header::default())));
 }
 
 #[test]
@@ -155,14 +133,7 @@ fn signals_during_a_workflow_task_are_buffered_and_still_come_once() {
     chain.crash();
     signal(&mut chain, signal_request("s")).expect("known");
     chain.complete(&task, vec![]);
-    chain.assert_types_from(
-        4,
-        &[
-            E::WorkflowTaskCompleted,
-            E::WorkflowExecutionSignaled,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.assert_types_from(4, &[E::WorkflowTaskCompleted, E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled]);
 }
 
 #[test]
@@ -181,14 +152,7 @@ fn a_workflow_task_that_too_much_waits_for_is_ended() {
         last.input = Some(payloads(&"x".repeat(1_000)));
         signal(&mut chain, last).expect("accepted");
         use E::WorkflowExecutionSignaled as Signaled;
-        let expect = [
-            E::WorkflowTaskFailed,
-            Signaled,
-            Signaled,
-            Signaled,
-            Signaled,
-            E::WorkflowTaskScheduled,
-        ];
+        let expect = [E::WorkflowTaskFailed, Signaled, Signaled, Signaled, Signaled, E::WorkflowTaskScheduled];
         chain.assert_types_from(4, &expect);
         let Some(Attributes::WorkflowTaskFailedEventAttributes(failed)) = &chain.event(4).attributes else {
             panic!("not failed")
@@ -201,19 +165,11 @@ fn a_workflow_task_that_too_much_waits_for_is_ended() {
 
 #[test]
 fn a_signal_to_what_is_not_there() {
-    refused(
-        signal(&mut TestChain::new(), signal_request("s")),
-        Code::NotFound,
-        "workflow not found for ID: workflow",
-    );
+    refused(signal(&mut TestChain::new(), signal_request("s")), Code::NotFound, "workflow not found for ID: workflow");
     let mut chain = TestChain::started();
     signal(&mut chain, signal_request("before")).expect("accepted");
     chain.work(vec![commands::complete("")]);
-    refused(
-        signal(&mut chain, signal_request("s")),
-        Code::NotFound,
-        "workflow execution already completed",
-    );
+    refused(signal(&mut chain, signal_request("s")), Code::NotFound, "workflow execution already completed");
     // What was acknowledged before stays acknowledged.
     signal(&mut chain, signal_request("before")).expect("known");
 }
@@ -230,15 +186,8 @@ fn there_may_be_too_many_signals_or_too_big_ones() {
         "exceeded workflow execution limit for signal events",
     );
     signal(&mut chain, signal_request("2")).expect("known");
-    let big = SignalWorkflowExecutionRequest {
-        input: Some(payloads(&"x".repeat(3 << 20))),
-        ..signal_request("4")
-    };
-    refused(
-        signal(&mut chain, big),
-        Code::InvalidArgument,
-        "Blob data size exceeds limit.",
-    );
+    let big = SignalWorkflowExecutionRequest { input: Some(payloads(&"x".repeat(3 << 20))), ..signal_request("4") };
+    refused(signal(&mut chain, big), Code::InvalidArgument, "Blob data size exceeds limit.");
 }
 
 #[test]
@@ -254,10 +203,7 @@ fn a_signal_does_not_wake_a_workflow_that_waits_for_its_start() {
     chain.assert_types_from(3, &[E::WorkflowExecutionCancelRequested, E::WorkflowTaskScheduled]);
     chain.work(vec![commands::timer("t", 5)]);
     chain.advance_secs(120);
-    assert_eq!(
-        chain.types().iter().filter(|t| **t == E::WorkflowTaskScheduled).count(),
-        2
-    );
+    assert_eq!(chain.types().iter().filter(|t| **t == E::WorkflowTaskScheduled).count(), 2);
 }
 
 #[test]
@@ -266,14 +212,7 @@ fn signal_with_start_is_one_transition() {
     let first = signal_with_start(&mut chain, "r", |_| {}).expect("starts");
     assert!(first.started && first.signal_link.is_some());
     assert_eq!(chain.records.len(), 1);
-    chain.assert_types_from(
-        1,
-        &[
-            E::WorkflowExecutionStarted,
-            E::WorkflowExecutionSignaled,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.assert_types_from(1, &[E::WorkflowExecutionStarted, E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled]);
 
     let again = signal_with_start(&mut chain, "r", |_| {}).expect("known");
     assert_eq!((again.run_id.as_str(), again.started), (first.run_id.as_str(), false));
@@ -297,24 +236,17 @@ fn signal_with_start_obeys_the_conflict_policy() {
     let old = chain.run_id();
     let fail = signal_with_start(&mut chain, "a", |r| r.set_workflow_id_conflict_policy(Conflict::Fail));
     assert_eq!(fail.expect_err("refused").grpc_code(), Code::AlreadyExists);
-    let new = signal_with_start(&mut chain, "b", |r| {
-        r.set_workflow_id_conflict_policy(Conflict::TerminateExisting)
-    })
-    .expect("starts");
+    let new = signal_with_start(&mut chain, "b", |r| r.set_workflow_id_conflict_policy(Conflict::TerminateExisting))
+        .expect("starts");
     assert!(new.started && new.run_id != old);
-    assert_eq!(
-        chain.histories[&old].last().expect("events").event_type(),
-        E::WorkflowExecutionTerminated
-    );
+    assert_eq!(chain.histories[&old].last().expect("events").event_type(), E::WorkflowExecutionTerminated);
 }
 
 #[test]
 fn a_delayed_signal_with_start_waits() {
     let mut chain = TestChain::new();
-    signal_with_start(&mut chain, "r", |r| {
-        r.workflow_start_delay = Some(Duration::from_secs(9).to_proto())
-    })
-    .expect("starts");
+    signal_with_start(&mut chain, "r", |r| r.workflow_start_delay = Some(Duration::from_secs(9).to_proto()))
+        .expect("starts");
     chain.assert_types_from(1, &[E::WorkflowExecutionStarted, E::WorkflowExecutionSignaled]);
     chain.advance_secs(9);
     chain.assert_types_from(3, &[E::WorkflowTaskScheduled]);
@@ -325,26 +257,16 @@ fn cancellation_is_requested_once() {
     let mut chain = TestChain::started();
     chain.work(vec![]);
     cancel(&mut chain, |_| {}).expect("accepted");
-    cancel(&mut chain, |c| {
-        c.request.as_mut().expect("set").request_id = "other".into()
-    })
-    .expect("already so");
+    cancel(&mut chain, |c| c.request.as_mut().expect("set").request_id = "other".into()).expect("already so");
     chain.assert_types_from(5, &[E::WorkflowExecutionCancelRequested, E::WorkflowTaskScheduled]);
     let Some(Attributes::WorkflowExecutionCancelRequestedEventAttributes(requested)) = &chain.event(5).attributes
     else {
         panic!("not requested")
     };
-    assert_eq!(
-        (requested.cause.as_str(), requested.identity.as_str()),
-        ("why", "client")
-    );
+    assert_eq!((requested.cause.as_str(), requested.identity.as_str()), ("why", "client"));
     chain.work(vec![commands::complete("")]);
     cancel(&mut chain, |_| {}).expect("it has ended, which is what is wanted");
-    refused(
-        cancel(&mut TestChain::new(), |_| {}),
-        Code::NotFound,
-        "workflow not found for ID: workflow",
-    );
+    refused(cancel(&mut TestChain::new(), |_| {}), Code::NotFound, "workflow not found for ID: workflow");
 }
 
 #[test]
@@ -354,15 +276,9 @@ fn only_the_parent_may() {
         c.child_workflow_only = true;
         c.external_execution = execution("some-run");
     };
+    refused(cancel(&mut chain, not_parent), Code::NotFound, "workflow parent does not match");
     refused(
-        cancel(&mut chain, not_parent),
-        Code::NotFound,
-        "workflow parent does not match",
-    );
-    refused(
-        cancel(&mut chain, |c| {
-            c.request.as_mut().expect("set").first_execution_run_id = "other".into()
-        }),
+        cancel(&mut chain, |c| c.request.as_mut().expect("set").first_execution_run_id = "other".into()),
         Code::NotFound,
         "workflow execution not found",
     );
@@ -374,14 +290,7 @@ fn termination_wins_over_a_started_workflow_task() {
     let task = chain.poll();
     signal(&mut chain, signal_request("s")).expect("accepted");
     terminate(&mut chain, "", "").expect("accepted");
-    chain.assert_types_from(
-        4,
-        &[
-            E::WorkflowTaskFailed,
-            E::WorkflowExecutionSignaled,
-            E::WorkflowExecutionTerminated,
-        ],
-    );
+    chain.assert_types_from(4, &[E::WorkflowTaskFailed, E::WorkflowExecutionSignaled, E::WorkflowExecutionTerminated]);
     let Some(Attributes::WorkflowTaskFailedEventAttributes(failed)) = &chain.event(4).attributes else {
         panic!("not failed")
     };
@@ -389,19 +298,12 @@ fn termination_wins_over_a_started_workflow_task() {
     let Attributes::WorkflowExecutionTerminatedEventAttributes(terminated) = chain.last() else {
         panic!("not terminated")
     };
-    assert_eq!(
-        (terminated.reason.as_str(), &terminated.details),
-        ("enough", &Some(payloads("details")))
-    );
+    assert_eq!((terminated.reason.as_str(), &terminated.details), ("enough", &Some(payloads("details"))));
     assert!(chain.try_complete(&task, vec![]).is_err());
     let snapshot = chain.snapshot();
     assert_eq!(snapshot.info.expect("info").status(), S::Terminated);
     assert_eq!(snapshot.close_event.as_ref(), chain.history().last());
-    refused(
-        terminate(&mut chain, "", ""),
-        Code::NotFound,
-        "workflow execution already completed",
-    );
+    refused(terminate(&mut chain, "", ""), Code::NotFound, "workflow execution already completed");
 }
 
 #[test]
@@ -409,11 +311,7 @@ fn termination_drops_what_is_pending() {
     let mut chain = TestChain::started();
     chain.work(vec![commands::activity("a"), commands::timer("t", 5)]);
     let run_id = chain.run_id();
-    refused(
-        terminate(&mut chain, &run_id, "other"),
-        Code::NotFound,
-        "workflow execution not found",
-    );
+    refused(terminate(&mut chain, &run_id, "other"), Code::NotFound, "workflow execution not found");
     terminate(&mut chain, "no-such-run", &run_id).expect("the first run id names the chain");
     let snapshot = chain.snapshot();
     assert!(snapshot.activities.is_empty() && snapshot.timers.is_empty());
@@ -429,9 +327,7 @@ fn signals_cannot_keep_a_workflow_from_closing() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     signal(&mut chain, signal_request("1")).expect("accepted");
-    let error = chain
-        .try_complete(&task, vec![commands::complete("")])
-        .expect_err("not yet");
+    let error = chain.try_complete(&task, vec![commands::complete("")]).expect_err("not yet");
     assert_eq!(error.message, "UnhandledCommand");
     signal(&mut chain, signal_request("2")).expect("the next task has not begun");
     let task = chain.poll();

@@ -26,27 +26,14 @@ use prost::Message;
 #[derive(Debug, Clone)]
 enum Step {
     PollWorkflowTask,
-    Complete {
-        commands: Vec<RandomCommand>,
-        sticky: bool,
-        force: bool,
-        bring: bool,
-        answer: AnswerUpdates,
-    },
+    Complete { commands: Vec<RandomCommand>, sticky: bool, force: bool, bring: bool, answer: AnswerUpdates },
     FailWorkflowTask,
-    Update {
-        id: u8,
-    },
+    Update { id: u8 },
     LoseWorkflowTask,
     PollActivity,
-    Activity {
-        which: usize,
-        does: ActivityDoes,
-    },
+    Activity { which: usize, does: ActivityDoes },
     Signal,
-    Wait {
-        millis: i64,
-    },
+    Wait { millis: i64 },
     Crash,
 }
 
@@ -60,28 +47,12 @@ enum AnswerUpdates {
 
 #[derive(Debug, Clone)]
 enum RandomCommand {
-    Activity {
-        id: u8,
-        eager: bool,
-        attempts: i32,
-        close_secs: i64,
-        heartbeat_secs: i64,
-    },
-    CancelActivity {
-        event_id: i64,
-    },
-    Timer {
-        id: u8,
-        secs: i64,
-    },
-    CancelTimer {
-        id: u8,
-    },
+    Activity { id: u8, eager: bool, attempts: i32, close_secs: i64, heartbeat_secs: i64 },
+    CancelActivity { event_id: i64 },
+    Timer { id: u8, secs: i64 },
+    CancelTimer { id: u8 },
     Marker,
-    Memo {
-        id: u8,
-        null: bool,
-    },
+    Memo { id: u8, null: bool },
     Nexus,
     Empty(i32),
     Complete,
@@ -119,20 +90,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(AnswerUpdates::Reject),
         3 => Just(AnswerUpdates::Accept),
     ];
-    let completion = (
-        vec(random_command(), 0..4),
-        any::<bool>(),
-        prop::bool::weighted(0.2),
-        any::<bool>(),
-        answer,
-    )
-        .prop_map(|(commands, sticky, force, bring, answer)| Step::Complete {
-            commands,
-            sticky,
-            force,
-            bring,
-            answer,
-        });
+    let completion = (vec(random_command(), 0..4), any::<bool>(), prop::bool::weighted(0.2), any::<bool>(), answer)
+        .prop_map(|(commands, sticky, force, bring, answer)| Step::Complete { commands, sticky, force, bring, answer });
     let does = prop_oneof![
         3 => Just(ActivityDoes::Complete),
         1 => Just(ActivityDoes::CompleteById),
@@ -157,34 +116,23 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn command_of(random: &RandomCommand) -> Command {
     match random {
-        RandomCommand::Activity {
-            id,
-            eager,
-            attempts,
-            close_secs,
-            heartbeat_secs,
-        } => commands::activity_with(&id.to_string(), |a| {
-            a.request_eager_execution = *eager;
-            a.retry_policy = Some(RetryPolicy {
-                maximum_attempts: *attempts,
-                ..RetryPolicy::default()
-            });
-            a.schedule_to_close_timeout = Some(Duration::from_secs(*close_secs).to_proto());
-            a.heartbeat_timeout = Some(Duration::from_secs(*heartbeat_secs).to_proto());
-        }),
+        RandomCommand::Activity { id, eager, attempts, close_secs, heartbeat_secs } => {
+            commands::activity_with(&id.to_string(), |a| {
+                a.request_eager_execution = *eager;
+                a.retry_policy = Some(RetryPolicy { maximum_attempts: *attempts, ..RetryPolicy::default() });
+                a.schedule_to_close_timeout = Some(Duration::from_secs(*close_secs).to_proto());
+                a.heartbeat_timeout = Some(Duration::from_secs(*heartbeat_secs).to_proto());
+            })
+        }
         RandomCommand::CancelActivity { event_id } => commands::cancel_activity(*event_id),
         RandomCommand::Timer { id, secs } => commands::timer(&id.to_string(), *secs),
         RandomCommand::CancelTimer { id } => commands::cancel_timer(&id.to_string()),
         RandomCommand::Marker => commands::marker("m"),
         RandomCommand::Memo { id, null } => commands::memo(&id.to_string(), if *null { "null" } else { "1" }),
-        RandomCommand::Nexus => Command {
-            command_type: CommandType::ScheduleNexusOperation as i32,
-            ..Command::default()
-        },
-        RandomCommand::Empty(kind) => Command {
-            command_type: *kind,
-            ..Command::default()
-        },
+        RandomCommand::Nexus => {
+            Command { command_type: CommandType::ScheduleNexusOperation as i32, ..Command::default() }
+        }
+        RandomCommand::Empty(kind) => Command { command_type: *kind, ..Command::default() },
         RandomCommand::Complete => commands::complete("done"),
     }
 }
@@ -206,13 +154,7 @@ impl Life {
                     self.task = Some(task);
                 }
             }
-            Step::Complete {
-                commands,
-                sticky,
-                force,
-                bring,
-                answer,
-            } => {
+            Step::Complete { commands, sticky, force, bring, answer } => {
                 let Some(task) = self.task.clone() else { return };
                 let request = RespondWorkflowTaskCompletedRequest {
                     sticky_attributes: sticky.then(sticky_attributes),
@@ -232,9 +174,7 @@ impl Life {
                         cause: WorkflowTaskFailedCause::NonDeterministicError as i32,
                         ..RespondWorkflowTaskFailedRequest::default()
                     };
-                    self.chain
-                        .try_call(workflow_call::Command::RespondWorkflowTaskFailed(request))
-                        .ok();
+                    self.chain.try_call(workflow_call::Command::RespondWorkflowTaskFailed(request)).ok();
                 }
             }
             Step::LoseWorkflowTask => {
@@ -260,10 +200,7 @@ impl Life {
                     signal_name: "s".to_owned(),
                     ..SignalWorkflowExecutionRequest::default()
                 };
-                let command = SignalWorkflow {
-                    request: Some(request),
-                    ..SignalWorkflow::default()
-                };
+                let command = SignalWorkflow { request: Some(request), ..SignalWorkflow::default() };
                 self.chain.try_call(workflow_call::Command::Signal(command)).ok();
             }
             Step::Wait { millis } => self.chain.advance(Duration::from_millis(*millis)),
@@ -290,18 +227,12 @@ impl Life {
                 }
             }
         }
-        RespondWorkflowTaskCompletedRequest {
-            messages,
-            ..completion(task, commands)
-        }
+        RespondWorkflowTaskCompletedRequest { messages, ..completion(task, commands) }
     }
 
     fn complete(&mut self, request: RespondWorkflowTaskCompletedRequest) {
         if let Ok(response) = self.chain.try_complete_with(request) {
-            self.task = response.workflow_task.map(|response| WorkflowTask {
-                response,
-                history: None,
-            });
+            self.task = response.workflow_task.map(|response| WorkflowTask { response, history: None });
             self.activities.extend(response.activity_tasks);
         }
     }
@@ -315,24 +246,16 @@ impl Life {
         let outcome = match does {
             ActivityDoes::Complete => completed_with("x"),
             ActivityDoes::CompleteById => {
-                named = ActivityRef {
-                    activity_id: activity.activity_id,
-                    ..ActivityRef::default()
-                };
+                named = ActivityRef { activity_id: activity.activity_id, ..ActivityRef::default() };
                 completed_with("x")
             }
             ActivityDoes::Fail { retryable } => {
                 let failure = retryable.then(|| application_failure("x"));
                 let failure = failure.or_else(|| Some(fatal()));
-                Outcome::Failed(Failed {
-                    failure,
-                    last_heartbeat_details: Some(payloads("progress")),
-                })
+                Outcome::Failed(Failed { failure, last_heartbeat_details: Some(payloads("progress")) })
             }
             ActivityDoes::Cancel => Outcome::Canceled(Canceled { details: None }),
-            ActivityDoes::Heartbeat => Outcome::Heartbeat(Heartbeat {
-                details: Some(payloads("beat")),
-            }),
+            ActivityDoes::Heartbeat => Outcome::Heartbeat(Heartbeat { details: Some(payloads("beat")) }),
             ActivityDoes::Lose => return self.lose(&activity.task_token),
         };
         self.chain.try_respond_activity(named, outcome).ok();
@@ -340,9 +263,7 @@ impl Life {
 
     fn lose(&mut self, token: &[u8]) {
         let token = TaskToken::decode(token).ok();
-        self.chain
-            .try_call(workflow_call::Command::TaskUndelivered(TaskUndelivered { token }))
-            .ok();
+        self.chain.try_call(workflow_call::Command::TaskUndelivered(TaskUndelivered { token })).ok();
     }
 
     /// Whatever happened is looked at by a workflow task, sooner or later.
@@ -352,15 +273,9 @@ impl Life {
         if info.status() != WorkflowExecutionStatus::Running || info.workflow_task.is_some() {
             return;
         }
-        assert!(
-            snapshot.buffered_events.is_empty(),
-            "buffered without a started workflow task"
-        );
+        assert!(snapshot.buffered_events.is_empty(), "buffered without a started workflow task");
         let types = self.chain.types();
-        let seen = types
-            .iter()
-            .rposition(|kind| *kind == E::WorkflowTaskCompleted)
-            .expect("a first task");
+        let seen = types.iter().rposition(|kind| *kind == E::WorkflowTaskCompleted).expect("a first task");
         let unseen = types[seen..].iter().find(|kind| {
             matches!(
                 kind,
@@ -387,10 +302,7 @@ impl Life {
                 TaskKind::Activity | TaskKind::Unspecified => trial.try_poll_activity(offer).is_ok(),
             };
             let key = |o: &Offer| (o.kind, o.attempt, o.stamp, o.normal_task_queue.clone());
-            assert!(
-                !valid || again.iter().any(|o| key(o) == key(offer)),
-                "lost: {offer:?}, offered again: {again:?}"
-            );
+            assert!(!valid || again.iter().any(|o| key(o) == key(offer)), "lost: {offer:?}, offered again: {again:?}");
         }
     }
 

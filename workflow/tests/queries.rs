@@ -21,10 +21,7 @@ use perdure_workflow::{Answer, Watch};
 fn request() -> QueryWorkflowRequest {
     QueryWorkflowRequest {
         namespace: NAMESPACE.to_owned(),
-        query: Some(WorkflowQuery {
-            query_type: "state".to_owned(),
-            ..WorkflowQuery::default()
-        }),
+        query: Some(WorkflowQuery { query_type: "state".to_owned(), ..WorkflowQuery::default() }),
         ..QueryWorkflowRequest::default()
     }
 }
@@ -58,25 +55,15 @@ fn answering(task: &WorkflowTask, kind: QueryResultType) -> RespondWorkflowTaskC
         error_message: "no such query".to_owned(),
         failure: Some(application_failure("Unknown")),
     };
-    let results: HashMap<_, _> = task
-        .response
-        .queries
-        .keys()
-        .map(|id| (id.clone(), result.clone()))
-        .collect();
-    RespondWorkflowTaskCompletedRequest {
-        query_results: results,
-        ..completion(task, vec![])
-    }
+    let results: HashMap<_, _> = task.response.queries.keys().map(|id| (id.clone(), result.clone())).collect();
+    RespondWorkflowTaskCompletedRequest { query_results: results, ..completion(task, vec![]) }
 }
 
 fn fail_task(chain: &mut TestChain, task: &WorkflowTask) {
-    chain.call(workflow_call::Command::RespondWorkflowTaskFailed(
-        RespondWorkflowTaskFailedRequest {
-            task_token: task.response.task_token.clone(),
-            ..RespondWorkflowTaskFailedRequest::default()
-        },
-    ));
+    chain.call(workflow_call::Command::RespondWorkflowTaskFailed(RespondWorkflowTaskFailedRequest {
+        task_token: task.response.task_token.clone(),
+        ..RespondWorkflowTaskFailedRequest::default()
+    }));
 }
 
 #[test]
@@ -84,12 +71,8 @@ fn a_quiet_workflow_is_asked_directly() {
     let mut chain = TestChain::started();
     chain.work(vec![]);
     let records = chain.records.len();
-    let Answer::Reply(reply) = ask(&mut chain).expect("taken") else {
-        panic!("waits")
-    };
-    let Outcome::Direct(direct) = outcome(*reply) else {
-        panic!("answered")
-    };
+    let Answer::Reply(reply) = ask(&mut chain).expect("taken") else { panic!("waits") };
+    let Outcome::Direct(direct) = outcome(*reply) else { panic!("answered") };
     assert_eq!((direct.run_id, direct.task_queue.as_str()), (chain.run_id(), QUEUE));
     assert_eq!(chain.records.len(), records);
 }
@@ -106,12 +89,8 @@ fn a_query_sees_the_signal_that_was_acknowledged_before() {
     let history = task.history.as_ref().expect("history");
     let signaled = chain.types().iter().position(|t| *t == E::WorkflowExecutionSignaled);
     assert!(signaled.is_some_and(|index| (index as i64) < history.until_event_id - 1));
-    chain
-        .try_complete_with(answering(&task, QueryResultType::Answered))
-        .expect("accepted");
-    let Some(Ok(Outcome::Answered(response))) = answer_of(&mut chain, &watch) else {
-        panic!("not answered")
-    };
+    chain.try_complete_with(answering(&task, QueryResultType::Answered)).expect("accepted");
+    let Some(Ok(Outcome::Answered(response))) = answer_of(&mut chain, &watch) else { panic!("not answered") };
     assert_eq!(response.query_result, Some(payloads("answer")));
     assert!(answer_of(&mut chain, &watch).is_none(), "fetched once");
 }
@@ -121,14 +100,9 @@ fn a_failed_query_says_why() {
     let mut chain = TestChain::started();
     let watch = waiting(&mut chain);
     let task = chain.poll();
-    chain
-        .try_complete_with(answering(&task, QueryResultType::Failed))
-        .expect("accepted");
+    chain.try_complete_with(answering(&task, QueryResultType::Failed)).expect("accepted");
     let error = answer_of(&mut chain, &watch).expect("answered").expect_err("failed");
-    assert_eq!(
-        (error.grpc_code(), error.message.as_str()),
-        (Code::InvalidArgument, "no such query")
-    );
+    assert_eq!((error.grpc_code(), error.message.as_str()), (Code::InvalidArgument, "no such query"));
     assert!(error.detail.expect("detail").type_url.ends_with("QueryFailedFailure"));
 }
 
@@ -140,21 +114,11 @@ fn a_query_outlives_the_workflow_tasks_that_carried_it() {
     let late = waiting(&mut chain);
     fail_task(&mut chain, &task);
     let task = chain.poll();
-    assert_eq!(
-        task.response.queries.len(),
-        2,
-        "also the one that came while the task ran"
-    );
+    assert_eq!(task.response.queries.len(), 2, "also the one that came while the task ran");
     chain.advance_secs(11);
-    assert!(
-        answer_of(&mut chain, &watch).is_some_and(|answer| answer.is_err()),
-        "three attempts are enough"
-    );
+    assert!(answer_of(&mut chain, &watch).is_some_and(|answer| answer.is_err()), "three attempts are enough");
     assert!(answer_of(&mut chain, &late).is_some_and(|answer| answer.is_err()));
-    assert_eq!(
-        ask(&mut chain).expect_err("failing").grpc_code(),
-        Code::FailedPrecondition
-    );
+    assert_eq!(ask(&mut chain).expect_err("failing").grpc_code(), Code::FailedPrecondition);
 }
 
 #[test]
@@ -162,9 +126,7 @@ fn what_a_completion_leaves_out_is_asked_directly() {
     let mut chain = TestChain::started();
     let watch = waiting(&mut chain);
     chain.work(vec![]);
-    let Some(Ok(Outcome::Direct(_))) = answer_of(&mut chain, &watch) else {
-        panic!("not sent on")
-    };
+    let Some(Ok(Outcome::Direct(_))) = answer_of(&mut chain, &watch) else { panic!("not sent on") };
 }
 
 #[test]
@@ -177,9 +139,7 @@ fn closed_workflows_are_asked_too_unless_the_caller_minds() {
     let mut rejecting = request();
     rejecting.set_query_reject_condition(QueryRejectCondition::NotOpen);
     let reply = chain.call(workflow_call::Command::Query(rejecting));
-    let Outcome::Answered(response) = outcome(reply) else {
-        panic!("sent on")
-    };
+    let Outcome::Answered(response) = outcome(reply) else { panic!("sent on") };
     assert_eq!(response.query_rejected.expect("rejected").status(), S::Completed);
 }
 
@@ -202,8 +162,6 @@ fn memory_for_queries_is_bounded() {
     assert_eq!(error.grpc_code(), Code::ResourceExhausted);
     let task = chain.poll();
     assert_eq!(task.response.queries.len(), taken);
-    chain
-        .try_complete_with(answering(&task, QueryResultType::Answered))
-        .expect("accepted");
+    chain.try_complete_with(answering(&task, QueryResultType::Answered)).expect("accepted");
     ask(&mut chain).expect("room again");
 }

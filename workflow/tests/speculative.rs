@@ -77,9 +77,7 @@ fn events_that_were_shown_are_kept_unless_the_worker_can_see_them_again() {
         update(&mut chain, "u");
         let task = chain.poll();
         let request = RespondWorkflowTaskCompletedRequest {
-            capabilities: Some(Capabilities {
-                discard_speculative_workflow_task_with_events: again,
-            }),
+            capabilities: Some(Capabilities { discard_speculative_workflow_task_with_events: again }),
             ..rejecting(&task)
         };
         chain.try_complete_with(request).expect("accepted");
@@ -93,10 +91,7 @@ fn a_failed_one_is_delivered_again() {
     update(&mut chain, "u");
     let task = chain.poll();
     chain.try_complete(&task, vec![commands::marker("")]).expect_err("bad");
-    chain.assert_types_from(
-        5,
-        &[E::WorkflowTaskScheduled, E::WorkflowTaskStarted, E::WorkflowTaskFailed],
-    );
+    chain.assert_types_from(5, &[E::WorkflowTaskScheduled, E::WorkflowTaskStarted, E::WorkflowTaskFailed]);
     let retry = chain.poll();
     assert_eq!((retry.response.attempt, retry.response.messages.len()), (2, 1));
     chain.try_complete_with(accepting(&retry, vec![])).expect("accepted");
@@ -122,15 +117,9 @@ fn an_update_during_a_task_comes_along_with_the_next() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     update(&mut chain, "u");
-    let request = RespondWorkflowTaskCompletedRequest {
-        return_new_workflow_task: true,
-        ..completion(&task, vec![])
-    };
+    let request = RespondWorkflowTaskCompletedRequest { return_new_workflow_task: true, ..completion(&task, vec![]) };
     let response = chain.try_complete_with(request).expect("accepted");
-    let next = WorkflowTask {
-        response: response.workflow_task.expect("comes along"),
-        history: None,
-    };
+    let next = WorkflowTask { response: response.workflow_task.expect("comes along"), history: None };
     assert_eq!(chain.offered(TaskKind::Workflow), 0);
     chain.assert_types_from(4, &[E::WorkflowTaskCompleted]);
     chain.try_complete_with(rejecting(&next)).expect("accepted");

@@ -24,10 +24,7 @@ use perdure_workflow::{Answer, Watch};
 
 fn completing(task: &WorkflowTask, update_ids: &[&str]) -> RespondWorkflowTaskCompletedRequest {
     let (messages, commands) = update_ids.iter().map(|id| updates::response(id)).unzip();
-    RespondWorkflowTaskCompletedRequest {
-        messages,
-        ..completion(task, commands)
-    }
+    RespondWorkflowTaskCompletedRequest { messages, ..completion(task, commands) }
 }
 
 fn watched(chain: &mut TestChain, update_id: &str) -> Watch {
@@ -38,16 +35,10 @@ fn watched(chain: &mut TestChain, update_id: &str) -> Watch {
 }
 
 fn poll(chain: &mut TestChain, update_id: &str) -> Result<Watch, Error> {
-    let execution = WorkflowExecution {
-        workflow_id: WORKFLOW_ID.to_owned(),
-        ..WorkflowExecution::default()
-    };
+    let execution = WorkflowExecution { workflow_id: WORKFLOW_ID.to_owned(), ..WorkflowExecution::default() };
     let command = workflow_call::Command::PollUpdate(PollWorkflowExecutionUpdateRequest {
         namespace: NAMESPACE.to_owned(),
-        update_ref: Some(UpdateRef {
-            workflow_execution: Some(execution),
-            update_id: update_id.to_owned(),
-        }),
+        update_ref: Some(UpdateRef { workflow_execution: Some(execution), update_id: update_id.to_owned() }),
         ..PollWorkflowExecutionUpdateRequest::default()
     });
     match chain.try_handle(command)? {
@@ -87,9 +78,7 @@ fn who_waits_too_long_hears_how_far_it_is() {
     assert!(chain.chain.check(&watch).is_some(), "no stage was asked for");
     assert_eq!(progress(&mut chain, &watch), (Stage::Admitted, None));
     let task = chain.poll();
-    chain
-        .try_complete_with(accepting(&task, vec![commands::timer("t", 5)]))
-        .expect("accepted");
+    chain.try_complete_with(accepting(&task, vec![commands::timer("t", 5)])).expect("accepted");
     assert_eq!(progress(&mut chain, &watch), (Stage::Accepted, None));
     chain.advance_secs(5);
     let task = chain.poll();
@@ -119,21 +108,12 @@ fn a_known_id_is_the_same_update_also_after_a_crash_and_the_close() {
     chain.work(vec![commands::complete("")]);
     chain.crash();
     for watch in [watched(&mut chain, "u"), poll(&mut chain, "u").expect("known")] {
-        assert_eq!(
-            progress(&mut chain, &watch),
-            (Stage::Completed, Some(updates::success()))
-        );
+        assert_eq!(progress(&mut chain, &watch), (Stage::Completed, Some(updates::success())));
     }
     assert_eq!(chain.history().len(), events + 5);
     let error = try_update(&mut chain, "other").expect_err("closed");
-    assert_eq!(
-        (error.grpc_code(), error.message.as_str()),
-        (Code::NotFound, "workflow execution already completed")
-    );
-    assert_eq!(
-        poll(&mut chain, "other").expect_err("unknown").grpc_code(),
-        Code::NotFound
-    );
+    assert_eq!((error.grpc_code(), error.message.as_str()), (Code::NotFound, "workflow execution already completed"));
+    assert_eq!(poll(&mut chain, "other").expect_err("unknown").grpc_code(), Code::NotFound);
 }
 
 #[test]
@@ -181,9 +161,7 @@ fn a_workflow_that_is_closing_takes_no_updates() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     chain.signal("go");
-    chain
-        .try_complete(&task, vec![commands::complete("")])
-        .expect_err("not yet");
+    chain.try_complete(&task, vec![commands::complete("")]).expect_err("not yet");
     let task = chain.poll();
     let error = try_update(&mut chain, "u").expect_err("closing");
     assert_eq!(error.grpc_code(), Code::ResourceExhausted);
@@ -242,10 +220,7 @@ fn an_accepted_update_survives_its_worker_and_the_server() {
     assert_ne!(lost.response.task_token, task.response.task_token);
     chain.try_complete_with(completing(&task, &["u"])).expect("accepted");
     let watch = watched(&mut chain, "u");
-    assert_eq!(
-        progress(&mut chain, &watch),
-        (Stage::Completed, Some(updates::success()))
-    );
+    assert_eq!(progress(&mut chain, &watch), (Stage::Completed, Some(updates::success())));
 }
 
 #[test]
@@ -261,9 +236,7 @@ fn there_may_be_too_many() {
     chain.try_complete_with(accepting(&task, vec![])).expect("accepted");
     chain.signal("go");
     let task = chain.poll();
-    chain
-        .try_complete_with(completing(&task, &["1", "2"]))
-        .expect("accepted");
+    chain.try_complete_with(completing(&task, &["1", "2"])).expect("accepted");
     update(&mut chain, "3");
     let error = try_update(&mut chain, "4").expect_err("in all");
     assert_eq!(error.grpc_code(), Code::FailedPrecondition);

@@ -16,14 +16,12 @@ use perdure_types::Duration;
 use prost::Message;
 
 fn fail_task(chain: &mut TestChain, task: &WorkflowTask, cause: Cause) {
-    chain.call(workflow_call::Command::RespondWorkflowTaskFailed(
-        RespondWorkflowTaskFailedRequest {
-            task_token: task.response.task_token.clone(),
-            cause: cause as i32,
-            failure: Some(application_failure("NonDeterminism")),
-            ..RespondWorkflowTaskFailedRequest::default()
-        },
-    ));
+    chain.call(workflow_call::Command::RespondWorkflowTaskFailed(RespondWorkflowTaskFailedRequest {
+        task_token: task.response.task_token.clone(),
+        cause: cause as i32,
+        failure: Some(application_failure("NonDeterminism")),
+        ..RespondWorkflowTaskFailedRequest::default()
+    }));
 }
 
 fn undelivered(chain: &mut TestChain, token: &[u8]) {
@@ -35,17 +33,10 @@ fn sticky_completion(
     task: &WorkflowTask,
     commands: Vec<perdure_proto::temporal::api::command::v1::Command>,
 ) -> RespondWorkflowTaskCompletedRequest {
-    RespondWorkflowTaskCompletedRequest {
-        sticky_attributes: Some(sticky_attributes()),
-        ..completion(task, commands)
-    }
+    RespondWorkflowTaskCompletedRequest { sticky_attributes: Some(sticky_attributes()), ..completion(task, commands) }
 }
 
-const BEGIN: [E; 3] = [
-    E::WorkflowExecutionStarted,
-    E::WorkflowTaskScheduled,
-    E::WorkflowTaskStarted,
-];
+const BEGIN: [E; 3] = [E::WorkflowExecutionStarted, E::WorkflowTaskScheduled, E::WorkflowTaskStarted];
 
 #[test]
 fn the_shortest_workflow() {
@@ -55,15 +46,9 @@ fn the_shortest_workflow() {
     let fill = task.history.as_ref().expect("history");
     assert_eq!((fill.from_event_id, fill.until_event_id, fill.extra.len()), (1, 4, 0));
     chain.complete(&task, vec![commands::complete("done")]);
-    chain.assert_types_from(
-        1,
-        &[&BEGIN[..], &[E::WorkflowTaskCompleted, E::WorkflowExecutionCompleted]].concat(),
-    );
+    chain.assert_types_from(1, &[&BEGIN[..], &[E::WorkflowTaskCompleted, E::WorkflowExecutionCompleted]].concat());
     assert!(chain.offers.is_empty());
-    assert_eq!(
-        chain.chain.next_timer(),
-        Some(chain.now + Duration::from_secs(3 * 24 * 3600))
-    );
+    assert_eq!(chain.chain.next_timer(), Some(chain.now + Duration::from_secs(3 * 24 * 3600)));
     chain.advance_secs(4 * 24 * 3600);
     assert!(chain.chain.run_ids().next().is_none(), "gone after its retention");
 }
@@ -100,10 +85,7 @@ fn a_stale_completion_changes_nothing() {
     let task = chain.poll();
     chain.complete(&task, vec![commands::timer("t", 1)]);
     let error = chain.try_complete(&task, vec![]).expect_err("completed already");
-    assert_eq!(
-        (error.grpc_code(), error.message.as_str()),
-        (Code::NotFound, "Workflow task not found.")
-    );
+    assert_eq!((error.grpc_code(), error.message.as_str()), (Code::NotFound, "Workflow task not found."));
     chain.advance_secs(1);
     let next = chain.poll();
     chain.complete(&next, vec![commands::complete("")]);
@@ -149,18 +131,10 @@ fn a_bad_command_fails_the_task_and_undoes_the_rest() {
         let mut chain = TestChain::started();
         let task = chain.poll();
         let error = chain.try_complete(&task, commands).expect_err("bad");
-        assert_eq!(
-            (error.grpc_code(), error.message.as_str()),
-            (Code::InvalidArgument, message)
-        );
+        assert_eq!((error.grpc_code(), error.message.as_str()), (Code::InvalidArgument, message));
         chain.assert_types_from(4, &[E::WorkflowTaskFailed]);
-        let Attributes::WorkflowTaskFailedEventAttributes(failed) = chain.last() else {
-            panic!("not failed")
-        };
-        assert_eq!(
-            (failed.cause(), failed.scheduled_event_id, failed.started_event_id),
-            (cause, 2, 3)
-        );
+        let Attributes::WorkflowTaskFailedEventAttributes(failed) = chain.last() else { panic!("not failed") };
+        assert_eq!((failed.cause(), failed.scheduled_event_id, failed.started_event_id), (cause, 2, 3));
         assert_eq!(failed.failure.as_ref().expect("failure").message, message);
         assert!(chain.snapshot().activities.is_empty() && chain.snapshot().timers.is_empty());
         let retry = chain.poll();
@@ -173,9 +147,7 @@ fn a_bad_command_fails_the_task_and_undoes_the_rest() {
 fn a_command_sequence_that_cannot_be_fails_no_task() {
     let mut chain = TestChain::started();
     let task = chain.poll();
-    let error = chain
-        .try_complete(&task, vec![commands::complete(""), commands::timer("t", 1)])
-        .expect_err("refused");
+    let error = chain.try_complete(&task, vec![commands::complete(""), commands::timer("t", 1)]).expect_err("refused");
     assert_eq!(
         error.message,
         "invalid command sequence: [CompleteWorkflowExecution, StartTimer], command CompleteWorkflowExecution must be the last command."
@@ -199,19 +171,13 @@ fn retries_are_transient() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     fail_task(&mut chain, &task, Cause::NonDeterministicError);
-    let Attributes::WorkflowTaskFailedEventAttributes(failed) = chain.last() else {
-        panic!("not failed")
-    };
+    let Attributes::WorkflowTaskFailedEventAttributes(failed) = chain.last() else { panic!("not failed") };
     assert_eq!(failed.cause(), Cause::NonDeterministicError);
 
     let retry = chain.poll();
     let fill = retry.history.clone().expect("history");
     assert_eq!((fill.from_event_id, fill.until_event_id), (1, 5));
-    let shown: Vec<_> = fill
-        .extra
-        .iter()
-        .map(|event| (event.event_id, event.event_type()))
-        .collect();
+    let shown: Vec<_> = fill.extra.iter().map(|event| (event.event_id, event.event_type())).collect();
     assert_eq!(shown, [(5, E::WorkflowTaskScheduled), (6, E::WorkflowTaskStarted)]);
     chain.assert_types_from(4, &[E::WorkflowTaskFailed]);
 
@@ -219,12 +185,7 @@ fn retries_are_transient() {
     chain.complete(&retry, vec![commands::timer("t", 1)]);
     chain.assert_types_from(
         5,
-        &[
-            E::WorkflowTaskScheduled,
-            E::WorkflowTaskStarted,
-            E::WorkflowTaskCompleted,
-            E::TimerStarted,
-        ],
+        &[E::WorkflowTaskScheduled, E::WorkflowTaskStarted, E::WorkflowTaskCompleted, E::TimerStarted],
     );
     assert_eq!(chain.event(5), &*fill.extra[0], "as the worker has seen it");
     assert_eq!(chain.event(6), &*fill.extra[1], "as the worker has seen it");
@@ -238,17 +199,9 @@ fn repeated_failures_back_off() {
         let task = chain.poll();
         assert_eq!(task.response.attempt, attempt);
         fail_task(&mut chain, &task, Cause::WorkflowWorkerUnhandledFailure);
-        assert_eq!(
-            chain.offered(TaskKind::Workflow),
-            usize::from(delay_secs == 0),
-            "after attempt {attempt}"
-        );
+        assert_eq!(chain.offered(TaskKind::Workflow), usize::from(delay_secs == 0), "after attempt {attempt}");
         chain.advance(Duration(Duration::from_secs(delay_secs).0 - i64::from(delay_secs > 0)));
-        assert_eq!(
-            chain.offered(TaskKind::Workflow),
-            usize::from(delay_secs == 0),
-            "after attempt {attempt}"
-        );
+        assert_eq!(chain.offered(TaskKind::Workflow), usize::from(delay_secs == 0), "after attempt {attempt}");
         chain.advance(Duration(1));
         assert_eq!(chain.offered(TaskKind::Workflow), 1);
     }
@@ -274,13 +227,8 @@ fn a_started_task_times_out() {
     let task = chain.poll();
     chain.advance_secs(10);
     chain.assert_types_from(4, &[E::WorkflowTaskTimedOut]);
-    let Attributes::WorkflowTaskTimedOutEventAttributes(timed_out) = chain.last() else {
-        panic!("not timed out")
-    };
-    assert_eq!(
-        (timed_out.timeout_type(), timed_out.started_event_id),
-        (TimeoutType::StartToClose, 3)
-    );
+    let Attributes::WorkflowTaskTimedOutEventAttributes(timed_out) = chain.last() else { panic!("not timed out") };
+    assert_eq!((timed_out.timeout_type(), timed_out.started_event_id), (TimeoutType::StartToClose, 3));
     chain.try_complete(&task, vec![]).expect_err("too late");
     // Attempts 2 and 3 have the same time as the first, then they get more.
     for (attempt, timeout_secs) in [(2, 10), (3, 10), (4, 15), (5, 20)] {
@@ -302,14 +250,7 @@ fn what_comes_during_a_task_waits_for_its_end() {
     chain.complete_activity(&activity, "result");
     chain.signal("two");
     chain.advance_secs(5);
-    chain.assert_types_from(
-        7,
-        &[
-            E::WorkflowExecutionSignaled,
-            E::WorkflowTaskScheduled,
-            E::WorkflowTaskStarted,
-        ],
-    );
+    chain.assert_types_from(7, &[E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled, E::WorkflowTaskStarted]);
     assert!(chain.offers.is_empty());
     chain.complete(&task, vec![commands::marker("m")]);
     chain.assert_types_from(
@@ -336,28 +277,13 @@ fn a_workflow_cannot_close_on_unseen_events() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     chain.signal("late");
-    let error = chain
-        .try_complete(&task, vec![commands::complete("")])
-        .expect_err("unseen signal");
-    assert_eq!(
-        (error.grpc_code(), error.message.as_str()),
-        (Code::InvalidArgument, "UnhandledCommand")
-    );
-    chain.assert_types_from(
-        4,
-        &[
-            E::WorkflowTaskFailed,
-            E::WorkflowExecutionSignaled,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    let error = chain.try_complete(&task, vec![commands::complete("")]).expect_err("unseen signal");
+    assert_eq!((error.grpc_code(), error.message.as_str()), (Code::InvalidArgument, "UnhandledCommand"));
+    chain.assert_types_from(4, &[E::WorkflowTaskFailed, E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled]);
     let task = chain.poll();
     assert_eq!(task.response.attempt, 1);
     chain.complete(&task, vec![commands::complete("")]);
-    assert_eq!(
-        chain.snapshot().info.expect("info").status(),
-        WorkflowExecutionStatus::Completed
-    );
+    assert_eq!(chain.snapshot().info.expect("info").status(), WorkflowExecutionStatus::Completed);
 }
 
 #[test]
@@ -368,14 +294,7 @@ fn events_during_a_retry_make_the_next_attempt_ordinary() {
     let retry = chain.poll();
     chain.signal("s");
     fail_task(&mut chain, &retry, Cause::NonDeterministicError);
-    chain.assert_types_from(
-        4,
-        &[
-            E::WorkflowTaskFailed,
-            E::WorkflowExecutionSignaled,
-            E::WorkflowTaskScheduled,
-        ],
-    );
+    chain.assert_types_from(4, &[E::WorkflowTaskFailed, E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled]);
     assert_eq!(chain.poll().response.attempt, 1);
 }
 
@@ -389,12 +308,7 @@ fn events_before_a_retry_starts_make_it_ordinary() {
     assert_eq!(retry.response.attempt, 1);
     chain.assert_types_from(
         4,
-        &[
-            E::WorkflowTaskFailed,
-            E::WorkflowExecutionSignaled,
-            E::WorkflowTaskScheduled,
-            E::WorkflowTaskStarted,
-        ],
+        &[E::WorkflowTaskFailed, E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled, E::WorkflowTaskStarted],
     );
 }
 
@@ -402,9 +316,7 @@ fn events_before_a_retry_starts_make_it_ordinary() {
 fn stickiness() {
     let mut chain = TestChain::started();
     let task = chain.poll();
-    chain
-        .try_complete_with(sticky_completion(&task, vec![commands::timer("t", 1)]))
-        .expect("accepted");
+    chain.try_complete_with(sticky_completion(&task, vec![commands::timer("t", 1)])).expect("accepted");
     chain.advance_secs(1);
     let offer = chain.take_offer(TaskKind::Workflow).expect("offered");
     assert!(offer.sticky && offer.task_queue == STICKY_QUEUE && offer.normal_task_queue == QUEUE);
@@ -412,54 +324,31 @@ fn stickiness() {
     chain.advance_secs(5);
     chain.assert_types_from(
         6,
-        &[
-            E::TimerFired,
-            E::WorkflowTaskScheduled,
-            E::WorkflowTaskTimedOut,
-            E::WorkflowTaskScheduled,
-        ],
+        &[E::TimerFired, E::WorkflowTaskScheduled, E::WorkflowTaskTimedOut, E::WorkflowTaskScheduled],
     );
     let Some(Attributes::WorkflowTaskTimedOutEventAttributes(timed_out)) = &chain.event(8).attributes else {
         panic!("not timed out")
     };
-    assert_eq!(
-        (timed_out.timeout_type(), timed_out.started_event_id),
-        (TimeoutType::ScheduleToStart, 0)
-    );
+    assert_eq!((timed_out.timeout_type(), timed_out.started_event_id), (TimeoutType::ScheduleToStart, 0));
     chain.try_poll_workflow_task(&offer).expect_err("stale offer");
     let task = chain.poll();
-    assert_eq!(
-        (task.response.attempt, task.history.expect("history").from_event_id),
-        (1, 1)
-    );
+    assert_eq!((task.response.attempt, task.history.expect("history").from_event_id), (1, 1));
 }
 
 #[test]
 fn a_sticky_worker_gets_only_what_is_new() {
     let mut chain = TestChain::started();
     let task = chain.poll();
-    chain
-        .try_complete_with(sticky_completion(&task, vec![commands::timer("t", 1)]))
-        .expect("accepted");
+    chain.try_complete_with(sticky_completion(&task, vec![commands::timer("t", 1)])).expect("accepted");
     chain.advance_secs(1);
     let task = chain.poll();
     let fill = task.history.clone().expect("history");
-    assert_eq!(
-        (
-            fill.from_event_id,
-            fill.until_event_id,
-            task.response.previous_started_event_id
-        ),
-        (4, 9, 3)
-    );
+    assert_eq!((fill.from_event_id, fill.until_event_id, task.response.previous_started_event_id), (4, 9, 3));
     // A sticky task that fails is tried again with everything, as a first attempt.
     fail_task(&mut chain, &task, Cause::NonDeterministicError);
     chain.assert_types_from(9, &[E::WorkflowTaskFailed, E::WorkflowTaskScheduled]);
     let task = chain.poll();
-    assert_eq!(
-        (task.response.attempt, task.history.expect("history").from_event_id),
-        (1, 1)
-    );
+    assert_eq!((task.response.attempt, task.history.expect("history").from_event_id), (1, 1));
 }
 
 #[test]
@@ -493,18 +382,10 @@ fn a_heartbeat_brings_a_new_task_along() {
     assert_eq!((next.previous_started_event_id, next.started_event_id), (3, 7));
     chain.assert_types_from(
         4,
-        &[
-            E::WorkflowTaskCompleted,
-            E::MarkerRecorded,
-            E::WorkflowTaskScheduled,
-            E::WorkflowTaskStarted,
-        ],
+        &[E::WorkflowTaskCompleted, E::MarkerRecorded, E::WorkflowTaskScheduled, E::WorkflowTaskStarted],
     );
     assert!(chain.offers.is_empty());
-    let next = WorkflowTask {
-        response: next,
-        history: None,
-    };
+    let next = WorkflowTask { response: next, history: None };
     chain.complete(&next, vec![commands::complete("")]);
 }
 
@@ -520,10 +401,7 @@ fn heartbeats_end_some_time() {
     for _ in 0..(30 * 60 / 5) {
         chain.advance_secs(5);
         let response = chain.try_complete_with(heartbeat(&task)).expect("accepted");
-        task = WorkflowTask {
-            response: response.workflow_task.expect("comes along"),
-            history: None,
-        };
+        task = WorkflowTask { response: response.workflow_task.expect("comes along"), history: None };
     }
     chain.advance_secs(5);
     let error = chain.try_complete_with(heartbeat(&task)).expect_err("too long");
@@ -558,25 +436,14 @@ fn nonsense_tokens_are_refused() {
     let mut chain = TestChain::started();
     let task = chain.poll();
     for token in [vec![], b"nonsense".to_vec(), TaskToken::default().encode_to_vec()] {
-        let request = RespondWorkflowTaskCompletedRequest {
-            task_token: token.into(),
-            ..completion(&task, vec![])
-        };
-        assert_eq!(
-            chain.try_complete_with(request).expect_err("refused").grpc_code(),
-            Code::InvalidArgument
-        );
+        let request = RespondWorkflowTaskCompletedRequest { task_token: token.into(), ..completion(&task, vec![]) };
+        assert_eq!(chain.try_complete_with(request).expect_err("refused").grpc_code(), Code::InvalidArgument);
     }
     let mut token = TaskToken::decode(&*task.response.task_token).expect("a token");
     token.attempt += 1;
-    let request = RespondWorkflowTaskCompletedRequest {
-        task_token: token.encode_to_vec().into(),
-        ..completion(&task, vec![])
-    };
-    assert_eq!(
-        chain.try_complete_with(request).expect_err("refused").grpc_code(),
-        Code::NotFound
-    );
+    let request =
+        RespondWorkflowTaskCompletedRequest { task_token: token.encode_to_vec().into(), ..completion(&task, vec![]) };
+    assert_eq!(chain.try_complete_with(request).expect_err("refused").grpc_code(), Code::NotFound);
 }
 
 #[test]
@@ -586,9 +453,7 @@ fn continue_as_new_is_suggested_from_the_limit_on() {
         chain.limits.history_count_suggest_continue_as_new = limit;
         chain.start();
         chain.poll();
-        let Attributes::WorkflowTaskStartedEventAttributes(started) = chain.last() else {
-            panic!("not started")
-        };
+        let Attributes::WorkflowTaskStartedEventAttributes(started) = chain.last() else { panic!("not started") };
         assert_eq!(started.suggest_continue_as_new, expect, "event 3, limit {limit}");
         assert_eq!(started.suggest_continue_as_new_reasons.len(), usize::from(expect));
     }

@@ -23,9 +23,7 @@ pub fn cargo() -> Command {
 /// Shows a command and runs it to its end with our own output.
 pub fn run(command: &mut Command) -> Result<()> {
     show(command);
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run {}", line(command)))?;
+    let status = command.status().with_context(|| format!("cannot run {}", line(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", line(command));
     }
@@ -35,10 +33,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// Like [`run`], but hands each line of the standard output to `look` as it passes.
 pub fn run_watched(command: &mut Command, mut look: impl FnMut(&str)) -> Result<()> {
     show(command);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {}", line(command)))?;
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run {}", line(command)))?;
     let output = child.stdout.take().context("the child has no standard output")?;
     let mut reader = BufReader::new(output);
     let mut bytes = Vec::new();
@@ -57,10 +52,9 @@ pub fn run_watched(command: &mut Command, mut look: impl FnMut(&str)) -> Result<
 /// The first line that a program prints when asked for its version; `None` if it is not installed.
 pub fn version_of(program: &str, arguments: &[&str]) -> Result<Option<String>> {
     match command(program).args(arguments).output() {
-        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .next()
-            .map(str::to_owned)),
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))
+        }
         Ok(_) => Ok(None),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot run {program}")),
@@ -77,11 +71,8 @@ fn show(command: &Command) {
 fn line(command: &Command) -> String {
     let root = format!("{}/", paths::root().display());
     let program = Path::new(command.get_program());
-    let program = if program.starts_with(&root) {
-        program.as_os_str()
-    } else {
-        program.file_name().unwrap_or_default()
-    };
+    let program =
+        if program.starts_with(&root) { program.as_os_str() } else { program.file_name().unwrap_or_default() };
     std::iter::once(program)
         .chain(command.get_args())
         .map(|part| part.to_string_lossy().replace(&root, ""))

@@ -34,11 +34,7 @@ pub fn build(packages: &[&str], profile: Profile) -> Result<PathBuf> {
         build.arg("--release");
     }
     run(&mut build)?;
-    Ok(paths::target().join(if profile == Profile::Release {
-        "release"
-    } else {
-        "debug"
-    }))
+    Ok(paths::target().join(if profile == Profile::Release { "release" } else { "debug" }))
 }
 
 /// `cargo xtask dev`: becomes the server, so that signals reach it.
@@ -70,14 +66,7 @@ impl Server {
         let output = File::create(&log)?;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let process = Command::new(binary)
-            .args([
-                "dev",
-                "--ip",
-                "127.0.0.1",
-                "--port",
-                &address.port().to_string(),
-                "--db-filename",
-            ])
+            .args(["dev", "--ip", "127.0.0.1", "--port", &address.port().to_string(), "--db-filename"])
             .arg(directory.join("data"))
             .args(arguments)
             .stdin(Stdio::null())
@@ -100,10 +89,7 @@ impl Server {
             bail!("the server ended by itself: {status}\n{}", self.tail());
         }
         self.terminate();
-        let panics = fs::read_to_string(&self.log)?
-            .lines()
-            .filter(|line| line.contains("panicked at"))
-            .count();
+        let panics = fs::read_to_string(&self.log)?.lines().filter(|line| line.contains("panicked at")).count();
         if panics > 0 {
             bail!("the server panicked {panics} times: see {}", self.log.display());
         }
@@ -117,11 +103,7 @@ impl Server {
                 bail!("the server did not start: {status}\n{}", self.tail());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "the server did not listen within {} s\n{}",
-                    READY_WITHIN.as_secs(),
-                    self.tail()
-                );
+                bail!("the server did not listen within {} s\n{}", READY_WITHIN.as_secs(), self.tail());
             }
             sleep(Duration::from_millis(20));
         }
@@ -130,10 +112,8 @@ impl Server {
 
     /// SIGTERM, then SIGKILL for one that does not end.
     fn terminate(&mut self) {
-        let asked = Command::new("kill")
-            .arg(self.process.id().to_string())
-            .status()
-            .is_ok_and(|status| status.success());
+        let asked =
+            Command::new("kill").arg(self.process.id().to_string()).status().is_ok_and(|status| status.success());
         let deadline = Instant::now() + STOPS_WITHIN;
         while asked && Instant::now() < deadline {
             if !matches!(self.process.try_wait(), Ok(None)) {

@@ -58,10 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut total = Tally::default();
     let mut summary = Vec::new();
     let mut failed = Vec::new();
-    for suite in Suite::ALL
-        .into_iter()
-        .filter(|suite| options.only.is_none_or(|only| only == *suite))
-    {
+    for suite in Suite::ALL.into_iter().filter(|suite| options.only.is_none_or(|only| only == *suite)) {
         let mut tally = Tally::default();
         let outcome = suite.run(options, &mut tally);
         if let Err(error) = &outcome {
@@ -69,11 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
             failed.push(suite.name());
         }
         summary.extend(tally.closing.iter().map(|line| format!("  {line}")));
-        summary.push(format!(
-            "{}: {tally}{}",
-            suite.name(),
-            if outcome.is_err() { " — FAILED" } else { "" }
-        ));
+        summary.push(format!("{}: {tally}{}", suite.name(), if outcome.is_err() { " — FAILED" } else { "" }));
         total.add(&tally);
     }
     println!("\n{}\n\n{total}", summary.join("\n"));
@@ -137,11 +130,7 @@ fn go_suite(server: &Server, suite: &Path, options: &Options, tally: &mut Tally)
 }
 
 fn server_binary(options: &Options) -> Result<std::path::PathBuf> {
-    let profile = if options.release {
-        Profile::Release
-    } else {
-        Profile::Dev
-    };
+    let profile = if options.release { Profile::Release } else { Profile::Dev };
     Ok(build(&["perdure"], profile)?.join("perdure"))
 }
 
@@ -157,11 +146,7 @@ struct Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
@@ -246,10 +231,7 @@ mod tests {
         assert_eq!(tally.to_string(), "43 passed, 4 failed, 4 skipped");
         assert_eq!(
             tally.closing,
-            [
-                "1 failed, 30 passed, 2 skipped, 1 error in 61.20s (0:01:01)",
-                "ok  \tperdure/e2e\t1.2s"
-            ]
+            ["1 failed, 30 passed, 2 skipped, 1 error in 61.20s (0:01:01)", "ok  \tperdure/e2e\t1.2s"]
         );
     }
 }

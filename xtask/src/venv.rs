@@ -24,14 +24,7 @@ pub fn prepare(directory: &Path, requirements: &Path) -> Result<PathBuf> {
     run(command("python3").args(["-m", "venv", "--clear"]).arg(directory))
         .context("cannot make a virtual environment (on Debian: apt-get install python3-venv)")?;
     run(command(&python)
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--requirement",
-        ])
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
         .arg(requirements))?;
     fs::write(&stamp, wanted)?;
     Ok(python)
@@ -39,16 +32,9 @@ pub fn prepare(directory: &Path, requirements: &Path) -> Result<PathBuf> {
 
 fn require_python() -> Result<()> {
     let Some(version) = version_of("python3", &["--version"])? else {
-        bail!(
-            "python3 is not installed: Python {}.{} or newer is needed",
-            MINIMUM.0,
-            MINIMUM.1
-        );
+        bail!("python3 is not installed: Python {}.{} or newer is needed", MINIMUM.0, MINIMUM.1);
     };
-    let mut numbers = version
-        .trim_start_matches("Python ")
-        .split('.')
-        .map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = version.trim_start_matches("Python ").split('.').map_while(|part| part.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) >= MINIMUM => Ok(()),
         _ => bail!("python3 is {version}: {}.{} or newer is needed", MINIMUM.0, MINIMUM.1),

@@ -50,29 +50,10 @@ impl Speaker {
         let token = token::decode(token, Kind::Activity)?;
         call.namespace_of_token(namespace, &token.namespace_id)?;
         validate::identity(&identity, call.limits())?;
-        let TaskToken {
-            namespace_id,
-            workflow_id,
-            run_id,
-            scheduled_event_id,
-            started_event_id,
-            attempt,
-            ..
-        } = token;
-        let activity = ActivityRef {
-            run_id,
-            scheduled_event_id,
-            attempt,
-            activity_id: String::new(),
-            started_event_id,
-        };
-        Ok(Self {
-            namespace_id,
-            workflow_id,
-            activity,
-            identity,
-            worker_version,
-        })
+        let TaskToken { namespace_id, workflow_id, run_id, scheduled_event_id, started_event_id, attempt, .. } = token;
+        let activity =
+            ActivityRef { run_id, scheduled_event_id, attempt, activity_id: String::new(), started_event_id };
+        Ok(Self { namespace_id, workflow_id, activity, identity, worker_version })
     }
 
     pub(crate) fn by_id(
@@ -94,18 +75,8 @@ impl Speaker {
         if !run_id.is_empty() && !validate::is_uuid(&run_id) {
             return Err(Error::invalid_argument("Invalid RunId."));
         }
-        let activity = ActivityRef {
-            run_id,
-            activity_id,
-            ..Default::default()
-        };
-        Ok(Self {
-            namespace_id,
-            workflow_id,
-            activity,
-            identity,
-            worker_version: None,
-        })
+        let activity = ActivityRef { run_id, activity_id, ..Default::default() };
+        Ok(Self { namespace_id, workflow_id, activity, identity, worker_version: None })
     }
 
     pub(crate) async fn completed(self, call: &Call<'_>, result: Option<Payloads>) -> Result<(), Error> {
@@ -142,14 +113,7 @@ impl Speaker {
             complaints.push(short.clone());
             failure = Some(short);
         }
-        self.say(
-            call,
-            Outcome::Failed(Failed {
-                failure,
-                last_heartbeat_details,
-            }),
-        )
-        .await?;
+        self.say(call, Outcome::Failed(Failed { failure, last_heartbeat_details })).await?;
         Ok(complaints)
     }
 
@@ -161,10 +125,7 @@ impl Speaker {
         if too_large(details.as_ref(), call.limits()) {
             self.say(call, failed(server_failure(HEARTBEAT_TOO_LARGE))).await?;
             // The attempt is over: the worker shall stop.
-            return Ok(RespondActivityTaskReply {
-                cancel_requested: true,
-                ..Default::default()
-            });
+            return Ok(RespondActivityTaskReply { cancel_requested: true, ..Default::default() });
         }
         self.say(call, Outcome::Heartbeat(Heartbeat { details })).await
     }
@@ -185,10 +146,7 @@ impl Speaker {
 }
 
 fn failed(failure: Failure) -> Outcome {
-    Outcome::Failed(Failed {
-        failure: Some(failure),
-        last_heartbeat_details: None,
-    })
+    Outcome::Failed(Failed { failure: Some(failure), last_heartbeat_details: None })
 }
 
 fn too_large(payloads: Option<&Payloads>, limits: &Limits) -> bool {
@@ -199,9 +157,7 @@ fn too_large(payloads: Option<&Payloads>, limits: &Limits) -> bool {
 fn server_failure(message: &str) -> Failure {
     Failure {
         message: message.to_owned(),
-        failure_info: Some(FailureInfo::ServerFailureInfo(ServerFailureInfo {
-            non_retryable: true,
-        })),
+        failure_info: Some(FailureInfo::ServerFailureInfo(ServerFailureInfo { non_retryable: true })),
         ..Default::default()
     }
 }
@@ -234,11 +190,7 @@ fn cut(failure: &Failure, causes: usize) -> Failure {
         source: cut_text(&failure.source),
         stack_trace: cut_text(&failure.stack_trace),
         failure_info,
-        cause: failure
-            .cause
-            .as_ref()
-            .filter(|_| causes > 0)
-            .map(|cause| Box::new(cut(cause, causes - 1))),
+        cause: failure.cause.as_ref().filter(|_| causes > 0).map(|cause| Box::new(cut(cause, causes - 1))),
         ..Default::default()
     }
 }
@@ -260,9 +212,7 @@ pub(crate) fn validate_failure(failure: Option<&Failure>, must_be_application: b
             && let Err(why) = validate::duration(Some(&mut delay.clone()))
             && why != "negative duration"
         {
-            return Err(Error::invalid_argument(format!(
-                "NextRetryDelay is not a valid duration: {why}"
-            )));
+            return Err(Error::invalid_argument(format!("NextRetryDelay is not a valid duration: {why}")));
         }
         next = failure.cause.as_deref();
     }
@@ -275,10 +225,7 @@ mod tests {
 
     #[test]
     fn a_huge_failure_is_cut_at_every_level() {
-        let leaf = Failure {
-            message: "é".repeat(10_000),
-            ..Default::default()
-        };
+        let leaf = Failure { message: "é".repeat(10_000), ..Default::default() };
         let failure = Failure {
             message: "m".repeat(10_000),
             cause: Some(Box::new(leaf)),
@@ -289,10 +236,7 @@ mod tests {
             })),
             ..Default::default()
         };
-        let limits = Limits {
-            blob_size_error_bytes: 20_000,
-            ..Limits::default()
-        };
+        let limits = Limits { blob_size_error_bytes: 20_000, ..Limits::default() };
         let short = shortened(Some(&failure), &limits).expect("over the limit");
         assert_eq!(short.message, FAILURE_TOO_LARGE);
         assert!(!validate::is_blob_too_large(short.encoded_len(), &limits));

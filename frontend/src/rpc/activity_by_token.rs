@@ -32,17 +32,8 @@ pub(crate) async fn respond_activity_task_completed(
     call: &Call<'_>,
     request: RespondActivityTaskCompletedRequest,
 ) -> Result<RespondActivityTaskCompletedResponse, Error> {
-    let RespondActivityTaskCompletedRequest {
-        task_token,
-        result,
-        identity,
-        namespace,
-        worker_version,
-        ..
-    } = request;
-    Speaker::by_token(call, &task_token, &namespace, identity, worker_version)?
-        .completed(call, result)
-        .await?;
+    let RespondActivityTaskCompletedRequest { task_token, result, identity, namespace, worker_version, .. } = request;
+    Speaker::by_token(call, &task_token, &namespace, identity, worker_version)?.completed(call, result).await?;
     Ok(RespondActivityTaskCompletedResponse::default())
 }
 
@@ -71,16 +62,7 @@ pub(crate) async fn respond_activity_task_canceled(
     call: &Call<'_>,
     request: RespondActivityTaskCanceledRequest,
 ) -> Result<RespondActivityTaskCanceledResponse, Error> {
-    let RespondActivityTaskCanceledRequest {
-        task_token,
-        details,
-        identity,
-        namespace,
-        worker_version,
-        ..
-    } = request;
-    Speaker::by_token(call, &task_token, &namespace, identity, worker_version)?
-        .canceled(call, details)
-        .await?;
+    let RespondActivityTaskCanceledRequest { task_token, details, identity, namespace, worker_version, .. } = request;
+    Speaker::by_token(call, &task_token, &namespace, identity, worker_version)?.canceled(call, details).await?;
     Ok(RespondActivityTaskCanceledResponse::default())
 }

@@ -15,20 +15,10 @@ pub(crate) async fn request_cancel_workflow_execution(
     mut request: RequestCancelWorkflowExecutionRequest,
 ) -> Result<RequestCancelWorkflowExecutionResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    let workflow_id = validate::execution(request.workflow_execution.as_ref(), call.limits())?
-        .workflow_id
-        .clone();
+    let workflow_id = validate::execution(request.workflow_execution.as_ref(), call.limits())?.workflow_id.clone();
     validate::request_id(&mut request.request_id, call.limits())?;
     validate::links(&request.links, &[])?;
-    let cancel = RequestCancelWorkflow {
-        request: Some(request),
-        ..Default::default()
-    };
-    call.workflow(
-        namespace.id(),
-        &workflow_id,
-        workflow_call::Command::RequestCancel(cancel),
-    )
-    .await?;
+    let cancel = RequestCancelWorkflow { request: Some(request), ..Default::default() };
+    call.workflow(namespace.id(), &workflow_id, workflow_call::Command::RequestCancel(cancel)).await?;
     Ok(RequestCancelWorkflowExecutionResponse::default())
 }

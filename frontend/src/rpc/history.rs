@@ -43,19 +43,13 @@ pub(crate) async fn get_workflow_execution_history(
     let waits = request.wait_new_event;
     let token = request.next_page_token.clone();
     let name = request.namespace.clone();
-    let read = call.workflow(
-        namespace.id(),
-        &execution.workflow_id,
-        workflow_call::Command::GetHistory(request),
-    );
+    let read = call.workflow(namespace.id(), &execution.workflow_id, workflow_call::Command::GetHistory(request));
     let reply = if waits {
         let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
         match call.news_before(until, read).await {
             Some(reply) => reply?,
             None => {
-                return Ok(nothing_new(
-                    continuation(call, namespace.id(), name, execution, token).await,
-                ));
+                return Ok(nothing_new(continuation(call, namespace.id(), name, execution, token).await));
             }
         }
     } else {
@@ -72,19 +66,10 @@ pub(crate) async fn get_workflow_execution_history_reverse(
     mut request: GetWorkflowExecutionHistoryReverseRequest,
 ) -> Result<GetWorkflowExecutionHistoryReverseResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    let workflow_id = validate::execution(request.execution.as_ref(), call.limits())?
-        .workflow_id
-        .clone();
+    let workflow_id = validate::execution(request.execution.as_ref(), call.limits())?.workflow_id.clone();
     validate_token(&request.next_page_token)?;
     request.maximum_page_size = page_size(request.maximum_page_size, call.limits());
-    match call
-        .workflow(
-            namespace.id(),
-            &workflow_id,
-            workflow_call::Command::GetHistoryReverse(request),
-        )
-        .await?
-    {
+    match call.workflow(namespace.id(), &workflow_id, workflow_call::Command::GetHistoryReverse(request)).await? {
         workflow_reply::Reply::GetHistoryReverse(page) => Ok(page),
         _ => Err(call.unexpected_reply()),
     }
@@ -105,11 +90,7 @@ fn validate_token(token: &Bytes) -> Result<(), Error> {
         }
         Err(_) => false,
     };
-    if valid {
-        Ok(())
-    } else {
-        Err(Error::invalid_argument("Invalid NextPageToken."))
-    }
+    if valid { Ok(()) } else { Err(Error::invalid_argument("Invalid NextPageToken.")) }
 }
 
 fn nothing_new(token: Bytes) -> GetWorkflowExecutionHistoryResponse {
@@ -135,26 +116,14 @@ async fn continuation(
     let mut run_id = execution.run_id.clone();
     if run_id.is_empty() {
         let workflow_id = execution.workflow_id.clone();
-        let request = DescribeWorkflowExecutionRequest {
-            namespace,
-            execution: Some(execution),
-        };
+        let request = DescribeWorkflowExecutionRequest { namespace, execution: Some(execution) };
         let look_up = call.workflow(namespace_id, &workflow_id, workflow_call::Command::Describe(request));
         let until = tokio::time::Instant::now() + LONGEST_LOOK_UP;
         if let Some(Ok(workflow_reply::Reply::Describe(found))) = call.before(until, look_up).await {
-            run_id = found
-                .workflow_execution_info
-                .and_then(|i| i.execution)
-                .map(|e| e.run_id)
-                .unwrap_or_default();
+            run_id = found.workflow_execution_info.and_then(|i| i.execution).map(|e| e.run_id).unwrap_or_default();
         }
     }
-    let token = HistoryToken {
-        run_id,
-        next_event_id: 1,
-        wait_new_event: true,
-        ..Default::default()
-    };
+    let token = HistoryToken { run_id, next_event_id: 1, wait_new_event: true, ..Default::default() };
     token.encode_to_vec().into()
 }
 
@@ -164,10 +133,7 @@ mod tests {
 
     #[test]
     fn pages_are_bounded() {
-        let limits = Limits {
-            history_page_events: 256,
-            ..Limits::default()
-        };
+        let limits = Limits { history_page_events: 256, ..Limits::default() };
         assert_eq!(page_size(0, &limits), 256);
         assert_eq!(page_size(-5, &limits), 256);
         assert_eq!(page_size(10, &limits), 10);
@@ -176,23 +142,13 @@ mod tests {
 
     #[test]
     fn a_token_of_nonsense_is_refused() {
-        let good = HistoryToken {
-            run_id: String::new(),
-            next_event_id: 5,
-            ..Default::default()
-        };
+        let good = HistoryToken { run_id: String::new(), next_event_id: 5, ..Default::default() };
         assert!(validate_token(&Bytes::new()).is_ok());
         assert!(validate_token(&good.encode_to_vec().into()).is_ok());
         assert!(validate_token(&Bytes::from_static(b"not a token")).is_err());
-        let negative = HistoryToken {
-            next_event_id: -5,
-            ..good.clone()
-        };
+        let negative = HistoryToken { next_event_id: -5, ..good.clone() };
         assert!(validate_token(&negative.encode_to_vec().into()).is_err());
-        let no_run = HistoryToken {
-            run_id: "x".into(),
-            ..good
-        };
+        let no_run = HistoryToken { run_id: "x".into(), ..good };
         assert!(validate_token(&no_run.encode_to_vec().into()).is_err());
     }
 }

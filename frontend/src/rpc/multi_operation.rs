@@ -25,10 +25,7 @@ pub(crate) async fn execute_multi_operation(
     let namespace = call.namespace_for_start(&request.namespace)?;
     let workflow_id = prepare(&mut request, call.limits())?;
     let command = workflow_call::Command::MultiOperation(request);
-    let reply = call
-        .workflow(namespace.id(), &workflow_id, command)
-        .await
-        .map_err(named)?;
+    let reply = call.workflow(namespace.id(), &workflow_id, command).await.map_err(named)?;
     let workflow_reply::Reply::MultiOperation(mut reply) = reply else {
         return Err(call.unexpected_reply());
     };
@@ -42,11 +39,7 @@ pub(crate) async fn execute_multi_operation(
 
 /// Users know the call as update-with-start. What each operation says for itself stands in the detail.
 fn named(mut error: Error) -> Error {
-    if error
-        .detail
-        .as_ref()
-        .is_some_and(|d| d.type_url.ends_with("MultiOperationExecutionFailure"))
-    {
+    if error.detail.as_ref().is_some_and(|d| d.type_url.ends_with("MultiOperationExecutionFailure")) {
         FAILED.clone_into(&mut error.message);
     }
     error
@@ -65,20 +58,14 @@ fn prepare(request: &mut ExecuteMultiOperationRequest, limits: &Limits) -> Resul
     };
     let started = prepare_start(start, &namespace, limits);
     let mut updated = prepare_update(update, &namespace, limits);
-    let updated_id = update
-        .workflow_execution
-        .as_ref()
-        .map_or("", |e| e.workflow_id.as_str());
+    let updated_id = update.workflow_execution.as_ref().map_or("", |e| e.workflow_id.as_str());
     if started.is_ok() && updated.is_ok() && updated_id != start.workflow_id {
         updated = refuse("WorkflowId is not consistent with previous operation(s).");
     }
     if started.is_ok() && updated.is_ok() {
         return Ok(start.workflow_id.clone());
     }
-    let code = [&started, &updated]
-        .iter()
-        .find_map(|r| r.as_ref().err())
-        .map_or(Code::Aborted, Error::grpc_code);
+    let code = [&started, &updated].iter().find_map(|r| r.as_ref().err()).map_or(Code::Aborted, Error::grpc_code);
     let statuses = [started, updated].map(|r| r.err().unwrap_or_else(Error::multi_operation_aborted));
     Err(Error::multi_operation(code, FAILED, statuses.into()))
 }
@@ -114,11 +101,7 @@ fn same_namespace(of_operation: &mut String, of_request: &str) -> Result<(), Err
     if of_operation.is_empty() {
         of_request.clone_into(of_operation);
     }
-    if of_operation == of_request {
-        Ok(())
-    } else {
-        refuse("Operation namespace did not match request's namespace.")
-    }
+    if of_operation == of_request { Ok(()) } else { refuse("Operation namespace did not match request's namespace.") }
 }
 
 fn not_start_and_update() -> Error {
@@ -146,26 +129,17 @@ mod tests {
         StartWorkflowExecutionRequest {
             workflow_id: workflow_id.into(),
             workflow_type: Some(WorkflowType { name: "Order".into() }),
-            task_queue: Some(TaskQueue {
-                name: "orders".into(),
-                ..Default::default()
-            }),
+            task_queue: Some(TaskQueue { name: "orders".into(), ..Default::default() }),
             ..Default::default()
         }
     }
 
     fn update(workflow_id: &str) -> UpdateWorkflowExecutionRequest {
         UpdateWorkflowExecutionRequest {
-            workflow_execution: Some(WorkflowExecution {
-                workflow_id: workflow_id.into(),
-                run_id: String::new(),
-            }),
+            workflow_execution: Some(WorkflowExecution { workflow_id: workflow_id.into(), run_id: String::new() }),
             request: Some(Request {
                 meta: Some(Meta::default()),
-                input: Some(Input {
-                    name: "add".into(),
-                    ..Default::default()
-                }),
+                input: Some(Input { name: "add".into(), ..Default::default() }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -179,12 +153,8 @@ mod tests {
         ExecuteMultiOperationRequest {
             namespace: "default".into(),
             operations: vec![
-                Item {
-                    operation: Some(Operation::StartWorkflow(start)),
-                },
-                Item {
-                    operation: Some(Operation::UpdateWorkflow(update)),
-                },
+                Item { operation: Some(Operation::StartWorkflow(start)) },
+                Item { operation: Some(Operation::UpdateWorkflow(update)) },
             ],
             ..Default::default()
         }
@@ -202,9 +172,7 @@ mod tests {
     fn both_operations_get_the_namespace() {
         let mut request = request(start("w"), update("w"));
         assert_eq!(prepare(&mut request, &Limits::default()).expect("valid"), "w");
-        let Some(Operation::UpdateWorkflow(update)) = &request.operations[1].operation else {
-            panic!("an update")
-        };
+        let Some(Operation::UpdateWorkflow(update)) = &request.operations[1].operation else { panic!("an update") };
         assert_eq!(update.namespace, "default");
     }
 
@@ -216,42 +184,15 @@ mod tests {
             assert_eq!(statuses(&error), expect);
         };
         const ABORTED: &str = "Operation was aborted.";
-        check(
-            start("w"),
-            update("v"),
-            [ABORTED, "WorkflowId is not consistent with previous operation(s)."],
-        );
-        let cron = StartWorkflowExecutionRequest {
-            cron_schedule: "* * * * *".into(),
-            ..start("w")
-        };
+        check(start("w"), update("v"), [ABORTED, "WorkflowId is not consistent with previous operation(s)."]);
+        let cron = StartWorkflowExecutionRequest { cron_schedule: "* * * * *".into(), ..start("w") };
         check(cron, update("w"), ["CronSchedule is not allowed.", ABORTED]);
-        let eager = StartWorkflowExecutionRequest {
-            request_eager_execution: true,
-            ..start("w")
-        };
-        check(
-            eager,
-            update(""),
-            [
-                "RequestEagerExecution is not supported.",
-                "WorkflowId is not set on request.",
-            ],
-        );
-        let chained = UpdateWorkflowExecutionRequest {
-            first_execution_run_id: "r".into(),
-            ..update("w")
-        };
+        let eager = StartWorkflowExecutionRequest { request_eager_execution: true, ..start("w") };
+        check(eager, update(""), ["RequestEagerExecution is not supported.", "WorkflowId is not set on request."]);
+        let chained = UpdateWorkflowExecutionRequest { first_execution_run_id: "r".into(), ..update("w") };
         check(start("w"), chained, [ABORTED, "FirstExecutionRunId is not allowed."]);
-        let elsewhere = UpdateWorkflowExecutionRequest {
-            namespace: "other".into(),
-            ..update("w")
-        };
-        check(
-            start("w"),
-            elsewhere,
-            [ABORTED, "Operation namespace did not match request's namespace."],
-        );
+        let elsewhere = UpdateWorkflowExecutionRequest { namespace: "other".into(), ..update("w") };
+        check(start("w"), elsewhere, [ABORTED, "Operation namespace did not match request's namespace."]);
     }
 
     #[test]

@@ -32,11 +32,7 @@ pub(crate) async fn describe_namespace(
     let (name, id) = (request.namespace.as_str(), request.id.as_str());
     let registry = call.frontend().namespaces();
     let find = || {
-        if id.is_empty() {
-            registry.by_name(name)
-        } else {
-            registry.by_id(id)
-        }
+        if id.is_empty() { registry.by_name(name) } else { registry.by_id(id) }
     };
     match (name.is_empty(), id.is_empty()) {
         (true, true) => return Err(crate::call::namespace_not_set()),
@@ -61,21 +57,13 @@ pub(crate) async fn list_namespaces(
     call: &Call<'_>,
     request: ListNamespacesRequest,
 ) -> Result<ListNamespacesResponse, Error> {
-    let size = usize::try_from(request.page_size)
-        .ok()
-        .filter(|n| *n > 0)
-        .unwrap_or(DEFAULT_PAGE)
-        .min(LARGEST_PAGE);
+    let size = usize::try_from(request.page_size).ok().filter(|n| *n > 0).unwrap_or(DEFAULT_PAGE).min(LARGEST_PAGE);
     // The token is the last name of the page before.
     let after =
         std::str::from_utf8(&request.next_page_token).map_err(|_| Error::invalid_argument("Invalid NextPageToken."))?;
     let with_deleted = request.namespace_filter.is_some_and(|f| f.include_deleted);
     let all = call.frontend().namespaces().all();
-    let start = if after.is_empty() {
-        Bound::Unbounded
-    } else {
-        Bound::Excluded(after)
-    };
+    let start = if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(after) };
     let mut rest = all
         .iter()
         .filter(|n| match start {
@@ -90,10 +78,7 @@ pub(crate) async fn list_namespaces(
     };
     let (limits, info) = (call.limits(), call.frontend().info());
     let namespaces = page.into_iter().map(|n| describe(n, limits, info)).collect();
-    Ok(ListNamespacesResponse {
-        namespaces,
-        next_page_token,
-    })
+    Ok(ListNamespacesResponse { namespaces, next_page_token })
 }
 
 fn describe(namespace: &Namespace, limits: &Limits, info: &ClusterInfo) -> DescribeNamespaceResponse {
@@ -150,10 +135,7 @@ pub(crate) fn config_of(record: &NamespaceRecord) -> NamespaceConfig {
 pub(crate) fn replication_of(info: &ClusterInfo) -> NamespaceReplicationConfig {
     NamespaceReplicationConfig {
         active_cluster_name: info.cluster_name.clone(),
-        clusters: vec![ClusterReplicationConfig {
-            cluster_name: info.cluster_name.clone(),
-            ..Default::default()
-        }],
+        clusters: vec![ClusterReplicationConfig { cluster_name: info.cluster_name.clone(), ..Default::default() }],
         state: ReplicationState::Normal as i32,
     }
 }

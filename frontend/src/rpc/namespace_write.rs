@@ -37,9 +37,7 @@ pub(crate) async fn register_namespace(
     }
     validate::namespace_name(&request.namespace, call.limits())?;
     if request.is_global_namespace {
-        return Err(Error::invalid_argument(
-            "Cannot register global namespace when not enabled",
-        ));
+        return Err(Error::invalid_argument("Cannot register global namespace when not enabled"));
     }
     let retention_ns = retention(request.workflow_execution_retention_period)?.0;
     let record = NamespaceRecord {
@@ -54,9 +52,7 @@ pub(crate) async fn register_namespace(
     };
     let (id, name) = (record.id.clone(), record.name.clone());
     if !call.frontend().namespaces().create(record).await? {
-        return Err(Error::namespace_already_exists(format!(
-            "Namespace {name:?} already exists"
-        )));
+        return Err(Error::namespace_already_exists(format!("Namespace {name:?} already exists")));
     }
     tracing::info!(namespace = name, namespace_id = id, "namespace registered");
     Ok(RegisterNamespaceResponse::default())
@@ -108,12 +104,7 @@ async fn change(
 }
 
 fn apply(record: &mut NamespaceRecord, request: &UpdateNamespaceRequest) -> Result<(), Error> {
-    if request.promote_namespace
-        || request
-            .replication_config
-            .as_ref()
-            .is_some_and(|r| r.clusters.len() > 1)
-    {
+    if request.promote_namespace || request.replication_config.as_ref().is_some_and(|r| r.clusters.len() > 1) {
         return Err(Error::invalid_argument(format!(
             "global namespace is not enabled on this cluster, cannot update global namespace or promote local \
              namespace: {}",
@@ -137,10 +128,7 @@ fn apply(record: &mut NamespaceRecord, request: &UpdateNamespaceRequest) -> Resu
         if config.workflow_execution_retention_ttl.is_some() {
             record.retention_ns = retention(config.workflow_execution_retention_ttl)?.0;
         }
-        aliases(
-            &mut record.custom_search_attribute_aliases,
-            &config.custom_search_attribute_aliases,
-        )?;
+        aliases(&mut record.custom_search_attribute_aliases, &config.custom_search_attribute_aliases)?;
     }
     Ok(())
 }
@@ -150,11 +138,7 @@ fn retention(retention: Option<prost_types::Duration>) -> Result<Duration, Error
     let mut retention = retention.ok_or_else(refused)?;
     validate::duration(Some(&mut retention)).map_err(|_| refused())?;
     let retention = Duration::from_proto(Some(&retention));
-    if retention < SHORTEST_RETENTION {
-        Err(refused())
-    } else {
-        Ok(retention)
-    }
+    if retention < SHORTEST_RETENTION { Err(refused()) } else { Ok(retention) }
 }
 
 fn state_change(old: i32, new: i32) -> Result<(), Error> {
@@ -174,9 +158,7 @@ fn aliases(current: &mut HashMap<String, String>, changes: &HashMap<String, Stri
         } else if current.values().any(|taken| taken == alias) {
             // As it is wanted already.
         } else if current.contains_key(field) {
-            return Err(Error::invalid_argument(
-                "Custom search attribute field name already allocated.",
-            ));
+            return Err(Error::invalid_argument("Custom search attribute field name already allocated."));
         } else {
             current.insert(field.clone(), alias.clone());
         }

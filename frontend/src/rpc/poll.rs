@@ -31,13 +31,8 @@ pub(crate) async fn poll_workflow_task_queue(
     let namespace = call.namespace(&request.namespace)?;
     validate::identity(&request.identity, call.limits())?;
     #[allow(deprecated)]
-    versioning(
-        request.worker_version_capabilities.as_ref(),
-        request.deployment_options.as_ref(),
-    )?;
-    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?
-        .name
-        .clone();
+    versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref())?;
+    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?.name.clone();
     let command = matching_call::Command::PollWorkflowTask(PollWorkflowTask { request: Some(request) });
     let until = call.long_poll_until(LONGEST_POLL);
     let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
@@ -56,15 +51,10 @@ pub(crate) async fn poll_activity_task_queue(
     mut request: PollActivityTaskQueueRequest,
 ) -> Result<PollActivityTaskQueueResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?
-        .name
-        .clone();
+    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?.name.clone();
     validate::identity(&request.identity, call.limits())?;
     #[allow(deprecated)]
-    versioning(
-        request.worker_version_capabilities.as_ref(),
-        request.deployment_options.as_ref(),
-    )?;
+    versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref())?;
     let command = matching_call::Command::PollActivityTask(PollActivityTask { request: Some(request) });
     let until = call.long_poll_until(LONGEST_POLL);
     let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
@@ -94,9 +84,7 @@ fn versioning(
         return Ok(());
     }
     if deployment.deployment_name.is_empty() || deployment.build_id.is_empty() {
-        return Err(Error::invalid_argument(
-            "Deployment name and build id must be set together.",
-        ));
+        return Err(Error::invalid_argument("Deployment name and build id must be set together."));
     }
     Err(Error::unimplemented("Worker versioning"))
 }

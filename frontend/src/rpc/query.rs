@@ -109,11 +109,7 @@ impl Asked<'_> {
             query: Some(self.query.clone()),
         };
         let command = matching_call::Command::Query(task);
-        match self
-            .call
-            .matching_until(Some(until), self.namespace_id, task_queue, command)
-            .await?
-        {
+        match self.call.matching_until(Some(until), self.namespace_id, task_queue, command).await? {
             matching_reply::Reply::Query(answer) => Ok(answer),
             _ => Err(self.call.unexpected_reply()),
         }
@@ -122,14 +118,8 @@ impl Asked<'_> {
     /// The cached run is gone with its worker: the next workflow task need not wait there too. A closed run has nothing
     /// to reset.
     async fn reset_sticky(&self, run_id: &str) {
-        let execution = WorkflowExecution {
-            workflow_id: self.workflow_id.to_owned(),
-            run_id: run_id.to_owned(),
-        };
-        let request = ResetStickyTaskQueueRequest {
-            namespace: self.namespace.to_owned(),
-            execution: Some(execution),
-        };
+        let execution = WorkflowExecution { workflow_id: self.workflow_id.to_owned(), run_id: run_id.to_owned() };
+        let request = ResetStickyTaskQueueRequest { namespace: self.namespace.to_owned(), execution: Some(execution) };
         let command = workflow_call::Command::ResetSticky(request);
         if let Err(error) = self.call.workflow(self.namespace_id, self.workflow_id, command).await {
             tracing::debug!(%error, workflow_id = self.workflow_id, "stickiness not reset");
@@ -138,8 +128,5 @@ impl Asked<'_> {
 }
 
 fn timed_out() -> Error {
-    Error::new(
-        Code::DeadlineExceeded,
-        "query timed out before a worker could process it",
-    )
+    Error::new(Code::DeadlineExceeded, "query timed out before a worker could process it")
 }

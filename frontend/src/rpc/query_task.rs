@@ -24,11 +24,6 @@ pub(crate) async fn respond_query_task_completed(
         request.failure = None;
         request.error_message = error.message;
     }
-    call.matching(
-        &token.namespace_id,
-        &token.task_queue,
-        matching_call::Command::RespondQuery(request),
-    )
-    .await?;
+    call.matching(&token.namespace_id, &token.task_queue, matching_call::Command::RespondQuery(request)).await?;
     Ok(RespondQueryTaskCompletedResponse::default())
 }

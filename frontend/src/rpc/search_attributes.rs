@@ -14,9 +14,7 @@ pub(crate) async fn get_search_attributes(
     _call: &Call<'_>,
     _request: GetSearchAttributesRequest,
 ) -> Result<GetSearchAttributesResponse, Error> {
-    Ok(GetSearchAttributesResponse {
-        keys: system().map(|(name, kind)| (name.to_owned(), kind as i32)).collect(),
-    })
+    Ok(GetSearchAttributesResponse { keys: system().map(|(name, kind)| (name.to_owned(), kind as i32)).collect() })
 }
 
 /// The namespace may be left out: the system's attributes are the same everywhere.

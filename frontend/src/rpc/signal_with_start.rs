@@ -24,11 +24,7 @@ pub(crate) async fn signal_with_start_workflow_execution(
     prepare(&mut request, call.limits())?;
     let workflow_id = request.workflow_id.clone();
     match call
-        .workflow(
-            namespace.id(),
-            &workflow_id,
-            workflow_call::Command::SignalWithStart(Box::new(request)),
-        )
+        .workflow(namespace.id(), &workflow_id, workflow_call::Command::SignalWithStart(Box::new(request)))
         .await?
     {
         workflow_reply::Reply::SignalWithStart(reply) => Ok(reply),
@@ -45,10 +41,7 @@ fn prepare(request: &mut SignalWithStartWorkflowExecutionRequest, limits: &Limit
     validate::user_task_queue(request.task_queue.as_mut(), limits)?;
     validate::request_id(&mut request.request_id, limits)?;
     timeouts([
-        (
-            "WorkflowExecutionTimeoutSeconds",
-            request.workflow_execution_timeout.as_mut(),
-        ),
+        ("WorkflowExecutionTimeoutSeconds", request.workflow_execution_timeout.as_mut()),
         ("WorkflowRunTimeoutSeconds", request.workflow_run_timeout.as_mut()),
         ("WorkflowTaskTimeoutSeconds", request.workflow_task_timeout.as_mut()),
     ])?;
@@ -68,11 +61,7 @@ fn prepare(request: &mut SignalWithStartWorkflowExecutionRequest, limits: &Limit
     search_attributes::validate(request.search_attributes.as_ref())?;
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, &[])?;
-    refuse_unbuilt(
-        &[],
-        request.versioning_override.as_ref(),
-        request.time_skipping_config.as_ref(),
-    )?;
+    refuse_unbuilt(&[], request.versioning_override.as_ref(), request.time_skipping_config.as_ref())?;
     validate::payloads(request.input.as_ref(), limits)?;
     validate::payloads(request.signal_input.as_ref(), limits)?;
     memo(validate::size(request.memo.as_ref()), limits)
@@ -105,10 +94,7 @@ mod tests {
             namespace: "default".into(),
             workflow_id: "w".into(),
             workflow_type: Some(WorkflowType { name: "Order".into() }),
-            task_queue: Some(TaskQueue {
-                name: "orders".into(),
-                ..Default::default()
-            }),
+            task_queue: Some(TaskQueue { name: "orders".into(), ..Default::default() }),
             signal_name: "approve".into(),
             ..Default::default()
         }
@@ -117,27 +103,19 @@ mod tests {
     fn check(change: impl FnOnce(&mut SignalWithStartWorkflowExecutionRequest), expect: Result<(), &str>) {
         let mut request = request();
         change(&mut request);
-        assert_eq!(
-            prepare(&mut request, &Limits::default()).map_err(|e| e.message),
-            expect.map_err(str::to_owned)
-        );
+        assert_eq!(prepare(&mut request, &Limits::default()).map_err(|e| e.message), expect.map_err(str::to_owned));
     }
 
     #[test]
     fn rules() {
         check(|_| {}, Ok(()));
         check(|r| r.signal_name.clear(), Err("signal not set"));
-        check(
-            |r| r.signal_name = "s".repeat(1001),
-            Err("signal name exceeds maximum allowed length (1001/1000)"),
-        );
+        check(|r| r.signal_name = "s".repeat(1001), Err("signal name exceeds maximum allowed length (1001/1000)"));
         check(|r| r.workflow_type = None, Err("workflow type not set"));
         check(
             |r| r.workflow_id_conflict_policy = WorkflowIdConflictPolicy::Fail as i32,
-            Err(
-                "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this \
-                 operation.",
-            ),
+            Err("Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this \
+                 operation."),
         );
     }
 
@@ -145,14 +123,8 @@ mod tests {
     fn by_default_the_existing_run_is_signaled() {
         let mut request = request();
         prepare(&mut request, &Limits::default()).expect("valid");
-        assert_eq!(
-            request.workflow_id_conflict_policy,
-            WorkflowIdConflictPolicy::UseExisting as i32
-        );
-        assert_eq!(
-            request.workflow_id_reuse_policy,
-            WorkflowIdReusePolicy::AllowDuplicate as i32
-        );
+        assert_eq!(request.workflow_id_conflict_policy, WorkflowIdConflictPolicy::UseExisting as i32);
+        assert_eq!(request.workflow_id_reuse_policy, WorkflowIdReusePolicy::AllowDuplicate as i32);
         assert!(!request.request_id.is_empty());
     }
 }

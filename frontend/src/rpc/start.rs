@@ -21,10 +21,7 @@ pub(crate) async fn start_workflow_execution(
     let namespace = call.namespace_for_start(&request.namespace)?;
     prepare(&mut request, call.limits())?;
     let workflow_id = request.workflow_id.clone();
-    let command = workflow_call::Command::Start(Box::new(StartWorkflow {
-        request: Some(request),
-        parent: None,
-    }));
+    let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), parent: None }));
     match call.workflow(namespace.id(), &workflow_id, command).await? {
         workflow_reply::Reply::Start(mut reply) => {
             hand_out(call, &mut reply);
@@ -54,10 +51,7 @@ pub(crate) fn prepare(request: &mut StartWorkflowExecutionRequest, limits: &Limi
     workflow_type(request.workflow_type.as_ref(), limits)?;
     validate::user_task_queue(request.task_queue.as_mut(), limits)?;
     timeouts([
-        (
-            "WorkflowExecutionTimeoutSeconds",
-            request.workflow_execution_timeout.as_mut(),
-        ),
+        ("WorkflowExecutionTimeoutSeconds", request.workflow_execution_timeout.as_mut()),
         ("WorkflowRunTimeoutSeconds", request.workflow_run_timeout.as_mut()),
         ("WorkflowTaskTimeoutSeconds", request.workflow_task_timeout.as_mut()),
     ])?;
@@ -67,9 +61,7 @@ pub(crate) fn prepare(request: &mut StartWorkflowExecutionRequest, limits: &Limi
         && options.attach_completion_callbacks
         && !options.attach_request_id
     {
-        return Err(Error::invalid_argument(
-            "attaching request ID is required for attaching completion callbacks",
-        ));
+        return Err(Error::invalid_argument("attaching request ID is required for attaching completion callbacks"));
     }
     search_attributes::validate(request.search_attributes.as_ref())?;
     validate::priority(request.priority.as_ref())?;
@@ -129,9 +121,7 @@ pub(crate) fn default_id_policies(reuse: &mut i32, conflict: &mut i32, default_c
 
 pub(crate) fn start_delay(cron: &str, delay: Option<&mut prost_types::Duration>) -> Result<(), Error> {
     if !cron.is_empty() && delay.is_some() {
-        return Err(Error::invalid_argument(
-            "CronSchedule and WorkflowStartDelay may not be used together.",
-        ));
+        return Err(Error::invalid_argument("CronSchedule and WorkflowStartDelay may not be used together."));
     }
     timeouts([("WorkflowStartDelaySeconds", delay)])
 }
@@ -188,10 +178,7 @@ mod tests {
             namespace: "default".into(),
             workflow_id: "w".into(),
             workflow_type: Some(WorkflowType { name: "Order".into() }),
-            task_queue: Some(TaskQueue {
-                name: "orders".into(),
-                ..Default::default()
-            }),
+            task_queue: Some(TaskQueue { name: "orders".into(), ..Default::default() }),
             ..Default::default()
         }
     }
@@ -201,11 +188,7 @@ mod tests {
         change(&mut request);
         let got = prepare(
             &mut request,
-            &Limits {
-                blob_size_error_bytes: 100,
-                memo_size_error_bytes: 50,
-                ..Limits::default()
-            },
+            &Limits { blob_size_error_bytes: 100, memo_size_error_bytes: 50, ..Limits::default() },
         );
         assert_eq!(got.map_err(|e| e.message), expect.map_err(str::to_owned));
     }
@@ -215,34 +198,22 @@ mod tests {
     }
 
     fn payload(bytes: usize) -> Payload {
-        Payload {
-            data: vec![0; bytes].into(),
-            ..Default::default()
-        }
+        Payload { data: vec![0; bytes].into(), ..Default::default() }
     }
 
     #[test]
     fn names() {
         check(|_| {}, Ok(()));
         check(|r| r.workflow_id.clear(), Err("WorkflowId is not set on request."));
-        check(
-            |r| r.workflow_id = "w".repeat(1001),
-            Err("WorkflowId exceeds maximum allowed length (1001/1000)"),
-        );
+        check(|r| r.workflow_id = "w".repeat(1001), Err("WorkflowId exceeds maximum allowed length (1001/1000)"));
         check(|r| r.workflow_type = None, Err("WorkflowType is not set on request."));
         check(
             |r| r.workflow_type = Some(WorkflowType { name: "t".repeat(1001) }),
             Err("WorkflowType length exceeds limit."),
         );
         check(|r| r.task_queue = None, Err("taskQueue is not set"));
-        check(
-            |r| r.task_queue = Some(TaskQueue::default()),
-            Err("missing task queue name"),
-        );
-        check(
-            |r| r.request_id = "r".repeat(1001),
-            Err("RequestId length exceeds limit."),
-        );
+        check(|r| r.task_queue = Some(TaskQueue::default()), Err("missing task queue name"));
+        check(|r| r.request_id = "r".repeat(1001), Err("RequestId length exceeds limit."));
     }
 
     #[test]
@@ -271,40 +242,17 @@ mod tests {
             Err("CronSchedule and WorkflowStartDelay may not be used together."),
         );
         check(
-            |r| {
-                r.retry_policy = Some(RetryPolicy {
-                    maximum_attempts: -1,
-                    ..Default::default()
-                })
-            },
+            |r| r.retry_policy = Some(RetryPolicy { maximum_attempts: -1, ..Default::default() }),
             Err("MaximumAttempts cannot be negative on retry policy."),
         );
     }
 
     #[test]
     fn sizes() {
+        check(|r| r.input = Some(Payloads { payloads: vec![payload(50)] }), Ok(()));
+        check(|r| r.input = Some(Payloads { payloads: vec![payload(100)] }), Err("Blob data size exceeds limit."));
         check(
-            |r| {
-                r.input = Some(Payloads {
-                    payloads: vec![payload(50)],
-                })
-            },
-            Ok(()),
-        );
-        check(
-            |r| {
-                r.input = Some(Payloads {
-                    payloads: vec![payload(100)],
-                })
-            },
-            Err("Blob data size exceeds limit."),
-        );
-        check(
-            |r| {
-                r.memo = Some(Memo {
-                    fields: [("note".to_owned(), payload(50))].into(),
-                })
-            },
+            |r| r.memo = Some(Memo { fields: [("note".to_owned(), payload(50))].into() }),
             Err("Memo size exceeds limit."),
         );
     }
@@ -338,10 +286,8 @@ mod tests {
         );
         check(
             |r| {
-                r.on_conflict_options = Some(OnConflictOptions {
-                    attach_completion_callbacks: true,
-                    ..Default::default()
-                });
+                r.on_conflict_options =
+                    Some(OnConflictOptions { attach_completion_callbacks: true, ..Default::default() });
             },
             Err("attaching request ID is required for attaching completion callbacks"),
         );
@@ -353,14 +299,8 @@ mod tests {
         let mut request = request();
         request.workflow_id_reuse_policy = WorkflowIdReusePolicy::TerminateIfRunning as i32;
         prepare(&mut request, &Limits::default()).expect("valid");
-        assert_eq!(
-            request.workflow_id_reuse_policy,
-            WorkflowIdReusePolicy::AllowDuplicate as i32
-        );
-        assert_eq!(
-            request.workflow_id_conflict_policy,
-            WorkflowIdConflictPolicy::TerminateExisting as i32
-        );
+        assert_eq!(request.workflow_id_reuse_policy, WorkflowIdReusePolicy::AllowDuplicate as i32);
+        assert_eq!(request.workflow_id_conflict_policy, WorkflowIdConflictPolicy::TerminateExisting as i32);
         assert!(validate::is_uuid(&request.request_id));
     }
 }

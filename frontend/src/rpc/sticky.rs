@@ -13,14 +13,7 @@ pub(crate) async fn reset_sticky_task_queue(
     request: ResetStickyTaskQueueRequest,
 ) -> Result<ResetStickyTaskQueueResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    let workflow_id = validate::execution(request.execution.as_ref(), call.limits())?
-        .workflow_id
-        .clone();
-    call.workflow(
-        namespace.id(),
-        &workflow_id,
-        workflow_call::Command::ResetSticky(request),
-    )
-    .await?;
+    let workflow_id = validate::execution(request.execution.as_ref(), call.limits())?.workflow_id.clone();
+    call.workflow(namespace.id(), &workflow_id, workflow_call::Command::ResetSticky(request)).await?;
     Ok(ResetStickyTaskQueueResponse::default())
 }

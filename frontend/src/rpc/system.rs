@@ -61,21 +61,12 @@ pub(crate) async fn get_cluster_info(
     _request: GetClusterInfoRequest,
 ) -> Result<GetClusterInfoResponse, Error> {
     let info = call.frontend().info().clone();
-    let release = ReleaseInfo {
-        version: info.server_version.clone(),
-        ..Default::default()
-    };
+    let release = ReleaseInfo { version: info.server_version.clone(), ..Default::default() };
     Ok(GetClusterInfoResponse {
-        supported_clients: SUPPORTED_CLIENTS
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect(),
+        supported_clients: SUPPORTED_CLIENTS.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         server_version: info.server_version,
         cluster_id: info.cluster_id,
-        version_info: Some(VersionInfo {
-            current: Some(release),
-            ..Default::default()
-        }),
+        version_info: Some(VersionInfo { current: Some(release), ..Default::default() }),
         cluster_name: info.cluster_name,
         history_shard_count: i32::try_from(info.shard_count).unwrap_or(i32::MAX),
         persistence_store: info.persistence_store,

@@ -38,10 +38,7 @@ pub(crate) async fn describe_task_queue(
     if request.task_queue_types.is_empty() {
         request.task_queue_types = vec![TaskQueueType::Workflow as i32, TaskQueueType::Activity as i32];
     }
-    match call
-        .matching(namespace.id(), &name, matching_call::Command::Describe(request))
-        .await?
-    {
+    match call.matching(namespace.id(), &name, matching_call::Command::Describe(request)).await? {
         matching_reply::Reply::Describe(reply) => Ok(reply),
         _ => Err(call.unexpected_reply()),
     }
@@ -52,13 +49,8 @@ pub(crate) async fn list_task_queue_partitions(
     mut request: ListTaskQueuePartitionsRequest,
 ) -> Result<ListTaskQueuePartitionsResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    let name = validate::task_queue(request.task_queue.as_mut(), call.limits())?
-        .name
-        .clone();
-    match call
-        .matching(namespace.id(), &name, matching_call::Command::ListPartitions(request))
-        .await?
-    {
+    let name = validate::task_queue(request.task_queue.as_mut(), call.limits())?.name.clone();
+    match call.matching(namespace.id(), &name, matching_call::Command::ListPartitions(request)).await? {
         matching_reply::Reply::ListPartitions(reply) => Ok(reply),
         _ => Err(call.unexpected_reply()),
     }

@@ -18,9 +18,7 @@ pub(crate) async fn terminate_workflow_execution(
 ) -> Result<TerminateWorkflowExecutionResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
     let limits = call.limits();
-    let workflow_id = validate::execution(request.workflow_execution.as_ref(), limits)?
-        .workflow_id
-        .clone();
+    let workflow_id = validate::execution(request.workflow_execution.as_ref(), limits)?.workflow_id.clone();
     validate::links(&request.links, &[])?;
     validate::payloads(request.details.as_ref(), limits)?;
     if request.reason.is_empty() {
@@ -29,15 +27,7 @@ pub(crate) async fn terminate_workflow_execution(
     if request.identity.is_empty() {
         request.identity = DEFAULT_IDENTITY.to_owned();
     }
-    let terminate = TerminateWorkflow {
-        request: Some(request),
-        ..Default::default()
-    };
-    call.workflow(
-        namespace.id(),
-        &workflow_id,
-        workflow_call::Command::Terminate(terminate),
-    )
-    .await?;
+    let terminate = TerminateWorkflow { request: Some(request), ..Default::default() };
+    call.workflow(namespace.id(), &workflow_id, workflow_call::Command::Terminate(terminate)).await?;
     Ok(TerminateWorkflowExecutionResponse::default())
 }

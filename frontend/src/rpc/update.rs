@@ -30,15 +30,8 @@ pub(crate) async fn update_workflow_execution(
 ) -> Result<UpdateWorkflowExecutionResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
     prepare(&mut request, call.limits())?;
-    let workflow_id = request
-        .workflow_execution
-        .as_ref()
-        .map(|e| e.workflow_id.clone())
-        .unwrap_or_default();
-    match call
-        .workflow(namespace.id(), &workflow_id, workflow_call::Command::Update(request))
-        .await?
-    {
+    let workflow_id = request.workflow_execution.as_ref().map(|e| e.workflow_id.clone()).unwrap_or_default();
+    match call.workflow(namespace.id(), &workflow_id, workflow_call::Command::Update(request)).await? {
         workflow_reply::Reply::Update(reply) => Ok(reply),
         _ => Err(call.unexpected_reply()),
     }
@@ -77,10 +70,8 @@ pub(crate) fn prepare(request: &mut UpdateWorkflowExecutionRequest, limits: &Lim
             "UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.",
         ));
     }
-    let (links, callbacks) = request
-        .request
-        .as_ref()
-        .map_or((&[][..], &[][..]), |u| (&u.links[..], &u.completion_callbacks[..]));
+    let (links, callbacks) =
+        request.request.as_ref().map_or((&[][..], &[][..]), |u| (&u.links[..], &u.completion_callbacks[..]));
     validate::links(links, callbacks)?;
     refuse_unbuilt(callbacks, None, None)
 }
@@ -91,26 +82,15 @@ pub(crate) async fn poll_workflow_execution_update(
 ) -> Result<PollWorkflowExecutionUpdateResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
     let update = prepare_poll(&mut request, call.limits())?;
-    let workflow_id = update
-        .workflow_execution
-        .as_ref()
-        .map(|e| e.workflow_id.clone())
-        .unwrap_or_default();
-    let read = call.workflow(
-        namespace.id(),
-        &workflow_id,
-        workflow_call::Command::PollUpdate(request),
-    );
+    let workflow_id = update.workflow_execution.as_ref().map(|e| e.workflow_id.clone()).unwrap_or_default();
+    let read = call.workflow(namespace.id(), &workflow_id, workflow_call::Command::PollUpdate(request));
     let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
     match call.news_before(until, read).await {
         Some(Ok(workflow_reply::Reply::PollUpdate(reply))) => Ok(reply),
         Some(Ok(_)) => Err(call.unexpected_reply()),
         Some(Err(error)) => Err(error),
         // The stage "unspecified" says: not there yet, poll again.
-        None => Ok(PollWorkflowExecutionUpdateResponse {
-            update_ref: Some(update),
-            ..Default::default()
-        }),
+        None => Ok(PollWorkflowExecutionUpdateResponse { update_ref: Some(update), ..Default::default() }),
     }
 }
 
@@ -142,19 +122,10 @@ mod tests {
     fn request() -> UpdateWorkflowExecutionRequest {
         UpdateWorkflowExecutionRequest {
             namespace: "default".into(),
-            workflow_execution: Some(WorkflowExecution {
-                workflow_id: "w".into(),
-                run_id: String::new(),
-            }),
+            workflow_execution: Some(WorkflowExecution { workflow_id: "w".into(), run_id: String::new() }),
             request: Some(Request {
-                meta: Some(Meta {
-                    update_id: "u".into(),
-                    ..Default::default()
-                }),
-                input: Some(Input {
-                    name: "add".into(),
-                    ..Default::default()
-                }),
+                meta: Some(Meta { update_id: "u".into(), ..Default::default() }),
+                input: Some(Input { name: "add".into(), ..Default::default() }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -164,10 +135,7 @@ mod tests {
     fn check(change: impl FnOnce(&mut UpdateWorkflowExecutionRequest), expect: Result<(), &str>) {
         let mut request = request();
         change(&mut request);
-        assert_eq!(
-            prepare(&mut request, &Limits::default()).map_err(|e| e.message),
-            expect.map_err(str::to_owned)
-        );
+        assert_eq!(prepare(&mut request, &Limits::default()).map_err(|e| e.message), expect.map_err(str::to_owned));
     }
 
     fn update(r: &mut UpdateWorkflowExecutionRequest) -> &mut Request {
@@ -181,25 +149,13 @@ mod tests {
         check(|r| r.request = None, Err("Update meta is not set on request."));
         check(|r| update(r).meta = None, Err("Update meta is not set on request."));
         check(|r| update(r).input = None, Err("Update input is not set on request."));
+        check(|r| update(r).input = Some(Input::default()), Err("Update name is not set on request."));
         check(
-            |r| update(r).input = Some(Input::default()),
-            Err("Update name is not set on request."),
-        );
-        check(
-            |r| {
-                update(r).meta = Some(Meta {
-                    update_id: "u".repeat(1001),
-                    ..Default::default()
-                })
-            },
+            |r| update(r).meta = Some(Meta { update_id: "u".repeat(1001), ..Default::default() }),
             Err("UpdateId length exceeds limit."),
         );
         check(
-            |r| {
-                r.wait_policy = Some(WaitPolicy {
-                    lifecycle_stage: Stage::Admitted as i32,
-                })
-            },
+            |r| r.wait_policy = Some(WaitPolicy { lifecycle_stage: Stage::Admitted as i32 }),
             Err("UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported."),
         );
     }
@@ -209,10 +165,7 @@ mod tests {
         let mut request = request();
         update(&mut request).meta = Some(Meta::default());
         prepare(&mut request, &Limits::default()).expect("valid");
-        assert_eq!(
-            request.wait_policy.map(|p| p.lifecycle_stage),
-            Some(Stage::Completed as i32)
-        );
+        assert_eq!(request.wait_policy.map(|p| p.lifecycle_stage), Some(Stage::Completed as i32));
         let id = request.request.and_then(|u| u.meta).map(|m| m.update_id).expect("set");
         assert!(validate::is_uuid(&id));
     }

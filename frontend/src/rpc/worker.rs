@@ -38,8 +38,6 @@ pub(crate) async fn record_worker_heartbeat(
     request: RecordWorkerHeartbeatRequest,
 ) -> Result<RecordWorkerHeartbeatResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    call.frontend()
-        .workers()
-        .record(namespace.id(), request.worker_heartbeat);
+    call.frontend().workers().record(namespace.id(), request.worker_heartbeat);
     Ok(RecordWorkerHeartbeatResponse::default())
 }

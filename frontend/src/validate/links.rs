@@ -23,28 +23,17 @@ pub(crate) fn links(links: &[Link], callbacks: &[Callback]) -> Result<(), Error>
             "cannot attach more than {MOST_LINKS} links per request, got {count}"
         )));
     }
-    links
-        .iter()
-        .chain(callbacks.iter().flat_map(|c| &c.links))
-        .try_for_each(one)
+    links.iter().chain(callbacks.iter().flat_map(|c| &c.links)).try_for_each(one)
 }
 
 fn one(link: &Link) -> Result<(), Error> {
     let bytes = link.encoded_len();
     if bytes > LARGEST_LINK_BYTES {
-        return Err(Error::invalid_argument(format!(
-            "link exceeds allowed size of {LARGEST_LINK_BYTES}, got {bytes}"
-        )));
+        return Err(Error::invalid_argument(format!("link exceeds allowed size of {LARGEST_LINK_BYTES}, got {bytes}")));
     }
     match &link.variant {
         Some(Variant::WorkflowEvent(to)) => {
-            filled(
-                "workflow event",
-                [
-                    ("namespace field", &to.namespace),
-                    ("workflow ID field", &to.workflow_id),
-                ],
-            )?;
+            filled("workflow event", [("namespace field", &to.namespace), ("workflow ID field", &to.workflow_id)])?;
             filled("workflow event", [("run ID field", &to.run_id)])?;
             if let Some(Reference::EventRef(event)) = &to.reference
                 && event.event_type == EventType::Unspecified as i32
@@ -67,19 +56,11 @@ fn one(link: &Link) -> Result<(), Error> {
         ),
         Some(Variant::Activity(to)) => filled(
             "activity",
-            [
-                ("namespace field", &to.namespace),
-                ("activity ID field", &to.activity_id),
-                ("run ID field", &to.run_id),
-            ],
+            [("namespace field", &to.namespace), ("activity ID field", &to.activity_id), ("run ID field", &to.run_id)],
         ),
         Some(Variant::Workflow(to)) => filled(
             "workflow",
-            [
-                ("namespace field", &to.namespace),
-                ("workflow ID field", &to.workflow_id),
-                ("run ID field", &to.run_id),
-            ],
+            [("namespace field", &to.namespace), ("workflow ID field", &to.workflow_id), ("run ID field", &to.run_id)],
         ),
         Some(Variant::Callback(_)) | None => Err(Error::invalid_argument("unsupported link variant")),
     }
@@ -87,9 +68,7 @@ fn one(link: &Link) -> Result<(), Error> {
 
 fn filled<const N: usize>(kind: &str, fields: [(&str, &String); N]) -> Result<(), Error> {
     match fields.iter().find(|(_, value)| value.is_empty()) {
-        Some((field, _)) => Err(Error::invalid_argument(format!(
-            "{kind} link must not have an empty {field}"
-        ))),
+        Some((field, _)) => Err(Error::invalid_argument(format!("{kind} link must not have an empty {field}"))),
         None => Ok(()),
     }
 }
@@ -114,29 +93,14 @@ mod tests {
     #[test]
     fn each_field_is_needed() {
         let check = |link: Link, expect: Result<(), &str>| {
-            assert_eq!(
-                links(&[link], &[]).map_err(|e| e.message),
-                expect.map_err(str::to_owned)
-            );
+            assert_eq!(links(&[link], &[]).map_err(|e| e.message), expect.map_err(str::to_owned));
         };
         check(event_link("n", "w", "r"), Ok(()));
-        check(
-            event_link("", "w", "r"),
-            Err("workflow event link must not have an empty namespace field"),
-        );
-        check(
-            event_link("n", "", "r"),
-            Err("workflow event link must not have an empty workflow ID field"),
-        );
-        check(
-            event_link("n", "w", ""),
-            Err("workflow event link must not have an empty run ID field"),
-        );
+        check(event_link("", "w", "r"), Err("workflow event link must not have an empty namespace field"));
+        check(event_link("n", "", "r"), Err("workflow event link must not have an empty workflow ID field"));
+        check(event_link("n", "w", ""), Err("workflow event link must not have an empty run ID field"));
         check(Link { variant: None }, Err("unsupported link variant"));
-        check(
-            event_link("n", &"w".repeat(4_000), "r"),
-            Err("link exceeds allowed size of 4000, got 4012"),
-        );
+        check(event_link("n", &"w".repeat(4_000), "r"), Err("link exceeds allowed size of 4000, got 4012"));
     }
 
     #[test]

@@ -35,11 +35,7 @@ pub(crate) fn is_uuid(text: &str) -> bool {
 }
 
 pub(crate) fn namespace_name(name: &str, limits: &Limits) -> Result<(), Error> {
-    if is_too_long(name, limits) {
-        refuse("Namespace length exceeds limit.")
-    } else {
-        Ok(())
-    }
+    if is_too_long(name, limits) { refuse("Namespace length exceeds limit.") } else { Ok(()) }
 }
 
 /// The execution that a call is about: a workflow id, and a run id or none for the current run.
@@ -78,11 +74,7 @@ pub(crate) fn new_workflow_id(id: &str, limits: &Limits) -> Result<(), Error> {
 }
 
 pub(crate) fn identity(identity: &str, limits: &Limits) -> Result<(), Error> {
-    if is_too_long(identity, limits) {
-        refuse("Identity length exceeds limit.")
-    } else {
-        Ok(())
-    }
+    if is_too_long(identity, limits) { refuse("Identity length exceeds limit.") } else { Ok(()) }
 }
 
 /// A request without an id gets one, so that our own retries of it count once.
@@ -90,11 +82,7 @@ pub(crate) fn request_id(id: &mut String, limits: &Limits) -> Result<(), Error> 
     if id.is_empty() {
         *id = crate::ids::new_id();
     }
-    if is_too_long(id, limits) {
-        refuse("RequestId length exceeds limit.")
-    } else {
-        Ok(())
-    }
+    if is_too_long(id, limits) { refuse("RequestId length exceeds limit.") } else { Ok(()) }
 }
 
 /// Size of a message as it would be stored.
@@ -107,11 +95,7 @@ pub(crate) fn is_blob_too_large(bytes: usize, limits: &Limits) -> bool {
 }
 
 pub(crate) fn blob_size(bytes: usize, limits: &Limits) -> Result<(), Error> {
-    if is_blob_too_large(bytes, limits) {
-        refuse("Blob data size exceeds limit.")
-    } else {
-        Ok(())
-    }
+    if is_blob_too_large(bytes, limits) { refuse("Blob data size exceeds limit.") } else { Ok(()) }
 }
 
 pub(crate) fn payloads(payloads: Option<&Payloads>, limits: &Limits) -> Result<(), Error> {
@@ -128,10 +112,7 @@ pub(crate) fn duration(duration: Option<&mut prost_types::Duration>) -> Result<(
         return Err("negative duration");
     }
     if duration.seconds >= LONGEST_DURATION_SECONDS {
-        *duration = prost_types::Duration {
-            seconds: LONGEST_DURATION_SECONDS,
-            nanos: 0,
-        };
+        *duration = prost_types::Duration { seconds: LONGEST_DURATION_SECONDS, nanos: 0 };
     }
     // More than a second of nanos has no meaning; protobuf's own rules forbid it.
     duration.seconds += i64::from(duration.nanos / 1_000_000_000);
@@ -158,21 +139,14 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits {
-            max_id_length: 10,
-            blob_size_error_bytes: 20,
-            ..Limits::default()
-        }
+        Limits { max_id_length: 10, blob_size_error_bytes: 20, ..Limits::default() }
     }
 
     #[test]
     fn executions() {
         let run = "0fd54b4e-0b8e-4ad5-9ab4-0b9a9d4a4a10";
         let check = |workflow_id: &str, run_id: &str, expect: Result<(), &str>| {
-            let named = WorkflowExecution {
-                workflow_id: workflow_id.into(),
-                run_id: run_id.into(),
-            };
+            let named = WorkflowExecution { workflow_id: workflow_id.into(), run_id: run_id.into() };
             let got = execution(Some(&named), &limits()).map(|_| ()).map_err(|e| e.message);
             assert_eq!(got, expect.map_err(str::to_owned), "{workflow_id:?} {run_id:?}");
         };
@@ -181,10 +155,7 @@ mod tests {
         check("", run, Err("WorkflowId is not set on request."));
         check("w2345678901", "", Err("WorkflowId length exceeds limit."));
         check("w", "current", Err("Invalid RunId."));
-        assert_eq!(
-            execution(None, &limits()).expect_err("unset").message,
-            "Execution is not set on request."
-        );
+        assert_eq!(execution(None, &limits()).expect_err("unset").message, "Execution is not set on request.");
     }
 
     #[test]
@@ -210,57 +181,26 @@ mod tests {
         request_id(&mut id, &Limits::default()).expect("fine");
         assert!(is_uuid(&id));
         let mut id = "12345678901".to_owned();
-        assert_eq!(
-            request_id(&mut id, &limits()).expect_err("long").message,
-            "RequestId length exceeds limit."
-        );
+        assert_eq!(request_id(&mut id, &limits()).expect_err("long").message, "RequestId length exceeds limit.");
     }
 
     #[test]
     fn blobs() {
         assert!(blob_size(20, &limits()).is_ok());
-        assert_eq!(
-            blob_size(21, &limits()).expect_err("big").message,
-            "Blob data size exceeds limit."
-        );
+        assert_eq!(blob_size(21, &limits()).expect_err("big").message, "Blob data size exceeds limit.");
     }
 
     #[test]
     fn priorities() {
         let check = |value: Priority, expect: Result<(), &str>| {
-            assert_eq!(
-                priority(Some(&value)).map_err(|e| e.message),
-                expect.map_err(str::to_owned)
-            );
+            assert_eq!(priority(Some(&value)).map_err(|e| e.message), expect.map_err(str::to_owned));
         };
+        check(Priority { priority_key: 3, fairness_key: "k".into(), fairness_weight: 1.5 }, Ok(()));
+        check(Priority { priority_key: -1, ..Default::default() }, Err("priority key can't be negative"));
         check(
-            Priority {
-                priority_key: 3,
-                fairness_key: "k".into(),
-                fairness_weight: 1.5,
-            },
-            Ok(()),
-        );
-        check(
-            Priority {
-                priority_key: -1,
-                ..Default::default()
-            },
-            Err("priority key can't be negative"),
-        );
-        check(
-            Priority {
-                fairness_key: "k".repeat(65),
-                ..Default::default()
-            },
+            Priority { fairness_key: "k".repeat(65), ..Default::default() },
             Err("fairness key length exceeds limit"),
         );
-        check(
-            Priority {
-                fairness_weight: -0.5,
-                ..Default::default()
-            },
-            Err("must be greater than zero"),
-        );
+        check(Priority { fairness_weight: -0.5, ..Default::default() }, Err("must be greater than zero"));
     }
 }

@@ -34,11 +34,7 @@ pub(crate) fn retry_policy(policy: Option<&mut RetryPolicy>, limits: &Limits) ->
     if policy.maximum_attempts < 0 {
         return refuse("MaximumAttempts cannot be negative on retry policy.".into());
     }
-    for name in policy
-        .non_retryable_error_types
-        .iter()
-        .filter_map(|t| t.strip_prefix(TIMEOUT_TYPE_PREFIX))
-    {
+    for name in policy.non_retryable_error_types.iter().filter_map(|t| t.strip_prefix(TIMEOUT_TYPE_PREFIX)) {
         if !is_timeout_type(name) {
             return refuse(format!("Invalid timeout type value: {name}."));
         }
@@ -47,10 +43,7 @@ pub(crate) fn retry_policy(policy: Option<&mut RetryPolicy>, limits: &Limits) ->
 }
 
 fn intervals(policy: &RetryPolicy) -> (Duration, Duration) {
-    (
-        Duration::from_proto(policy.initial_interval.as_ref()),
-        Duration::from_proto(policy.maximum_interval.as_ref()),
-    )
+    (Duration::from_proto(policy.initial_interval.as_ref()), Duration::from_proto(policy.maximum_interval.as_ref()))
 }
 
 fn fill_in(policy: &mut RetryPolicy, limits: &Limits) {
@@ -69,14 +62,9 @@ fn fill_in(policy: &mut RetryPolicy, limits: &Limits) {
 
 /// As written in the API ("TIMEOUT_TYPE_HEARTBEAT") or short ("Heartbeat").
 fn is_timeout_type(name: &str) -> bool {
-    [
-        TimeoutType::StartToClose,
-        TimeoutType::ScheduleToStart,
-        TimeoutType::ScheduleToClose,
-        TimeoutType::Heartbeat,
-    ]
-    .iter()
-    .any(|t| t.as_str_name() == name || format!("{t:?}") == name)
+    [TimeoutType::StartToClose, TimeoutType::ScheduleToStart, TimeoutType::ScheduleToClose, TimeoutType::Heartbeat]
+        .iter()
+        .any(|t| t.as_str_name() == name || format!("{t:?}") == name)
 }
 
 #[cfg(test)]
@@ -94,10 +82,7 @@ mod tests {
 
     #[test]
     fn open_fields_are_filled_in() {
-        let mut policy = RetryPolicy {
-            initial_interval: seconds(3),
-            ..Default::default()
-        };
+        let mut policy = RetryPolicy { initial_interval: seconds(3), ..Default::default() };
         retry_policy(Some(&mut policy), &Limits::default()).expect("valid");
         assert_eq!(policy.maximum_interval, seconds(300));
         assert_eq!(policy.backoff_coefficient, 2.0);
@@ -107,58 +92,29 @@ mod tests {
     fn rules() {
         check(RetryPolicy::default(), Ok(()));
         check(
-            RetryPolicy {
-                initial_interval: seconds(-1),
-                ..Default::default()
-            },
+            RetryPolicy { initial_interval: seconds(-1), ..Default::default() },
             Err("invalid InitialInterval set on retry policy: negative duration"),
         );
         check(
-            RetryPolicy {
-                backoff_coefficient: 0.5,
-                ..Default::default()
-            },
+            RetryPolicy { backoff_coefficient: 0.5, ..Default::default() },
             Err("BackoffCoefficient cannot be less than 1 on retry policy."),
         );
         check(
-            RetryPolicy {
-                backoff_coefficient: f64::NAN,
-                ..Default::default()
-            },
+            RetryPolicy { backoff_coefficient: f64::NAN, ..Default::default() },
             Err("BackoffCoefficient cannot be less than 1 on retry policy."),
         );
         check(
-            RetryPolicy {
-                initial_interval: seconds(5),
-                maximum_interval: seconds(4),
-                ..Default::default()
-            },
+            RetryPolicy { initial_interval: seconds(5), maximum_interval: seconds(4), ..Default::default() },
             Err("MaximumInterval cannot be less than InitialInterval on retry policy."),
         );
         check(
-            RetryPolicy {
-                maximum_attempts: -1,
-                ..Default::default()
-            },
+            RetryPolicy { maximum_attempts: -1, ..Default::default() },
             Err("MaximumAttempts cannot be negative on retry policy."),
         );
-        check(
-            RetryPolicy {
-                maximum_attempts: 1,
-                backoff_coefficient: 0.1,
-                ..Default::default()
-            },
-            Ok(()),
-        );
-        let except = |name: &str| RetryPolicy {
-            non_retryable_error_types: vec![name.into()],
-            ..Default::default()
-        };
+        check(RetryPolicy { maximum_attempts: 1, backoff_coefficient: 0.1, ..Default::default() }, Ok(()));
+        let except = |name: &str| RetryPolicy { non_retryable_error_types: vec![name.into()], ..Default::default() };
         check(except("Whatever"), Ok(()));
         check(except("TemporalTimeout:Heartbeat"), Ok(()));
-        check(
-            except("TemporalTimeout:Lunch"),
-            Err("Invalid timeout type value: Lunch."),
-        );
+        check(except("TemporalTimeout:Lunch"), Err("Invalid timeout type value: Lunch."));
     }
 }

@@ -22,10 +22,7 @@ pub(crate) fn task_queue<'a>(queue: Option<&'a mut TaskQueue>, limits: &Limits) 
 pub(crate) fn user_task_queue<'a>(queue: Option<&'a mut TaskQueue>, limits: &Limits) -> Result<&'a TaskQueue, Error> {
     let queue = normalize(queue, limits, true)?;
     if INTERNAL_QUEUES.contains(&queue.name.as_str()) {
-        return Err(Error::invalid_argument(format!(
-            "cannot use internal per-namespace task queue:{}",
-            queue.name
-        )));
+        return Err(Error::invalid_argument(format!("cannot use internal per-namespace task queue:{}", queue.name)));
     }
     Ok(queue)
 }
@@ -72,49 +69,25 @@ mod tests {
     use super::*;
 
     fn check(name: &str, expect: Result<(), &str>) {
-        let limits = Limits {
-            max_id_length: 30,
-            ..Limits::default()
-        };
-        let mut queue = TaskQueue {
-            name: name.into(),
-            ..Default::default()
-        };
-        let got = user_task_queue(Some(&mut queue), &limits)
-            .map(|q| q.kind)
-            .map_err(|e| e.message);
-        assert_eq!(
-            got,
-            expect.map(|()| TaskQueueKind::Normal as i32).map_err(str::to_owned),
-            "{name:?}"
-        );
+        let limits = Limits { max_id_length: 30, ..Limits::default() };
+        let mut queue = TaskQueue { name: name.into(), ..Default::default() };
+        let got = user_task_queue(Some(&mut queue), &limits).map(|q| q.kind).map_err(|e| e.message);
+        assert_eq!(got, expect.map(|()| TaskQueueKind::Normal as i32).map_err(str::to_owned), "{name:?}");
     }
 
     #[test]
     fn names() {
         check("orders", Ok(()));
         check("", Err("missing task queue name"));
-        check(
-            "/_sys/orders/1",
-            Err("task queue name cannot start with reserved prefix /_sys/"),
-        );
+        check("/_sys/orders/1", Err("task queue name cannot start with reserved prefix /_sys/"));
         check("q123456789012345678901234567890", Err("taskQueue length exceeds limit"));
-        check(
-            "temporal-sys-per-ns-tq",
-            Err("cannot use internal per-namespace task queue:temporal-sys-per-ns-tq"),
-        );
-        assert_eq!(
-            task_queue(None, &Limits::default()).expect_err("unset").message,
-            "taskQueue is not set"
-        );
+        check("temporal-sys-per-ns-tq", Err("cannot use internal per-namespace task queue:temporal-sys-per-ns-tq"));
+        assert_eq!(task_queue(None, &Limits::default()).expect_err("unset").message, "taskQueue is not set");
     }
 
     #[test]
     fn a_partition_may_be_described() {
-        let mut queue = TaskQueue {
-            name: "/_sys/orders/1".into(),
-            ..Default::default()
-        };
+        let mut queue = TaskQueue { name: "/_sys/orders/1".into(), ..Default::default() };
         assert!(task_queue_partition(Some(&mut queue), &Limits::default()).is_ok());
     }
 }

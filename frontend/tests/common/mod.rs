@@ -122,23 +122,11 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn workflow_commands(&self) -> Vec<workflow_call::Command> {
-        self.shards
-            .calls
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|c| c.command.clone().unwrap())
-            .collect()
+        self.shards.calls.lock().unwrap().iter().map(|c| c.command.clone().unwrap()).collect()
     }
 
     pub fn matching_commands(&self) -> Vec<matching_call::Command> {
-        self.queues
-            .calls
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|c| c.command.clone().unwrap())
-            .collect()
+        self.queues.calls.lock().unwrap().iter().map(|c| c.command.clone().unwrap()).collect()
     }
 }
 
@@ -150,15 +138,8 @@ pub async fn fixture(
     + 'static,
     matching: impl Fn(&MatchingCall, usize) -> Option<Result<matching_reply::Reply, Error>> + Send + Sync + 'static,
 ) -> Fixture {
-    let shards = Arc::new(Shards {
-        script: Box::new(workflow),
-        calls: Mutex::default(),
-    });
-    let queues = Arc::new(Queues {
-        script: Box::new(matching),
-        calls: Mutex::default(),
-        dropped: Arc::default(),
-    });
+    let shards = Arc::new(Shards { script: Box::new(workflow), calls: Mutex::default() });
+    let queues = Arc::new(Queues { script: Box::new(matching), calls: Mutex::default(), dropped: Arc::default() });
     let cluster = Cluster::new(SlotCount::new(4).unwrap(), shards.clone(), queues.clone());
     let namespaces = Namespaces::load(Arc::new(MemoryNamespaces::default())).await.unwrap();
     let record = NamespaceRecord {
@@ -170,17 +151,9 @@ pub async fn fixture(
     };
     assert!(namespaces.create(record).await.unwrap());
     let (draining, watch) = watch::channel(false);
-    let limits = Arc::new(Limits {
-        blob_size_error_bytes: 1_000,
-        ..Limits::default()
-    });
+    let limits = Arc::new(Limits { blob_size_error_bytes: 1_000, ..Limits::default() });
     let frontend = Frontend::new(cluster, Arc::new(namespaces), limits, ClusterInfo::default(), watch);
-    Fixture {
-        frontend,
-        shards,
-        queues,
-        draining,
-    }
+    Fixture { frontend, shards, queues, draining }
 }
 
 /// For calls that must not get as far.

@@ -8,14 +8,7 @@ use super::*;
 const SECOND: i64 = 1_000_000_000;
 
 fn offer(now: Timestamp, run: u32) -> TaskOffer {
-    TaskOffer::new(
-        Offer {
-            run_id: run.to_string(),
-            workflow_id: run.to_string(),
-            ..Default::default()
-        },
-        now,
-    )
+    TaskOffer::new(Offer { run_id: run.to_string(), workflow_id: run.to_string(), ..Default::default() }, now)
 }
 
 fn run(queued: &Queued) -> u32 {
@@ -24,19 +17,12 @@ fn run(queued: &Queued) -> u32 {
 
 fn task(matched: Option<Match<u32>>) -> (u32, u32) {
     let matched = matched.expect("a match");
-    let Work::Task(queued) = &matched.work else {
-        panic!("a task, not {matched:?}")
-    };
+    let Work::Task(queued) = &matched.work else { panic!("a task, not {matched:?}") };
     (matched.waiter, run(queued))
 }
 
 fn view(rate_per_second: Option<f64>) -> PollerView<'static> {
-    PollerView {
-        identity: "worker",
-        rate_per_second,
-        capabilities: None,
-        deployment: None,
-    }
+    PollerView { identity: "worker", rate_per_second, capabilities: None, deployment: None }
 }
 
 #[test]
@@ -109,9 +95,7 @@ fn an_unreachable_shard_does_not_hold_up_the_others() {
     queue.offer(now, offer(now, 10));
     queue.offer(now, offer(now, 11));
     let matched = queue.poll(now, 1).1.expect("two tasks wait");
-    let Work::Task(queued) = matched.work else {
-        panic!("a task")
-    };
+    let Work::Task(queued) = matched.work else { panic!("a task") };
     queue.put_back(now, queued, Some(due));
     assert_eq!(task(queue.resume(now, matched.poll, matched.waiter)), (1, 11));
     assert_eq!(queue.wake_at(), None, "nobody waits");
@@ -158,13 +142,8 @@ fn stats_tell_what_waits_and_what_went() {
     queue.offer(now, offer(now, 1));
     queue.offer(now, offer(now, 2));
     queue.poll(later, 1);
-    let [(priority, stats)] = queue.stats(later)[..] else {
-        panic!("one priority is in use")
-    };
-    assert_eq!(
-        (priority.key(), stats.backlog, stats.backlog_age),
-        (3, 1, Duration::from_secs(3))
-    );
+    let [(priority, stats)] = queue.stats(later)[..] else { panic!("one priority is in use") };
+    assert_eq!((priority.key(), stats.backlog, stats.backlog_age), (3, 1, Duration::from_secs(3)));
     assert!(stats.added_per_second > stats.dispatched_per_second && stats.dispatched_per_second > 0.0);
 }
 
@@ -208,12 +187,8 @@ struct World {
 impl World {
     fn matched(&mut self, matched: Option<Match<u32>>) {
         let Some(matched) = matched else { return };
-        self.waiting
-            .remove(&matched.waiter)
-            .expect("a poll is in one match at most");
-        let Work::Task(queued) = &matched.work else {
-            panic!("no query was made")
-        };
+        self.waiting.remove(&matched.waiter).expect("a poll is in one match at most");
+        let Work::Task(queued) = &matched.work else { panic!("no query was made") };
         assert!(self.backlogged.remove(&run(queued)), "an offer is handed out once");
         self.under_way.push(matched);
     }
@@ -224,9 +199,7 @@ impl World {
         }
         let mut matched = self.under_way.swap_remove(index);
         let work = std::mem::replace(&mut matched.work, Work::Query(Uuid::nil()));
-        let Work::Task(queued) = work else {
-            panic!("no query was made")
-        };
+        let Work::Task(queued) = work else { panic!("no query was made") };
         Some((matched, queued))
     }
 
@@ -275,8 +248,7 @@ impl World {
                     return;
                 };
                 self.backlogged.insert(run(&queued));
-                self.queue
-                    .put_back(now, queued, (!gone).then_some(Timestamp(now.0 + SECOND / 3)));
+                self.queue.put_back(now, queued, (!gone).then_some(Timestamp(now.0 + SECOND / 3)));
                 self.go_on(matched, gone);
             }
             Action::Pass(nanos) => {
@@ -293,10 +265,7 @@ impl World {
         assert_eq!(self.queue.waiting.len(), self.waiting.len());
         // MQ-3, but for tokens that came back: those the wake-up finds.
         if !self.waiting.is_empty() && !self.backlogged.is_empty() {
-            assert!(
-                self.queue.wake_at().is_some(),
-                "polls and tasks wait, and nobody will wake them"
-            );
+            assert!(self.queue.wake_at().is_some(), "polls and tasks wait, and nobody will wake them");
         }
     }
 

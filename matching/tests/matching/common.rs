@@ -50,11 +50,7 @@ impl FakeShard {
     }
 
     pub fn fail(&self, run_id: &str, error: Error) {
-        self.state()
-            .failures
-            .entry(run_id.to_owned())
-            .or_default()
-            .push_back(error);
+        self.state().failures.entry(run_id.to_owned()).or_default().push_back(error);
     }
 
     pub fn starts(&self) -> usize {
@@ -103,17 +99,12 @@ impl FakeShard {
             offer.clone()
         };
         let matching = self.matching.get().expect("connected").clone();
-        let _ = matching
-            .call(call(offer.task_queue.clone(), matching_call::Command::Offer(offer)))
-            .await;
+        let _ = matching.call(call(offer.task_queue.clone(), matching_call::Command::Offer(offer))).await;
     }
 }
 
 fn execution(workflow_id: &str, run_id: &str) -> Option<WorkflowExecution> {
-    Some(WorkflowExecution {
-        workflow_id: workflow_id.into(),
-        run_id: run_id.into(),
-    })
+    Some(WorkflowExecution { workflow_id: workflow_id.into(), run_id: run_id.into() })
 }
 
 #[async_trait]
@@ -152,12 +143,7 @@ impl TaskStarter for FakeShard {
                 workflow_reply::Reply::Empty(Default::default())
             }
             Command::GetQueryTask(query) => {
-                if let Some(error) = self
-                    .state()
-                    .failures
-                    .get_mut(&query.run_id)
-                    .and_then(VecDeque::pop_front)
-                {
+                if let Some(error) = self.state().failures.get_mut(&query.run_id).and_then(VecDeque::pop_front) {
                     return Err(error);
                 }
                 workflow_reply::Reply::WorkflowTask(PollWorkflowTaskQueueResponse {
@@ -179,13 +165,7 @@ pub fn setup() -> (Matching, Arc<FakeShard>) {
         gate: Semaphore::new(Semaphore::MAX_PERMITS / 2),
     });
     let starter: Arc<dyn TaskStarter> = shard.clone();
-    let matching = Matching::new(
-        starter,
-        MatchingConfig {
-            host_name: "host:1".into(),
-            ..Default::default()
-        },
-    );
+    let matching = Matching::new(starter, MatchingConfig { host_name: "host:1".into(), ..Default::default() });
     let _ = shard.matching.set(matching.clone());
     (matching, shard)
 }
@@ -217,31 +197,20 @@ pub fn task(kind: TaskKind, queue: &str, run_id: &str) -> Offer {
 }
 
 pub fn sticky_task(queue: &str, run_id: &str) -> Offer {
-    Offer {
-        sticky: true,
-        ..task(TaskKind::Workflow, queue, run_id)
-    }
+    Offer { sticky: true, ..task(TaskKind::Workflow, queue, run_id) }
 }
 
 /// Schedules the task in the shard and offers it. Returns whether it was accepted.
 pub async fn offer(matching: &Matching, shard: &FakeShard, offer: Offer) -> bool {
     shard.state().tasks.insert(offer.run_id.clone(), (offer.clone(), false));
-    let reply = matching
-        .call(call(offer.task_queue.clone(), matching_call::Command::Offer(offer)))
-        .await
-        .unwrap();
-    let Some(matching_reply::Reply::Offer(reply)) = reply.reply else {
-        panic!("{reply:?}")
-    };
+    let reply = matching.call(call(offer.task_queue.clone(), matching_call::Command::Offer(offer))).await.unwrap();
+    let Some(matching_reply::Reply::Offer(reply)) = reply.reply else { panic!("{reply:?}") };
     reply.accepted
 }
 
 pub fn workflow_poll(queue: &str) -> PollWorkflowTaskQueueRequest {
     PollWorkflowTaskQueueRequest {
-        task_queue: Some(TaskQueue {
-            name: queue.into(),
-            ..Default::default()
-        }),
+        task_queue: Some(TaskQueue { name: queue.into(), ..Default::default() }),
         identity: "worker".into(),
         ..Default::default()
     }
@@ -260,14 +229,9 @@ pub fn sticky_poll(queue: &str, normal: &str) -> PollWorkflowTaskQueueRequest {
 
 pub fn activity_poll(queue: &str, max_tasks_per_second: Option<f64>) -> PollActivityTaskQueueRequest {
     PollActivityTaskQueueRequest {
-        task_queue: Some(TaskQueue {
-            name: queue.into(),
-            ..Default::default()
-        }),
+        task_queue: Some(TaskQueue { name: queue.into(), ..Default::default() }),
         identity: "worker".into(),
-        task_queue_metadata: max_tasks_per_second.map(|rate| TaskQueueMetadata {
-            max_tasks_per_second: Some(rate),
-        }),
+        task_queue_metadata: max_tasks_per_second.map(|rate| TaskQueueMetadata { max_tasks_per_second: Some(rate) }),
         ..Default::default()
     }
 }
@@ -278,16 +242,8 @@ pub async fn poll_within(
     timeout_ns: i64,
 ) -> PollWorkflowTaskQueueResponse {
     let command = matching_call::Command::PollWorkflowTask(PollWorkflowTask { request: Some(request) });
-    let reply = matching
-        .call(MatchingCall {
-            timeout_ns,
-            ..call("", command)
-        })
-        .await
-        .unwrap();
-    let Some(matching_reply::Reply::WorkflowTask(task)) = reply.reply else {
-        panic!("{reply:?}")
-    };
+    let reply = matching.call(MatchingCall { timeout_ns, ..call("", command) }).await.unwrap();
+    let Some(matching_reply::Reply::WorkflowTask(task)) = reply.reply else { panic!("{reply:?}") };
     task
 }
 
@@ -301,9 +257,7 @@ pub async fn poll_activity(
 ) -> PollActivityTaskQueueResponse {
     let command = matching_call::Command::PollActivityTask(PollActivityTask { request: Some(request) });
     let reply = matching.call(call("", command)).await.unwrap();
-    let Some(matching_reply::Reply::ActivityTask(task)) = reply.reply else {
-        panic!("{reply:?}")
-    };
+    let Some(matching_reply::Reply::ActivityTask(task)) = reply.reply else { panic!("{reply:?}") };
     task
 }
 
@@ -317,27 +271,15 @@ pub async fn query(
         workflow_id: "workflow".into(),
         run_id: "run".into(),
         sticky,
-        query: Some(WorkflowQuery {
-            query_type: "state".into(),
-            ..Default::default()
-        }),
+        query: Some(WorkflowQuery { query_type: "state".into(), ..Default::default() }),
     };
-    let reply = matching
-        .call(MatchingCall {
-            timeout_ns,
-            ..call(queue, matching_call::Command::Query(task))
-        })
-        .await?;
-    let Some(matching_reply::Reply::Query(answer)) = reply.reply else {
-        panic!("{reply:?}")
-    };
+    let reply = matching.call(MatchingCall { timeout_ns, ..call(queue, matching_call::Command::Query(task)) }).await?;
+    let Some(matching_reply::Reply::Query(answer)) = reply.reply else { panic!("{reply:?}") };
     Ok(answer)
 }
 
 pub fn run_of(task: &PollWorkflowTaskQueueResponse) -> &str {
-    task.workflow_execution
-        .as_ref()
-        .map_or("", |execution| &execution.run_id)
+    task.workflow_execution.as_ref().map_or("", |execution| &execution.run_id)
 }
 
 /// Lets everything run that can run without time passing.

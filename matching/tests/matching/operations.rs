@@ -17,25 +17,17 @@ use prost::Message;
 use tokio::time::{Duration, Instant};
 
 fn answer_to(task: &PollWorkflowTaskQueueResponse) -> RespondQueryTaskCompletedRequest {
-    let payload = Payload {
-        data: "result".into(),
-        ..Default::default()
-    };
+    let payload = Payload { data: "result".into(), ..Default::default() };
     RespondQueryTaskCompletedRequest {
         task_token: task.task_token.clone(),
         completed_type: QueryResultType::Answered as i32,
-        query_result: Some(Payloads {
-            payloads: vec![payload],
-        }),
+        query_result: Some(Payloads { payloads: vec![payload] }),
         ..Default::default()
     }
 }
 
 async fn respond(matching: &Matching, request: RespondQueryTaskCompletedRequest) -> Result<(), Error> {
-    matching
-        .call(call("q", Command::RespondQuery(request)))
-        .await
-        .map(|_| ())
+    matching.call(call("q", Command::RespondQuery(request))).await.map(|_| ())
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,18 +43,11 @@ async fn a_query_waits_for_a_worker_and_its_answer() {
     assert_eq!(task.workflow_execution_task_queue.as_ref().unwrap().name, "q");
     let token = TaskToken::decode(task.task_token.clone()).unwrap();
     assert_eq!(
-        (
-            token.task_queue.as_str(),
-            token.workflow_id.as_str(),
-            token.run_id.as_str()
-        ),
+        (token.task_queue.as_str(), token.workflow_id.as_str(), token.run_id.as_str()),
         ("q", "workflow", "run")
     );
     respond(&matching, answer_to(&task)).await.unwrap();
-    assert_eq!(
-        asked.await.unwrap().unwrap().query_result,
-        answer_to(&task).query_result
-    );
+    assert_eq!(asked.await.unwrap().unwrap().query_result, answer_to(&task).query_result);
     let again = respond(&matching, answer_to(&task)).await.unwrap_err();
     assert_eq!(again.grpc_code(), Code::NotFound);
 }
@@ -89,14 +74,8 @@ async fn a_failed_query_says_why() {
 #[tokio::test(start_paused = true)]
 async fn nonsense_answers_are_refused() {
     let (matching, _) = setup();
-    let request = RespondQueryTaskCompletedRequest {
-        task_token: "nonsense".into(),
-        ..Default::default()
-    };
-    assert_eq!(
-        respond(&matching, request).await.unwrap_err().grpc_code(),
-        Code::InvalidArgument
-    );
+    let request = RespondQueryTaskCompletedRequest { task_token: "nonsense".into(), ..Default::default() };
+    assert_eq!(respond(&matching, request).await.unwrap_err().grpc_code(), Code::InvalidArgument);
     let error = matching.call(Default::default()).await.unwrap_err();
     assert_eq!(error.grpc_code(), Code::InvalidArgument);
 }
@@ -146,10 +125,7 @@ async fn a_query_of_a_run_that_is_gone_fails_and_the_poll_goes_on() {
         async move { poll(&matching, workflow_poll("q")).await }
     });
     settle().await;
-    assert_eq!(
-        query(&matching, "q", false, 0).await.unwrap_err(),
-        Error::not_found("gone")
-    );
+    assert_eq!(query(&matching, "q", false, 0).await.unwrap_err(), Error::not_found("gone"));
     offer(&matching, &shard, task(TaskKind::Workflow, "q", "a")).await;
     assert_eq!(run_of(&waiting.await.unwrap()), "a");
 }
@@ -161,9 +137,7 @@ async fn a_sticky_query_falls_back() {
     poll_within(&matching, sticky_poll("s", "q"), 1_000_000).await;
     // The worker was here a moment ago, but does not come back.
     let before = Instant::now();
-    assert!(is_no_sticky_poller(
-        &query(&matching, "s", true, 3_000_000_000).await.unwrap_err()
-    ));
+    assert!(is_no_sticky_poller(&query(&matching, "s", true, 3_000_000_000).await.unwrap_err()));
     assert!(before.elapsed() >= Duration::from_secs(3));
     let late = query(&matching, "q", false, 3_000_000_000).await.unwrap_err();
     assert_eq!(late.grpc_code(), Code::DeadlineExceeded);
@@ -189,11 +163,7 @@ async fn a_goodbye_ends_the_polls_of_its_worker() {
         let matching = matching.clone();
         tokio::spawn(async move { poll(&matching, request).await })
     };
-    let (mine, other, sticky) = (
-        spawn(keyed("q", "me")),
-        spawn(keyed("q", "you")),
-        spawn(sticky_poll("s", "q")),
-    );
+    let (mine, other, sticky) = (spawn(keyed("q", "me")), spawn(keyed("q", "you")), spawn(sticky_poll("s", "q")));
     settle().await;
     let goodbye = ShutdownWorkerRequest {
         sticky_task_queue: "s".into(),
@@ -203,16 +173,10 @@ async fn a_goodbye_ends_the_polls_of_its_worker() {
         ..Default::default()
     };
     let before = Instant::now();
-    matching
-        .call(call("q", Command::ShutdownWorker(goodbye)))
-        .await
-        .unwrap();
+    matching.call(call("q", Command::ShutdownWorker(goodbye))).await.unwrap();
     assert!(mine.await.unwrap().task_token.is_empty());
     assert!(sticky.await.unwrap().task_token.is_empty());
-    assert!(
-        poll(&matching, keyed("q", "me")).await.task_token.is_empty(),
-        "a late poll takes nothing"
-    );
+    assert!(poll(&matching, keyed("q", "me")).await.task_token.is_empty(), "a late poll takes nothing");
     assert_eq!(before.elapsed(), Duration::ZERO);
     assert!(!offer(&matching, &shard, sticky_task("s", "a")).await);
     let pollers = describe(&matching, describe_request("q")).await.pollers;
@@ -231,14 +195,8 @@ async fn a_goodbye_sends_sticky_work_to_the_normal_queue() {
         async move { query(&matching, "s", true, 0).await }
     });
     settle().await;
-    let goodbye = ShutdownWorkerRequest {
-        sticky_task_queue: "s".into(),
-        ..Default::default()
-    };
-    matching
-        .call(call("s", Command::ShutdownWorker(goodbye)))
-        .await
-        .unwrap();
+    let goodbye = ShutdownWorkerRequest { sticky_task_queue: "s".into(), ..Default::default() };
+    matching.call(call("s", Command::ShutdownWorker(goodbye))).await.unwrap();
     settle().await;
     assert_eq!(shard.sticky_unavailable(), ["a"]);
     assert!(is_no_sticky_poller(&asked.await.unwrap().unwrap_err()));
@@ -246,19 +204,14 @@ async fn a_goodbye_sends_sticky_work_to_the_normal_queue() {
 
 fn describe_request(queue: &str) -> DescribeTaskQueueRequest {
     DescribeTaskQueueRequest {
-        task_queue: Some(TaskQueue {
-            name: queue.into(),
-            ..Default::default()
-        }),
+        task_queue: Some(TaskQueue { name: queue.into(), ..Default::default() }),
         ..Default::default()
     }
 }
 
 async fn describe(matching: &Matching, request: DescribeTaskQueueRequest) -> DescribeTaskQueueResponse {
     let reply = matching.call(call("", Command::Describe(request))).await.unwrap();
-    let Some(Reply::Describe(description)) = reply.reply else {
-        panic!("{reply:?}")
-    };
+    let Some(Reply::Describe(description)) = reply.reply else { panic!("{reply:?}") };
     description
 }
 
@@ -272,21 +225,12 @@ async fn a_queue_is_described() {
     poll(&matching, workflow_poll("q")).await;
     tokio::time::advance(Duration::from_secs(2)).await;
     let plain = describe(&matching, describe_request("q")).await;
-    assert_eq!(
-        (plain.pollers.len(), plain.stats, plain.task_queue_status),
-        (1, None, None)
-    );
-    assert_eq!(
-        (plain.pollers[0].identity.as_str(), plain.pollers[0].rate_per_second),
-        ("worker", 100_000.0)
-    );
+    assert_eq!((plain.pollers.len(), plain.stats, plain.task_queue_status), (1, None, None));
+    assert_eq!((plain.pollers[0].identity.as_str(), plain.pollers[0].rate_per_second), ("worker", 100_000.0));
     assert!(plain.pollers[0].last_access_time.is_some());
 
-    let request = DescribeTaskQueueRequest {
-        report_stats: true,
-        include_task_queue_status: true,
-        ..describe_request("q")
-    };
+    let request =
+        DescribeTaskQueueRequest { report_stats: true, include_task_queue_status: true, ..describe_request("q") };
     let full = describe(&matching, request).await;
     let stats = full.stats.unwrap();
     assert_eq!(stats.approximate_backlog_count, 1);
@@ -316,10 +260,7 @@ async fn an_unknown_queue_is_described_as_empty() {
     let (matching, _) = setup();
     let description = describe(&matching, describe_request("unknown")).await;
     let limit = description.effective_rate_limit.unwrap();
-    assert_eq!(
-        (limit.requests_per_second, limit.rate_limit_source()),
-        (100_000.0, RateLimitSource::System)
-    );
+    assert_eq!((limit.requests_per_second, limit.rate_limit_source()), (100_000.0, RateLimitSource::System));
     assert!(description.pollers.is_empty());
 }
 
@@ -327,23 +268,12 @@ async fn an_unknown_queue_is_described_as_empty() {
 async fn a_queue_has_one_partition_of_each_type() {
     let (matching, _) = setup();
     let request = ListTaskQueuePartitionsRequest {
-        task_queue: Some(TaskQueue {
-            name: "q".into(),
-            ..Default::default()
-        }),
+        task_queue: Some(TaskQueue { name: "q".into(), ..Default::default() }),
         ..Default::default()
     };
-    let reply = matching
-        .call(call("q", Command::ListPartitions(request)))
-        .await
-        .unwrap();
-    let Some(Reply::ListPartitions(partitions)) = reply.reply else {
-        panic!("{reply:?}")
-    };
-    for one in [
-        partitions.workflow_task_queue_partitions,
-        partitions.activity_task_queue_partitions,
-    ] {
+    let reply = matching.call(call("q", Command::ListPartitions(request))).await.unwrap();
+    let Some(Reply::ListPartitions(partitions)) = reply.reply else { panic!("{reply:?}") };
+    for one in [partitions.workflow_task_queue_partitions, partitions.activity_task_queue_partitions] {
         assert_eq!(one.len(), 1);
         assert_eq!((one[0].key.as_str(), one[0].owner_host_name.as_str()), ("q", "host:1"));
     }

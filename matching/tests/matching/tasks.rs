@@ -35,10 +35,7 @@ async fn a_poll_takes_from_the_backlog_of_its_queue_only() {
     assert_eq!(run_of(&poll(&matching, workflow_poll("q")).await), "c");
     let activity = poll_activity(&matching, activity_poll("q", None)).await;
     assert_eq!(activity.workflow_execution.unwrap().run_id, "b");
-    assert_eq!(
-        poll(&matching, workflow_poll("q")).await,
-        PollWorkflowTaskQueueResponse::default()
-    );
+    assert_eq!(poll(&matching, workflow_poll("q")).await, PollWorkflowTaskQueueResponse::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,10 +46,7 @@ async fn an_empty_poll_ends_with_its_caller_or_the_long_poll() {
         let answer = poll_within(&matching, workflow_poll("q"), timeout_ns).await;
         assert_eq!(answer, PollWorkflowTaskQueueResponse::default());
         let elapsed = before.elapsed();
-        assert!(
-            elapsed >= Duration::from_secs(seconds) && elapsed < Duration::from_secs(seconds + 1),
-            "{elapsed:?}"
-        );
+        assert!(elapsed >= Duration::from_secs(seconds) && elapsed < Duration::from_secs(seconds + 1), "{elapsed:?}");
     }
 }
 
@@ -194,10 +188,7 @@ async fn activities_go_out_at_the_rate_that_the_worker_set() {
     }
     // Two at once, then two a second.
     let elapsed = before.elapsed();
-    assert!(
-        elapsed >= Duration::from_secs(5) && elapsed < Duration::from_millis(5_500),
-        "{elapsed:?}"
-    );
+    assert!(elapsed >= Duration::from_secs(5) && elapsed < Duration::from_millis(5_500), "{elapsed:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,10 +202,7 @@ async fn draining_ends_polls() {
     let before = Instant::now();
     matching.drain();
     assert_eq!(waiting.await.unwrap(), PollWorkflowTaskQueueResponse::default());
-    assert_eq!(
-        poll(&matching, workflow_poll("q")).await,
-        PollWorkflowTaskQueueResponse::default()
-    );
+    assert_eq!(poll(&matching, workflow_poll("q")).await, PollWorkflowTaskQueueResponse::default());
     assert!(query(&matching, "q", false, 0).await.is_err());
     assert_eq!(before.elapsed(), Duration::ZERO);
 }

@@ -16,15 +16,8 @@ fn session(n: u128) -> SessionId {
 
 /// A row whose batch is `bytes` long and differs from that of every other row.
 fn row(segment: u32, seq: u64, bytes: usize) -> LogRow {
-    let batch = (0..bytes as u64)
-        .map(|i| (seq.wrapping_mul(31) ^ i) as u8)
-        .collect::<Vec<_>>();
-    LogRow {
-        segment,
-        seq: Seq(seq),
-        acknowledged: Seq(seq.saturating_sub(2)),
-        batch: Bytes::from(batch),
-    }
+    let batch = (0..bytes as u64).map(|i| (seq.wrapping_mul(31) ^ i) as u8).collect::<Vec<_>>();
+    LogRow { segment, seq: Seq(seq), acknowledged: Seq(seq.saturating_sub(2)), batch: Bytes::from(batch) }
 }
 
 pub(super) async fn rows_are_read_back_in_order<S: Store>(store: &Patient<S>) {
@@ -57,11 +50,7 @@ pub(super) async fn rows_come_in_pages<S: Store>(store: &Patient<S>) {
         read.extend(page);
     }
     assert_eq!(read, rows);
-    assert_eq!(
-        store.read_log(session(1), 3, Seq(4), 1).await,
-        rows[3..4],
-        "one row however small the page"
-    );
+    assert_eq!(store.read_log(session(1), 3, Seq(4), 1).await, rows[3..4], "one row however small the page");
 }
 
 pub(super) async fn repeats_and_disorder_are_harmless<S: Store>(store: &Patient<S>) {
@@ -77,22 +66,14 @@ pub(super) async fn segments_and_sessions_are_apart<S: Store>(store: &Patient<S>
         store.append(session(session_number), &row(segment, seq, 9)).await;
     }
     assert_eq!(store.read_log(session(1), 0, Seq(0), ALL).await, [row(0, 1, 9)]);
-    assert_eq!(
-        store.read_log(session(1), 1, Seq(0), ALL).await,
-        [row(1, 2, 9), row(1, 3, 9)]
-    );
+    assert_eq!(store.read_log(session(1), 1, Seq(0), ALL).await, [row(1, 2, 9), row(1, 3, 9)]);
     assert_eq!(store.read_log(session(2), 1, Seq(0), ALL).await, [row(1, 1, 9)]);
     assert_eq!(store.read_log(session(1), 2, Seq(0), ALL).await, []);
     assert_eq!(store.read_log(session(3), 0, Seq(0), ALL).await, []);
 }
 
 pub(super) async fn many_appends_at_once<S: Store>(store: &Patient<S>) {
-    let rows: Vec<_> = (1..=200)
-        .map(|seq| LogRow {
-            acknowledged: Seq(0),
-            ..row(seq as u32 / 90, seq, 64)
-        })
-        .collect();
+    let rows: Vec<_> = (1..=200).map(|seq| LogRow { acknowledged: Seq(0), ..row(seq as u32 / 90, seq, 64) }).collect();
     join_all(rows.iter().map(|row| store.append(session(1), row))).await;
     let mut read = Vec::new();
     for segment in 0..=2 {
@@ -108,11 +89,7 @@ pub(super) async fn a_deleted_segment_stays_deleted<S: Store>(store: &Patient<S>
     until_done(async || store.0.delete_segment(session(1), 0).await).await;
     assert_eq!(store.read_log(session(1), 0, Seq(0), ALL).await, []);
     store.append(session(1), &row(0, 2, 20)).await;
-    assert_eq!(
-        store.read_log(session(1), 0, Seq(0), ALL).await,
-        [],
-        "a late repeat does not bring it back"
-    );
+    assert_eq!(store.read_log(session(1), 0, Seq(0), ALL).await, [], "a late repeat does not bring it back");
     assert_eq!(store.read_log(session(1), 1, Seq(0), ALL).await, [row(1, 3, 20)]);
     until_done(async || store.0.delete_segment(session(1), 0).await).await;
     until_done(async || store.0.delete_segment(session(9), 9).await).await;

@@ -35,10 +35,7 @@ impl<S: Store> Patient<S> {
     }
 
     pub async fn write(&self, stamp: (u64, u64), write: TableWrite) {
-        let stamp = Position {
-            epoch: Epoch(stamp.0),
-            seq: Seq(stamp.1),
-        };
+        let stamp = Position { epoch: Epoch(stamp.0), seq: Seq(stamp.1) };
         self.write_all(vec![StampedWrite { stamp, write }]).await
     }
 
@@ -54,12 +51,7 @@ impl<S: Store> Patient<S> {
         max_bytes: usize,
         reverse: bool,
     ) -> Vec<HistoryRow> {
-        until_done(async || {
-            self.0
-                .read_history(chain, run_id, from, until, max_bytes, reverse)
-                .await
-        })
-        .await
+        until_done(async || self.0.read_history(chain, run_id, from, until, max_bytes, reverse).await).await
     }
 
     /// Settles an unknown outcome as rule G3 says. Right as long as nobody else writes an equal row.

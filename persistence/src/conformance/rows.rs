@@ -15,25 +15,13 @@ fn session_id(n: u128) -> SessionId {
 }
 
 fn session(state: SessionState, base: u64) -> SessionRow {
-    SessionRow {
-        state,
-        base: Seq(base),
-        base_segment: 7,
-    }
+    SessionRow { state, base: Seq(base), base_segment: 7 }
 }
 
 pub(super) async fn settings_are_written_once<S: Store>(store: &Patient<S>) {
     let slots = |count| SlotCount::new(count).expect("a power of two");
-    let first = ClusterSettings {
-        cluster_id: "first".into(),
-        slots: slots(64),
-        schema_version: 1,
-    };
-    let second = ClusterSettings {
-        cluster_id: "second".into(),
-        slots: slots(128),
-        schema_version: 2,
-    };
+    let first = ClusterSettings { cluster_id: "first".into(), slots: slots(64), schema_version: 1 };
+    let second = ClusterSettings { cluster_id: "second".into(), slots: slots(128), schema_version: 2 };
     let propose = async |proposal: &ClusterSettings| {
         loop {
             match store.0.cluster_settings(proposal.clone()).await {
@@ -54,26 +42,12 @@ pub(super) async fn namespaces_are_written_by_version<S: Store>(store: &Patient<
         record: Bytes::from_static(record.as_bytes()),
         version,
     };
-    assert_eq!(
-        store.cas_namespace(Some(9), &row(10, "too early")).await,
-        Cas::Rejected(None)
-    );
+    assert_eq!(store.cas_namespace(Some(9), &row(10, "too early")).await, Cas::Rejected(None));
     assert_eq!(store.cas_namespace(None, &row(1, "created")).await, Cas::Applied);
-    assert_eq!(
-        store.cas_namespace(None, &row(1, "again")).await,
-        Cas::Rejected(Some(row(1, "created")))
-    );
+    assert_eq!(store.cas_namespace(None, &row(1, "again")).await, Cas::Rejected(Some(row(1, "created"))));
     assert_eq!(store.cas_namespace(Some(1), &row(2, "updated")).await, Cas::Applied);
-    assert_eq!(
-        store.cas_namespace(Some(1), &row(2, "too late")).await,
-        Cas::Rejected(Some(row(2, "updated")))
-    );
-    let other = NamespaceRow {
-        id: "other id".into(),
-        name: "other".into(),
-        record: Bytes::new(),
-        version: 1,
-    };
+    assert_eq!(store.cas_namespace(Some(1), &row(2, "too late")).await, Cas::Rejected(Some(row(2, "updated"))));
+    let other = NamespaceRow { id: "other id".into(), name: "other".into(), record: Bytes::new(), version: 1 };
     assert_eq!(store.cas_namespace(None, &other).await, Cas::Applied);
     let mut all = until_done(async || store.0.list_namespaces().await).await;
     all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -88,38 +62,22 @@ pub(super) async fn sessions_are_written_by_condition<S: Store>(store: &Patient<
     assert_eq!(until_done(async || store.0.read_session(id).await).await, None);
     assert_eq!(until_done(async || store.0.read_session_serial(id).await).await, None);
     assert_eq!(
-        store
-            .cas_session(id, Some(session(SessionState::Live, 999)), fenced.clone())
-            .await,
+        store.cas_session(id, Some(session(SessionState::Live, 999)), fenced.clone()).await,
         Cas::Rejected(None)
     );
 
     let mut before = None;
     for row in [live.clone(), fenced.clone(), sealed.clone()] {
         assert_eq!(store.cas_session(id, before, row.clone()).await, Cas::Applied);
-        assert_eq!(
-            until_done(async || store.0.read_session(id).await).await.as_ref(),
-            Some(&row)
-        );
-        assert_eq!(
-            until_done(async || store.0.read_session_serial(id).await)
-                .await
-                .as_ref(),
-            Some(&row)
-        );
+        assert_eq!(until_done(async || store.0.read_session(id).await).await.as_ref(), Some(&row));
+        assert_eq!(until_done(async || store.0.read_session_serial(id).await).await.as_ref(), Some(&row));
         before = Some(row);
     }
     // Not from a state that was, and not though only the base differs.
     let other = session(SessionState::Sealed(Seq(5)), 1);
-    assert_eq!(
-        store.cas_session(id, Some(fenced), other.clone()).await,
-        Cas::Rejected(Some(sealed.clone()))
-    );
+    assert_eq!(store.cas_session(id, Some(fenced), other.clone()).await, Cas::Rejected(Some(sealed.clone())));
     let based = session(SessionState::Sealed(Seq(99)), 2);
-    assert_eq!(
-        store.cas_session(id, Some(based), other).await,
-        Cas::Rejected(Some(sealed.clone()))
-    );
+    assert_eq!(store.cas_session(id, Some(based), other).await, Cas::Rejected(Some(sealed.clone())));
 
     let second = session_id(2);
     assert_eq!(store.cas_session(second, None, live.clone()).await, Cas::Applied);
@@ -131,16 +89,10 @@ pub(super) async fn sessions_are_written_by_condition<S: Store>(store: &Patient<
 pub(super) async fn one_of_many_creates_the_session<S: Store>(store: &Patient<S>) {
     let id = session_id(3);
     let contenders = (1..=32).map(|base| async move {
-        matches!(
-            store.cas_session(id, None, session(SessionState::Live, base)).await,
-            Cas::Applied
-        )
-        .then_some(base)
+        matches!(store.cas_session(id, None, session(SessionState::Live, base)).await, Cas::Applied).then_some(base)
     });
     let winners: Vec<u64> = join_all(contenders).await.into_iter().flatten().collect();
-    let stored = until_done(async || store.0.read_session(id).await)
-        .await
-        .expect("somebody wrote it");
+    let stored = until_done(async || store.0.read_session(id).await).await.expect("somebody wrote it");
     assert_eq!(winners, [stored.base.0]);
 }
 
@@ -149,71 +101,37 @@ pub(super) async fn a_sealed_session_is_deleted<S: Store>(store: &Patient<S>) {
     let sealed = session(SessionState::Sealed(Seq(1)), 2);
     assert_eq!(store.cas_session(id, None, sealed.clone()).await, Cas::Applied);
     let live = session(SessionState::Live, 2);
-    assert_eq!(
-        store.0.delete_session(id, live).await.expect("available"),
-        Cas::Rejected(Some(sealed.clone()))
-    );
-    assert_eq!(
-        store.0.delete_session(id, sealed.clone()).await.expect("available"),
-        Cas::Applied
-    );
+    assert_eq!(store.0.delete_session(id, live).await.expect("available"), Cas::Rejected(Some(sealed.clone())));
+    assert_eq!(store.0.delete_session(id, sealed.clone()).await.expect("available"), Cas::Applied);
     assert_eq!(until_done(async || store.0.read_session(id).await).await, None);
     assert_eq!(until_done(async || store.0.read_session_serial(id).await).await, None);
     assert!(until_done(async || store.0.list_sessions().await).await.is_empty());
-    assert_eq!(
-        store.0.delete_session(id, sealed).await.expect("available"),
-        Cas::Rejected(None)
-    );
+    assert_eq!(store.0.delete_session(id, sealed).await.expect("available"), Cas::Rejected(None));
 }
 
 pub(super) async fn shards_are_written_by_condition<S: Store>(store: &Patient<S>) {
     let id = ShardId(5);
-    let source = |session, from, until| Source {
-        session: session_id(session),
-        from: Seq(from),
-        until,
-    };
+    let source = |session, from, until| Source { session: session_id(session), from: Seq(from), until };
     let first = ShardRow {
         owner: Some(session_id(u128::MAX)),
         epoch: Epoch(1),
-        checkpoint: Position {
-            epoch: Epoch(1),
-            seq: Seq(17),
-        },
+        checkpoint: Position { epoch: Epoch(1), seq: Seq(17) },
         sources: [(Epoch(1), source(u128::MAX, 1, None))].into(),
     };
     let second = ShardRow {
         owner: None,
         epoch: Epoch(2),
-        checkpoint: Position {
-            epoch: Epoch(2),
-            seq: Seq(3),
-        },
+        checkpoint: Position { epoch: Epoch(2), seq: Seq(3) },
         sources: [(Epoch(1), source(1, 1, Some(Seq(40)))), (Epoch(2), source(2, 9, None))].into(),
     };
     assert_eq!(until_done(async || store.0.read_shard_serial(id).await).await, None);
     assert_eq!(store.cas_shard(id, None, first.clone()).await, Cas::Applied);
-    assert_eq!(
-        store.cas_shard(id, None, second.clone()).await,
-        Cas::Rejected(Some(first.clone()))
-    );
-    assert_eq!(
-        store.cas_shard(id, Some(first.clone()), second.clone()).await,
-        Cas::Applied
-    );
-    assert_eq!(
-        store.cas_shard(id, Some(first), ShardRow::default()).await,
-        Cas::Rejected(Some(second.clone()))
-    );
-    assert_eq!(
-        until_done(async || store.0.read_shard_serial(id).await).await,
-        Some(second.clone())
-    );
+    assert_eq!(store.cas_shard(id, None, second.clone()).await, Cas::Rejected(Some(first.clone())));
+    assert_eq!(store.cas_shard(id, Some(first.clone()), second.clone()).await, Cas::Applied);
+    assert_eq!(store.cas_shard(id, Some(first), ShardRow::default()).await, Cas::Rejected(Some(second.clone())));
+    assert_eq!(until_done(async || store.0.read_shard_serial(id).await).await, Some(second.clone()));
 
-    assert_eq!(
-        store.cas_shard(ShardId(1), None, ShardRow::default()).await,
-        Cas::Applied
-    );
+    assert_eq!(store.cas_shard(ShardId(1), None, ShardRow::default()).await, Cas::Applied);
     let mut all = until_done(async || store.0.list_shards().await).await;
     all.sort_by_key(|(id, _)| *id);
     assert_eq!(all, [(ShardId(1), ShardRow::default()), (id, second)]);
@@ -226,11 +144,7 @@ pub(super) async fn racing_claims_raise_the_epoch_one_by_one<S: Store>(store: &P
         let (mut won, mut seen) = (Vec::new(), None::<ShardRow>);
         while won.len() < CLAIMS {
             let epoch = seen.as_ref().map_or(Epoch(1), |row| Epoch(row.epoch.0 + 1));
-            let claim = ShardRow {
-                owner: Some(session_id(claimant)),
-                epoch,
-                ..ShardRow::default()
-            };
+            let claim = ShardRow { owner: Some(session_id(claimant)), epoch, ..ShardRow::default() };
             match store.cas_shard(id, seen.clone(), claim.clone()).await {
                 Cas::Applied => {
                     won.push(epoch);
@@ -245,13 +159,8 @@ pub(super) async fn racing_claims_raise_the_epoch_one_by_one<S: Store>(store: &P
         won
     });
     let mut won: Vec<_> = join_all(claimants).await.into_iter().flatten().collect();
-    let last = until_done(async || store.0.read_shard_serial(id).await)
-        .await
-        .expect("claimed");
+    let last = until_done(async || store.0.read_shard_serial(id).await).await.expect("claimed");
     won.sort();
-    assert!(
-        won.windows(2).all(|pair| pair[0] < pair[1]),
-        "an epoch was claimed twice: {won:?}"
-    );
+    assert!(won.windows(2).all(|pair| pair[0] < pair[1]), "an epoch was claimed twice: {won:?}");
     assert_eq!(won.last(), Some(&last.epoch));
 }

@@ -56,10 +56,7 @@ impl OpenError {
     }
 
     pub(super) fn corrupt(directory: &Path, detail: impl ToString) -> Self {
-        Self::Corrupt {
-            directory: directory.to_owned(),
-            detail: detail.to_string(),
-        }
+        Self::Corrupt { directory: directory.to_owned(), detail: detail.to_string() }
     }
 }
 
@@ -77,11 +74,7 @@ pub(super) fn refuses_writes(error: &io::Error) -> bool {
 
 /// Makes names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(path)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
 /// A locked data directory of a known format. The lock ends with this value.
@@ -96,10 +89,7 @@ impl DataDirectory {
         let io = |error: io::Error| OpenError::from_io(path, &error);
         fs::create_dir_all(path).map_err(io)?;
         let lock = lock(path)?;
-        let this = Self {
-            path: path.to_owned(),
-            _lock: lock,
-        };
+        let this = Self { path: path.to_owned(), _lock: lock };
         match fs::read_to_string(path.join(FORMAT_FILE)) {
             Ok(text) => this.check_format(&text)?,
             Err(error) if error.kind() == ErrorKind::NotFound => this.initialize()?,
@@ -128,15 +118,10 @@ impl DataDirectory {
     }
 
     fn check_format(&self, text: &str) -> Result<(), OpenError> {
-        let found = text
-            .strip_prefix(FORMAT_PREFIX)
-            .and_then(|rest| rest.trim_end().parse::<u32>().ok());
+        let found = text.strip_prefix(FORMAT_PREFIX).and_then(|rest| rest.trim_end().parse::<u32>().ok());
         match found {
             Some(0) | None => Err(OpenError::corrupt(&self.path, format!("{FORMAT_FILE} reads {text:?}"))),
-            Some(found) if found > FORMAT => Err(OpenError::NewerFormat {
-                directory: self.path.clone(),
-                found,
-            }),
+            Some(found) if found > FORMAT => Err(OpenError::NewerFormat { directory: self.path.clone(), found }),
             Some(_) => Ok(()),
         }
     }
@@ -148,14 +133,11 @@ impl DataDirectory {
         for entry in fs::read_dir(&self.path).map_err(io)? {
             let path = entry.map_err(io)?.path();
             if path != draft && path != self.path.join(LOCK_FILE) {
-                return Err(OpenError::NotAStore {
-                    directory: self.path.clone(),
-                });
+                return Err(OpenError::NotAStore { directory: self.path.clone() });
             }
         }
         let mut file = File::create(&draft).map_err(io)?;
-        file.write_all(format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes())
-            .map_err(io)?;
+        file.write_all(format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes()).map_err(io)?;
         file.sync_all().map_err(io)?;
         fs::rename(&draft, self.path.join(FORMAT_FILE)).map_err(io)
     }
@@ -164,23 +146,14 @@ impl DataDirectory {
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let io = |error: io::Error| OpenError::from_io(directory, &error);
     let path = directory.join(LOCK_FILE);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io)?;
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
             // Only for the message.
             let _ = file.read_to_string(&mut text);
-            return Err(OpenError::Locked {
-                directory: directory.to_owned(),
-                pid: text.trim().parse().ok(),
-            });
+            return Err(OpenError::Locked { directory: directory.to_owned(), pid: text.trim().parse().ok() });
         }
         Err(TryLockError::Error(error)) => return Err(io(error)),
     }

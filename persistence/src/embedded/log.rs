@@ -78,49 +78,20 @@ impl Log {
             writer.run(queue);
             drop(guard);
         })?;
-        Ok((
-            Self {
-                directory,
-                jobs,
-                durable,
-                last_read: Mutex::new(None),
-            },
-            thread,
-        ))
+        Ok((Self { directory, jobs, durable, last_read: Mutex::new(None) }, thread))
     }
 
     pub async fn append(&self, session: SessionId, row: LogRow) -> Result<()> {
         if row.batch.len() > MAX_BATCH_BYTES {
-            return Err(StoreError::ReadOnly(format!(
-                "a log row of {} bytes is too large",
-                row.batch.len()
-            )));
+            return Err(StoreError::ReadOnly(format!("a log row of {} bytes is too large", row.batch.len())));
         }
         let (reply, answer) = oneshot::channel();
-        self.send(
-            Job::Append {
-                id: SegmentId {
-                    session,
-                    segment: row.segment,
-                },
-                row,
-                reply,
-            },
-            answer,
-        )
-        .await
+        self.send(Job::Append { id: SegmentId { session, segment: row.segment }, row, reply }, answer).await
     }
 
     pub async fn delete_segment(&self, session: SessionId, segment: u32) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.send(
-            Job::Delete {
-                id: SegmentId { session, segment },
-                reply,
-            },
-            answer,
-        )
-        .await
+        self.send(Job::Delete { id: SegmentId { session, segment }, reply }, answer).await
     }
 
     async fn send(&self, job: Job, answer: oneshot::Receiver<Result<()>>) -> Result<()> {
@@ -145,12 +116,7 @@ impl Log {
                 break;
             }
             let batch = read_batch(&file, entry).map_err(|error| unreadable(id, &error))?;
-            rows.push(LogRow {
-                segment,
-                seq: entry.seq,
-                acknowledged: entry.acknowledged,
-                batch,
-            });
+            rows.push(LogRow { segment, seq: entry.seq, acknowledged: entry.acknowledged, batch });
         }
         Ok(rows)
     }
@@ -255,20 +221,14 @@ impl Writer {
         while let Some(&(id, ..)) = appends.first() {
             let mut group = Vec::new();
             for append in std::mem::take(appends) {
-                if append.0 == id {
-                    group.push((append.1, append.2))
-                } else {
-                    appends.push(append)
-                }
+                if append.0 == id { group.push((append.1, append.2)) } else { appends.push(append) }
             }
             let (rows, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
             match self.append(id, &rows) {
                 Ok(()) => replies.into_iter().for_each(|reply| drop(reply.send(Ok(())))),
                 Err(error) => {
                     tracing::error!(segment = %id, %error, "append to the log failed");
-                    replies
-                        .into_iter()
-                        .for_each(|reply| drop(reply.send(Err(again(&error)))));
+                    replies.into_iter().for_each(|reply| drop(reply.send(Err(again(&error)))));
                 }
             }
         }
@@ -282,14 +242,7 @@ impl Writer {
             return Ok(());
         }
         self.open(id)?;
-        let Self {
-            open,
-            buffer,
-            sync,
-            durable,
-            failed,
-            ..
-        } = self;
+        let Self { open, buffer, sync, durable, failed, .. } = self;
         let Some(segment) = open.get_mut(&id) else {
             return Err(StoreError::Unavailable(format!("{id} is not open")));
         };
@@ -305,10 +258,7 @@ impl Writer {
             return Err(StoreError::ReadOnly(reason));
         }
         segment.end += buffer.len() as u64;
-        durable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, segment.end);
+        durable.lock().unwrap_or_else(PoisonError::into_inner).insert(id, segment.end);
         if buffer.capacity() > MAX_GROUP_BYTES {
             *buffer = Vec::new();
         }
@@ -330,13 +280,7 @@ impl Writer {
         let path = path(&self.directory, id);
         let (new_session, new) = (!session.exists(), !path.exists());
         fs::create_dir_all(&session).map_err(io)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         let end = if new { 0 } else { self.void_after_end(id, &file)? };
         if self.sync && new {
             sync_directory(&session).map_err(io)?;
@@ -344,39 +288,21 @@ impl Writer {
         if self.sync && new_session {
             sync_directory(&self.directory).map_err(io)?;
         }
-        self.durable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, end);
-        self.open.insert(
-            id,
-            OpenSegment {
-                file,
-                end,
-                allocated: end,
-                last_use: self.uses,
-            },
-        );
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(id, end);
+        self.open.insert(id, OpenSegment { file, end, allocated: end, last_use: self.uses });
         Ok(())
     }
 
     /// Of a segment that an earlier process left: what a torn write left must not stand after a good frame.
     fn void_after_end(&self, id: SegmentId, file: &File) -> Result<u64> {
         let end = segment::scan(id, file, None)?.end;
-        let cut = file
-            .set_len(end)
-            .and_then(|()| if self.sync { file.sync_all() } else { Ok(()) });
+        let cut = file.set_len(end).and_then(|()| if self.sync { file.sync_all() } else { Ok(()) });
         cut.map_err(|error| write_error(id, &error))?;
         Ok(end)
     }
 
     fn close_least_used(&mut self) {
-        let Some(id) = self
-            .open
-            .iter()
-            .min_by_key(|(_, segment)| segment.last_use)
-            .map(|(id, _)| *id)
-        else {
+        let Some(id) = self.open.iter().min_by_key(|(_, segment)| segment.last_use).map(|(id, _)| *id) else {
             return;
         };
         if let Some(segment) = self.open.remove(&id) {
@@ -414,11 +340,7 @@ impl OpenSegment {
 
 fn write_error(id: SegmentId, error: &io::Error) -> StoreError {
     let message = format!("cannot write {id}: {error}");
-    if refuses_writes(error) {
-        StoreError::ReadOnly(message)
-    } else {
-        StoreError::Unavailable(message)
-    }
+    if refuses_writes(error) { StoreError::ReadOnly(message) } else { StoreError::Unavailable(message) }
 }
 
 /// Whether a page of about `max_bytes` ends before a row of `bytes`: it has at least one row.

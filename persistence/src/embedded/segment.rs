@@ -129,16 +129,11 @@ pub(super) fn scan(id: SegmentId, file: &File, durable: Option<u64>) -> Result<S
     }
     if end < length {
         if durable.is_some() {
-            return Err(StoreError::Corrupt(format!(
-                "{id}: bad record at byte {end} of {length} durable ones"
-            )));
+            return Err(StoreError::Corrupt(format!("{id}: bad record at byte {end} of {length} durable ones")));
         }
         check_tail(id, file, end, length)?;
     }
-    Ok(Scan {
-        entries: check_rows(id, entries)?,
-        end,
-    })
+    Ok(Scan { entries: check_rows(id, entries)?, end })
 }
 
 fn read_frame(
@@ -223,14 +218,8 @@ fn check_rows(id: SegmentId, mut entries: Vec<Entry>) -> Result<Vec<Entry>, Stor
     entries.dedup_by_key(|entry| entry.seq);
     let acknowledged = entries.iter().map(|entry| entry.acknowledged).max().unwrap_or_default();
     let lost = entries.windows(2).map(|pair| (pair[0].seq.next(), pair[1].seq));
-    if let Some((lost, _)) = lost
-        .into_iter()
-        .find(|(next, found)| next < found && *next <= acknowledged)
-    {
-        return Err(StoreError::Corrupt(format!(
-            "{id}: row {} was acknowledged and is missing",
-            lost.0
-        )));
+    if let Some((lost, _)) = lost.into_iter().find(|(next, found)| next < found && *next <= acknowledged) {
+        return Err(StoreError::Corrupt(format!("{id}: row {} was acknowledged and is missing", lost.0)));
     }
     Ok(entries)
 }

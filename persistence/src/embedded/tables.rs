@@ -69,42 +69,21 @@ pub(super) fn session_row((state, sealed, base, base_segment): SessionValue) -> 
         SEALED => SessionState::Sealed(Seq(sealed)),
         other => return Err(StoreError::Corrupt(format!("a session is in state {other}"))),
     };
-    Ok(SessionRow {
-        state,
-        base: Seq(base),
-        base_segment,
-    })
+    Ok(SessionRow { state, base: Seq(base), base_segment })
 }
 
 pub(super) fn shard_value(row: &ShardRow) -> ShardValue {
     let sources = row.sources.iter();
     let sources = sources.map(|(epoch, s)| (epoch.0, s.session.0.as_u128(), s.from.0, s.until.map(|seq| seq.0)));
-    (
-        row.owner.map(|id| id.0.as_u128()),
-        row.epoch.0,
-        position_value(row.checkpoint),
-        sources.collect(),
-    )
+    (row.owner.map(|id| id.0.as_u128()), row.epoch.0, position_value(row.checkpoint), sources.collect())
 }
 
 pub(super) fn shard_row((owner, epoch, checkpoint, sources): ShardValue) -> ShardRow {
     let sources = sources.into_iter().map(|(epoch, session, from, until)| {
-        (
-            Epoch(epoch),
-            Source {
-                session: session_id(session),
-                from: Seq(from),
-                until: until.map(Seq),
-            },
-        )
+        (Epoch(epoch), Source { session: session_id(session), from: Seq(from), until: until.map(Seq) })
     });
     let sources: BTreeMap<_, _> = sources.collect();
-    ShardRow {
-        owner: owner.map(session_id),
-        epoch: Epoch(epoch),
-        checkpoint: position(checkpoint),
-        sources,
-    }
+    ShardRow { owner: owner.map(session_id), epoch: Epoch(epoch), checkpoint: position(checkpoint), sources }
 }
 
 pub(super) fn position_value(position: Position) -> PositionValue {
@@ -112,10 +91,7 @@ pub(super) fn position_value(position: Position) -> PositionValue {
 }
 
 fn position((epoch, seq): PositionValue) -> Position {
-    Position {
-        epoch: Epoch(epoch),
-        seq: Seq(seq),
-    }
+    Position { epoch: Epoch(epoch), seq: Seq(seq) }
 }
 
 fn session_id(id: u128) -> SessionId {
@@ -123,22 +99,13 @@ fn session_id(id: u128) -> SessionId {
 }
 
 pub(super) fn namespace_row(name: &str, (id, record, version): (&str, &[u8], u64)) -> NamespaceRow {
-    NamespaceRow {
-        id: id.into(),
-        name: name.into(),
-        record: Bytes::copy_from_slice(record),
-        version,
-    }
+    NamespaceRow { id: id.into(), name: name.into(), record: Bytes::copy_from_slice(record), version }
 }
 
 pub(super) fn settings((id, slots, schema_version): (&str, u32, u32)) -> Result<ClusterSettings> {
     let slots = perdure_types::SlotCount::new(slots)
         .ok_or_else(|| StoreError::Corrupt(format!("the cluster has {slots} slots")))?;
-    Ok(ClusterSettings {
-        cluster_id: id.into(),
-        slots,
-        schema_version,
-    })
+    Ok(ClusterSettings { cluster_id: id.into(), slots, schema_version })
 }
 
 /// Any failure of redb. After one of its disk it takes nothing more until it is opened again.
@@ -159,19 +126,12 @@ pub(super) fn open(directory: &DataDirectory, cache_bytes: usize) -> Result<Data
             builder.set_cache_size(cache_bytes);
             let database = builder.open(&path)?;
             // Finds at once what an opening alone may not read.
-            database
-                .begin_read()
-                .map_err(redb::Error::from)?
-                .open_table(CLUSTER)
-                .map_err(redb::Error::from)?;
+            database.begin_read().map_err(redb::Error::from)?.open_table(CLUSTER).map_err(redb::Error::from)?;
             Ok(database)
         });
     }
     if directory.has_logs() {
-        return Err(OpenError::corrupt(
-            directory.path(),
-            format!("{} is missing", path.display()),
-        ));
+        return Err(OpenError::corrupt(directory.path(), format!("{} is missing", path.display())));
     }
     // Created under another name, so that a half-made file is never taken for the tables.
     let draft = path.with_extension("new");
@@ -216,10 +176,9 @@ fn caught(directory: &Path, open: impl FnOnce() -> Result<Database, redb::Error>
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(redb::Error::Io(error))) => Err(OpenError::from_io(directory, &error)),
-        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(OpenError::Locked {
-            directory: directory.to_owned(),
-            pid: None,
-        }),
+        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => {
+            Err(OpenError::Locked { directory: directory.to_owned(), pid: None })
+        }
         Ok(Err(error)) => Err(corrupt(error.to_string())),
         Err(_) => Err(corrupt("unreadable".into())),
     }
@@ -283,20 +242,12 @@ impl Reader {
     pub fn namespaces(&self) -> Result<Vec<NamespaceRow>> {
         let table = self.begin()?.open_table(NAMESPACES).map_err(failure)?;
         let rows = table.iter().map_err(failure)?;
-        rows.map(|row| {
-            row.map(|(name, value)| namespace_row(name.value(), value.value()))
-                .map_err(failure)
-        })
-        .collect()
+        rows.map(|row| row.map(|(name, value)| namespace_row(name.value(), value.value())).map_err(failure)).collect()
     }
 
     pub fn session(&self, id: SessionId) -> Result<Option<SessionRow>> {
         let table = self.begin()?.open_table(SESSIONS).map_err(failure)?;
-        table
-            .get(id.0.as_u128())
-            .map_err(failure)?
-            .map(|value| session_row(value.value()))
-            .transpose()
+        table.get(id.0.as_u128()).map_err(failure)?.map(|value| session_row(value.value())).transpose()
     }
 
     pub fn sessions(&self) -> Result<Vec<(SessionId, SessionRow)>> {
@@ -317,32 +268,22 @@ impl Reader {
     pub fn shards(&self) -> Result<Vec<(ShardId, ShardRow)>> {
         let table = self.begin()?.open_table(SHARDS).map_err(failure)?;
         let rows = table.iter().map_err(failure)?;
-        rows.map(|row| {
-            row.map(|(id, value)| (ShardId(id.value()), shard_row(value.value())))
-                .map_err(failure)
-        })
-        .collect()
+        rows.map(|row| row.map(|(id, value)| (ShardId(id.value()), shard_row(value.value()))).map_err(failure))
+            .collect()
     }
 
     pub fn head(&self, chain: &ChainKey) -> Result<Option<HeadRow>> {
         let table = self.begin()?.open_table(HEADS).map_err(failure)?;
-        let row = table
-            .get((&*chain.namespace_id, &*chain.workflow_id))
-            .map_err(failure)?;
+        let row = table.get((&*chain.namespace_id, &*chain.workflow_id)).map_err(failure)?;
         Ok(row.map(|row| {
             let (_, applied, head) = row.value();
-            HeadRow {
-                head: Bytes::copy_from_slice(head),
-                applied: position(applied),
-            }
+            HeadRow { head: Bytes::copy_from_slice(head), applied: position(applied) }
         }))
     }
 
     pub fn run(&self, chain: &ChainKey, run_id: &str) -> Result<Option<RunRow>> {
         let table = self.begin()?.open_table(RUNS).map_err(failure)?;
-        let row = table
-            .get((&*chain.namespace_id, &*chain.workflow_id, run_id))
-            .map_err(failure)?;
+        let row = table.get((&*chain.namespace_id, &*chain.workflow_id, run_id)).map_err(failure)?;
         Ok(row.map(|row| {
             let (_, applied, wake_at, snapshot) = row.value();
             RunRow {
@@ -384,11 +325,7 @@ impl Reader {
                 break;
             }
             let events = Bytes::copy_from_slice(events);
-            rows.push(HistoryRow {
-                first_event_id: key.value().3,
-                last_event_id,
-                events,
-            });
+            rows.push(HistoryRow { first_event_id: key.value().3, last_event_id, events });
         }
         Ok(rows)
     }
@@ -402,13 +339,7 @@ impl Reader {
     ) -> Result<Vec<Wakeup>> {
         let table = self.begin()?.open_table(WAKEUPS).map_err(failure)?;
         let from = match after {
-            Some(w) => Bound::Excluded((
-                shard.0,
-                w.at.0,
-                &*w.chain.namespace_id,
-                &*w.chain.workflow_id,
-                &*w.run_id,
-            )),
+            Some(w) => Bound::Excluded((shard.0, w.at.0, &*w.chain.namespace_id, &*w.chain.workflow_id, &*w.run_id)),
             None => Bound::Included((shard.0, i64::MIN, "", "", "")),
         };
         let mut wakeups = Vec::new();
@@ -419,11 +350,7 @@ impl Reader {
                 break;
             }
             let chain = ChainKey::new(namespace_id, workflow_id);
-            wakeups.push(Wakeup {
-                at: Timestamp(at),
-                chain,
-                run_id: run_id.into(),
-            });
+            wakeups.push(Wakeup { at: Timestamp(at), chain, run_id: run_id.into() });
         }
         Ok(wakeups)
     }

@@ -19,31 +19,11 @@ const MAX_GROUP: usize = 256;
 type Reply<T> = oneshot::Sender<Result<T>>;
 
 pub(super) enum Job {
-    Settings {
-        proposal: ClusterSettings,
-        reply: Reply<ClusterSettings>,
-    },
-    Namespace {
-        expected: Option<u64>,
-        row: NamespaceRow,
-        reply: Reply<Cas<NamespaceRow>>,
-    },
-    Session {
-        id: SessionId,
-        expected: Option<SessionRow>,
-        new: Option<SessionRow>,
-        reply: Reply<Cas<SessionRow>>,
-    },
-    Shard {
-        id: ShardId,
-        expected: Option<ShardRow>,
-        new: ShardRow,
-        reply: Reply<Cas<ShardRow>>,
-    },
-    Write {
-        writes: Vec<(i64, TableWrite)>,
-        reply: Reply<()>,
-    },
+    Settings { proposal: ClusterSettings, reply: Reply<ClusterSettings> },
+    Namespace { expected: Option<u64>, row: NamespaceRow, reply: Reply<Cas<NamespaceRow>> },
+    Session { id: SessionId, expected: Option<SessionRow>, new: Option<SessionRow>, reply: Reply<Cas<SessionRow>> },
+    Shard { id: ShardId, expected: Option<ShardRow>, new: ShardRow, reply: Reply<Cas<ShardRow>> },
+    Write { writes: Vec<(i64, TableWrite)>, reply: Reply<()> },
 }
 
 /// Sends the answer once it is known whether the transaction is durable.
@@ -61,13 +41,11 @@ impl TableWriter {
         guard: G,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("perdure-tables".into())
-            .spawn(move || {
-                run(&database, queue);
-                drop(database);
-                drop(guard);
-            })?;
+        let thread = std::thread::Builder::new().name("perdure-tables".into()).spawn(move || {
+            run(&database, queue);
+            drop(database);
+            drop(guard);
+        })?;
         Ok((Self { jobs }, thread))
     }
 
@@ -95,9 +73,7 @@ fn run(database: &Database, mut queue: mpsc::Receiver<Job>) {
 /// after the one that failed are dropped, which tells their callers.
 fn transact(database: &Database, jobs: impl Iterator<Item = Job>, answers: &mut Vec<Answer>) -> Result<()> {
     let mut transaction = database.begin_write().map_err(failure)?;
-    transaction
-        .set_durability(Durability::Immediate)
-        .map_err(|error| StoreError::ReadOnly(error.to_string()))?;
+    transaction.set_durability(Durability::Immediate).map_err(|error| StoreError::ReadOnly(error.to_string()))?;
     // Slower commits, but a start after a crash need not walk the file.
     transaction.set_quick_repair(true);
     let mut tables = Tables::open(&transaction)?;
@@ -106,11 +82,7 @@ fn transact(database: &Database, jobs: impl Iterator<Item = Job>, answers: &mut 
     }
     let dirty = tables.dirty;
     drop(tables);
-    if dirty {
-        transaction.commit().map_err(failure)
-    } else {
-        transaction.abort().map_err(failure)
-    }
+    if dirty { transaction.commit().map_err(failure) } else { transaction.abort().map_err(failure) }
 }
 
 struct Tables<'t> {
@@ -150,21 +122,11 @@ impl<'t> Tables<'t> {
                 let outcome = self.namespace(expected, &row)?;
                 answers.push(answer(reply, outcome));
             }
-            Job::Session {
-                id,
-                expected,
-                new,
-                reply,
-            } => {
+            Job::Session { id, expected, new, reply } => {
                 let outcome = self.session(id, expected, new)?;
                 answers.push(answer(reply, outcome));
             }
-            Job::Shard {
-                id,
-                expected,
-                new,
-                reply,
-            } => {
+            Job::Shard { id, expected, new, reply } => {
                 let outcome = self.shard(id, expected, &new)?;
                 answers.push(answer(reply, outcome));
             }
@@ -182,11 +144,7 @@ impl<'t> Tables<'t> {
         if let Some(stored) = self.cluster.get(()).map_err(failure)? {
             return settings(stored.value());
         }
-        let value = (
-            proposal.cluster_id.as_str(),
-            proposal.slots.get(),
-            proposal.schema_version,
-        );
+        let value = (proposal.cluster_id.as_str(), proposal.slots.get(), proposal.schema_version);
         self.cluster.insert((), value).map_err(failure)?;
         self.dirty = true;
         Ok(proposal)
@@ -211,12 +169,7 @@ impl<'t> Tables<'t> {
         new: Option<SessionRow>,
     ) -> Result<Cas<SessionRow>> {
         let key = id.0.as_u128();
-        let stored = self
-            .sessions
-            .get(key)
-            .map_err(failure)?
-            .map(|value| session_row(value.value()))
-            .transpose()?;
+        let stored = self.sessions.get(key).map_err(failure)?.map(|value| session_row(value.value())).transpose()?;
         if stored != expected {
             return Ok(Cas::Rejected(stored));
         }
@@ -229,11 +182,7 @@ impl<'t> Tables<'t> {
     }
 
     fn shard(&mut self, id: ShardId, expected: Option<ShardRow>, new: &ShardRow) -> Result<Cas<ShardRow>> {
-        let stored = self
-            .shards
-            .get(id.0)
-            .map_err(failure)?
-            .map(|value| shard_row(value.value()));
+        let stored = self.shards.get(id.0).map_err(failure)?.map(|value| shard_row(value.value()));
         if stored != expected {
             return Ok(Cas::Rejected(stored));
         }
@@ -296,9 +245,7 @@ impl<'t> Tables<'t> {
             self.runs.remove(key).map_err(failure)?;
         }
         let all = (key.0, key.1, key.2, i64::MIN)..=(key.0, key.1, key.2, i64::MAX);
-        self.history
-            .retain_in(all, |_, (written, ..)| written > stamp)
-            .map_err(failure)
+        self.history.retain_in(all, |_, (written, ..)| written > stamp).map_err(failure)
     }
 }
 
@@ -309,20 +256,11 @@ fn is_newer<'k, K: Key + 'static, V: Value + 'static>(
     stamp: i64,
     stamp_of: impl Fn(V::SelfType<'_>) -> i64,
 ) -> Result<bool> {
-    Ok(table
-        .get(key)
-        .map_err(failure)?
-        .is_some_and(|stored| stamp_of(stored.value()) > stamp))
+    Ok(table.get(key).map_err(failure)?.is_some_and(|stored| stamp_of(stored.value()) > stamp))
 }
 
 fn wakeup_key(shard: ShardId, wakeup: &Wakeup) -> WakeupKey<'_> {
-    (
-        shard.0,
-        wakeup.at.0,
-        &wakeup.chain.namespace_id,
-        &wakeup.chain.workflow_id,
-        &wakeup.run_id,
-    )
+    (shard.0, wakeup.at.0, &wakeup.chain.namespace_id, &wakeup.chain.workflow_id, &wakeup.run_id)
 }
 
 fn answer<T: Send + 'static>(reply: Reply<T>, outcome: T) -> Answer {

@@ -136,10 +136,6 @@ impl Chance {
 
     pub fn between(&mut self, (low, high): (Duration, Duration)) -> Duration {
         let span = u64::try_from(high.saturating_sub(low).as_nanos()).unwrap_or(u64::MAX);
-        if span == 0 {
-            low
-        } else {
-            low + Duration::from_nanos(self.below(span))
-        }
+        if span == 0 { low } else { low + Duration::from_nanos(self.below(span)) }
     }
 }

@@ -149,17 +149,11 @@ impl Network {
                 continue;
             }
             if self.chance.of(self.faults.replica_write_late) {
-                self.send_late(Message::Replicate {
-                    replica,
-                    mutation: mutation.clone(),
-                });
+                self.send_late(Message::Replicate { replica, mutation: mutation.clone() });
                 continue;
             }
             if self.chance.of(self.faults.replica_write_duplicated) {
-                self.send_late(Message::Replicate {
-                    replica,
-                    mutation: mutation.clone(),
-                });
+                self.send_late(Message::Replicate { replica, mutation: mutation.clone() });
             }
             self.replicas[replica].apply(mutation.clone());
             acks += usize::from(!self.chance.of(self.faults.replica_ack_lost));
@@ -176,10 +170,7 @@ impl Network {
             fewest = fewest.min(self.replicate(mutation));
         }
         if fewest < self.quorum() {
-            return Err(StoreError::Unavailable(format!(
-                "timed out: {fewest} of {} acks",
-                self.quorum()
-            )));
+            return Err(StoreError::Unavailable(format!("timed out: {fewest} of {} acks", self.quorum())));
         }
         match failure {
             None => Ok(()),
@@ -194,14 +185,8 @@ impl Network {
                 continue;
             };
             for replica in &self.replicas {
-                if replica
-                    .log_row(*session, row.segment, row.seq)
-                    .is_some_and(|stored| stored.batch != row.batch)
-                {
-                    return Err(StoreError::Corrupt(format!(
-                        "row {} of {session:?} has two contents",
-                        row.seq.0
-                    )));
+                if replica.log_row(*session, row.segment, row.seq).is_some_and(|stored| stored.batch != row.batch) {
+                    return Err(StoreError::Corrupt(format!("row {} of {session:?} has two contents", row.seq.0)));
                 }
             }
         }
@@ -214,11 +199,7 @@ impl Network {
             return Err(StoreError::Unavailable("read timed out".into()));
         }
         if let [replica] = self.replicas.as_slice() {
-            return if self.chance.of(self.faults.read_lost) {
-                Err(read_lost())
-            } else {
-                Ok(query(replica))
-            };
+            return if self.chance.of(self.faults.read_lost) { Err(read_lost()) } else { Ok(query(replica)) };
         }
         let asked = self.random_quorum();
         let mut merged = Replica::default();
@@ -273,13 +254,7 @@ impl Network {
             return Err(current);
         }
         self.last_ballot += 1;
-        let commit = Mutation::Lwt(
-            lwt.key.clone(),
-            Cell {
-                stamp: self.last_ballot,
-                value: lwt.new.clone(),
-            },
-        );
+        let commit = Mutation::Lwt(lwt.key.clone(), Cell { stamp: self.last_ballot, value: lwt.new.clone() });
         self.decided.apply(commit.clone());
         Ok(commit)
     }

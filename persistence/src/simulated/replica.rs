@@ -25,10 +25,7 @@ pub(super) struct Cell<T> {
 
 impl<T> Cell<T> {
     fn live(stamp: i64, value: T) -> Self {
-        Self {
-            stamp,
-            value: Some(value),
-        }
+        Self { stamp, value: Some(value) }
     }
 
     fn tombstone(stamp: i64) -> Self {
@@ -119,10 +116,7 @@ struct History {
 
 impl Default for History {
     fn default() -> Self {
-        Self {
-            deleted: i64::MIN,
-            rows: BTreeMap::new(),
-        }
+        Self { deleted: i64::MIN, rows: BTreeMap::new() }
     }
 }
 
@@ -160,22 +154,13 @@ impl Replica {
                 }
             }
             Mutation::DeleteSegment(session, segment) => {
-                self.log.insert(
-                    (session, segment),
-                    Segment {
-                        deleted: true,
-                        rows: BTreeMap::new(),
-                    },
-                );
+                self.log.insert((session, segment), Segment { deleted: true, rows: BTreeMap::new() });
             }
             Mutation::Head(chain, cell) => merge(&mut self.heads, chain, cell),
             Mutation::Run(chain, run_id, cell) => merge(&mut self.runs, (chain, run_id), cell),
             Mutation::History(chain, run_id, stamp, row) => {
                 let history = self.history.entry((chain, run_id)).or_default();
-                let newer = history
-                    .rows
-                    .get(&row.first_event_id)
-                    .is_none_or(|(old, _)| *old <= stamp);
+                let newer = history.rows.get(&row.first_event_id).is_none_or(|(old, _)| *old <= stamp);
                 if newer && stamp > history.deleted {
                     history.rows.insert(row.first_event_id, (stamp, row));
                 }
@@ -198,25 +183,15 @@ impl Replica {
             Scope::Shards => self.extract_lwt(|key| matches!(key, LwtKey::Shard(_))),
             Scope::Segment(session, number) => match self.log.get(&(*session, *number)) {
                 Some(segment) if segment.deleted => vec![Mutation::DeleteSegment(*session, *number)],
-                Some(segment) => segment
-                    .rows
-                    .values()
-                    .map(|row| Mutation::LogRow(*session, row.clone()))
-                    .collect(),
+                Some(segment) => segment.rows.values().map(|row| Mutation::LogRow(*session, row.clone())).collect(),
                 None => Vec::new(),
             },
-            Scope::Head(chain) => self
-                .heads
-                .get(chain)
-                .map(|cell| Mutation::Head(chain.clone(), cell.clone()))
-                .into_iter()
-                .collect(),
+            Scope::Head(chain) => {
+                self.heads.get(chain).map(|cell| Mutation::Head(chain.clone(), cell.clone())).into_iter().collect()
+            }
             Scope::Run(chain, run_id) => {
                 let key = (chain.clone(), run_id.clone());
-                let run = self
-                    .runs
-                    .get(&key)
-                    .map(|cell| Mutation::Run(chain.clone(), run_id.clone(), cell.clone()));
+                let run = self.runs.get(&key).map(|cell| Mutation::Run(chain.clone(), run_id.clone(), cell.clone()));
                 run.into_iter().collect()
             }
             Scope::History(chain, run_id) => {
@@ -232,16 +207,14 @@ impl Replica {
             }
             Scope::Wakeups(shard) => {
                 let rows = self.wakeups.get(shard).into_iter().flatten();
-                rows.map(|(wakeup, cell)| Mutation::Wakeup(*shard, wakeup.clone(), cell.clone()))
-                    .collect()
+                rows.map(|(wakeup, cell)| Mutation::Wakeup(*shard, wakeup.clone(), cell.clone())).collect()
             }
         }
     }
 
     fn extract_lwt(&self, wanted: impl Fn(&LwtKey) -> bool) -> Vec<Mutation> {
         let rows = self.lwt.iter().filter(|(key, _)| wanted(key));
-        rows.map(|(key, cell)| Mutation::Lwt(key.clone(), cell.clone()))
-            .collect()
+        rows.map(|(key, cell)| Mutation::Lwt(key.clone(), cell.clone())).collect()
     }
 
     pub fn lwt(&self, key: &LwtKey) -> Option<LwtRow> {
@@ -249,9 +222,7 @@ impl Replica {
     }
 
     pub fn lwt_rows(&self) -> impl Iterator<Item = (&LwtKey, &LwtRow)> {
-        self.lwt
-            .iter()
-            .filter_map(|(key, cell)| Some((key, cell.value.as_ref()?)))
+        self.lwt.iter().filter_map(|(key, cell)| Some((key, cell.value.as_ref()?)))
     }
 
     pub fn log_row(&self, session: SessionId, segment: u32, seq: Seq) -> Option<&LogRow> {
@@ -285,26 +256,14 @@ impl Replica {
         let Some(history) = self.history.get(key) else {
             return Vec::new();
         };
-        let first = history
-            .rows
-            .range(..=from)
-            .next_back()
-            .map_or(from, |(first, _)| *first);
+        let first = history.rows.range(..=from).next_back().map_or(from, |(first, _)| *first);
         if first > until {
             return Vec::new();
         }
-        let overlap = history
-            .rows
-            .range(first..=until)
-            .map(|(_, (_, row))| row)
-            .filter(|row| row.last_event_id >= from)
-            .cloned();
+        let overlap =
+            history.rows.range(first..=until).map(|(_, (_, row))| row).filter(|row| row.last_event_id >= from).cloned();
         let size = |row: &HistoryRow| row.events.len();
-        if reverse {
-            page(overlap.rev(), max_bytes, size)
-        } else {
-            page(overlap, max_bytes, size)
-        }
+        if reverse { page(overlap.rev(), max_bytes, size) } else { page(overlap, max_bytes, size) }
     }
 
     pub fn wakeups(&self, shard: ShardId, after: Option<&Wakeup>, until: Timestamp, limit: usize) -> Vec<Wakeup> {
@@ -312,13 +271,8 @@ impl Replica {
             return Vec::new();
         };
         let later = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let due = wakeups
-            .range::<Wakeup, _>(later)
-            .take_while(|(wakeup, _)| wakeup.at <= until);
-        due.filter(|(_, cell)| cell.value.is_some())
-            .map(|(wakeup, _)| wakeup.clone())
-            .take(limit)
-            .collect()
+        let due = wakeups.range::<Wakeup, _>(later).take_while(|(wakeup, _)| wakeup.at <= until);
+        due.filter(|(_, cell)| cell.value.is_some()).map(|(wakeup, _)| wakeup.clone()).take(limit).collect()
     }
 }
 

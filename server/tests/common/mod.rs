@@ -50,34 +50,18 @@ impl Server {
     }
 
     pub fn spawn(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let (stderr, writer) = (child.stderr.take().unwrap(), log.clone());
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                writer
-                    .lines
-                    .lock()
-                    .unwrap()
-                    .0
-                    .push(String::from_utf8_lossy(&line).into_owned());
+                writer.lines.lock().unwrap().0.push(String::from_utf8_lossy(&line).into_owned());
                 writer.grown.notify_all();
             }
             writer.lines.lock().unwrap().1 = true;
             writer.grown.notify_all();
         });
-        Self {
-            child,
-            log,
-            reader: Some(reader),
-            address: String::new(),
-            metrics_address: String::new(),
-        }
+        Self { child, log, reader: Some(reader), address: String::new(), metrics_address: String::new() }
     }
 
     pub fn wait_until_ready(&mut self) {
@@ -95,11 +79,7 @@ impl Server {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !lines.1 && !left.is_zero(),
-                "no log line with {text:?} in\n{}",
-                lines.0.join("\n")
-            );
+            assert!(!lines.1 && !left.is_zero(), "no log line with {text:?} in\n{}", lines.0.join("\n"));
             lines = self.log.grown.wait_timeout(lines, left).unwrap().0;
         }
     }
@@ -118,10 +98,7 @@ impl Server {
 
     /// Sends a signal by its name, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.pid().to_string()])
-            .status()
-            .unwrap();
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
@@ -144,11 +121,7 @@ impl Server {
     }
 
     pub async fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.address))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap()
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 }
 
@@ -178,9 +151,7 @@ pub fn run(command: Command) -> (Option<i32>, String) {
 
 /// The value of `name=value` in a log line.
 pub fn field<'a>(line: &'a str, name: &str) -> &'a str {
-    let (_, rest) = line
-        .split_once(&format!("{name}="))
-        .unwrap_or_else(|| panic!("no {name} in {line}"));
+    let (_, rest) = line.split_once(&format!("{name}=")).unwrap_or_else(|| panic!("no {name} in {line}"));
     rest.split_whitespace().next().unwrap_or_default()
 }
 
@@ -196,22 +167,13 @@ pub fn start_request(workflow_id: &str) -> StartWorkflowExecutionRequest {
 }
 
 pub fn queue(name: &str) -> TaskQueue {
-    TaskQueue {
-        name: name.into(),
-        ..Default::default()
-    }
+    TaskQueue { name: name.into(), ..Default::default() }
 }
 
 pub fn execution(workflow_id: &str) -> WorkflowExecution {
-    WorkflowExecution {
-        workflow_id: workflow_id.into(),
-        run_id: String::new(),
-    }
+    WorkflowExecution { workflow_id: workflow_id.into(), run_id: String::new() }
 }
 
 pub fn describe(workflow_id: &str) -> DescribeWorkflowExecutionRequest {
-    DescribeWorkflowExecutionRequest {
-        namespace: NAMESPACE.into(),
-        execution: Some(execution(workflow_id)),
-    }
+    DescribeWorkflowExecutionRequest { namespace: NAMESPACE.into(), execution: Some(execution(workflow_id)) }
 }

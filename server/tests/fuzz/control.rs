@@ -50,12 +50,7 @@ impl Control {
             task_queue: Some(queue(QUEUE)),
             ..Default::default()
         };
-        let activity = client
-            .poll_activity_task_queue(poll)
-            .await
-            .unwrap()
-            .into_inner()
-            .task_token;
+        let activity = client.poll_activity_task_queue(poll).await.unwrap().into_inner().task_token;
         let signal = SignalWorkflowExecutionRequest {
             namespace: NAMESPACE.into(),
             workflow_execution: Some(execution(WORKFLOW)),
@@ -64,10 +59,7 @@ impl Control {
         };
         client.signal_workflow_execution(signal).await.unwrap();
         let second = Self::workflow_task(&mut client).await;
-        Self {
-            client,
-            tokens: vec![activity, second, first],
-        }
+        Self { client, tokens: vec![activity, second, first] }
     }
 
     async fn workflow_task(client: &mut WorkflowServiceClient<Channel>) -> Bytes {
@@ -76,12 +68,7 @@ impl Control {
             task_queue: Some(queue(QUEUE)),
             ..Default::default()
         };
-        let token = client
-            .poll_workflow_task_queue(poll)
-            .await
-            .unwrap()
-            .into_inner()
-            .task_token;
+        let token = client.poll_workflow_task_queue(poll).await.unwrap().into_inner().task_token;
         assert!(!token.is_empty());
         token
     }
@@ -97,10 +84,8 @@ impl Control {
     /// All that the API shows of it.
     pub async fn look(&self) -> (DescribeWorkflowExecutionResponse, Vec<HistoryEvent>) {
         let mut client = self.client.clone();
-        let request = DescribeWorkflowExecutionRequest {
-            namespace: NAMESPACE.into(),
-            execution: Some(execution(WORKFLOW)),
-        };
+        let request =
+            DescribeWorkflowExecutionRequest { namespace: NAMESPACE.into(), execution: Some(execution(WORKFLOW)) };
         let described = client.describe_workflow_execution(request).await.unwrap().into_inner();
         let history = history(&mut client, NAMESPACE, execution(WORKFLOW)).await.unwrap();
         (described, history)
@@ -123,10 +108,7 @@ fn activity() -> Command {
 }
 
 fn timer() -> Command {
-    let attributes = StartTimerCommandAttributes {
-        timer_id: "timer".into(),
-        start_to_fire_timeout: seconds(30 * DAY),
-    };
+    let attributes = StartTimerCommandAttributes { timer_id: "timer".into(), start_to_fire_timeout: seconds(30 * DAY) };
     Command {
         command_type: CommandType::StartTimer as i32,
         attributes: Some(Attributes::StartTimerCommandAttributes(attributes)),
@@ -172,17 +154,12 @@ pub async fn current_runs(
 ) -> Vec<WorkflowExecution> {
     let mut runs = Vec::new();
     for workflow_id in workflow_ids {
-        let request = DescribeWorkflowExecutionRequest {
-            namespace: namespace.into(),
-            execution: Some(execution(workflow_id)),
-        };
+        let request =
+            DescribeWorkflowExecutionRequest { namespace: namespace.into(), execution: Some(execution(workflow_id)) };
         match client.describe_workflow_execution(request).await {
-            Ok(described) => runs.extend(
-                described
-                    .into_inner()
-                    .workflow_execution_info
-                    .and_then(|info| info.execution),
-            ),
+            Ok(described) => {
+                runs.extend(described.into_inner().workflow_execution_info.and_then(|info| info.execution))
+            }
             Err(status) => assert_eq!(status.code(), Code::NotFound, "{status:?}"),
         }
     }

@@ -57,13 +57,8 @@ pub struct Generator<'a> {
 
 impl<'a> Generator<'a> {
     pub fn new(seed: u64, pool: &'a Pool) -> Self {
-        let mut this = Self {
-            state: seed,
-            pool,
-            odd_percent: 0,
-            optional_percent: 0,
-            token_kind: TokenKind::Unspecified,
-        };
+        let mut this =
+            Self { state: seed, pool, odd_percent: 0, optional_percent: 0, token_kind: TokenKind::Unspecified };
         this.odd_percent = this.one_of(&[0, 0, 1, 4, 15]);
         this.optional_percent = this.one_of(&[2, 5, 15, 40]);
         this
@@ -99,9 +94,7 @@ impl<'a> Generator<'a> {
         loop {
             let method = &methods[self.below(methods.len() as u64) as usize];
             let name = method.descriptor.name();
-            let lively = ["Start", "Signal", "Respond", "Poll", "Multi"]
-                .iter()
-                .any(|part| name.contains(part));
+            let lively = ["Start", "Signal", "Respond", "Poll", "Multi"].iter().any(|part| name.contains(part));
             let percent = match (method.is_built, lively) {
                 (false, _) => 2,
                 (true, false) => 30,
@@ -125,10 +118,7 @@ impl<'a> Generator<'a> {
             // The namespace of all the others stays as it is.
             let name = format!("scratch-{}", self.below(4));
             for field in ["namespace", "name"] {
-                if request
-                    .get_field_by_name(field)
-                    .is_some_and(|value| value.as_str() == Some(NAMESPACE))
-                {
+                if request.get_field_by_name(field).is_some_and(|value| value.as_str() == Some(NAMESPACE)) {
                     request.set_field_by_name(field, Value::String(name.clone()));
                 }
             }
@@ -192,19 +182,14 @@ impl<'a> Generator<'a> {
 
     /// The one pair of operations that there is, on one workflow.
     fn start_and_update(&mut self, field: &FieldDescriptor, depth: u32) -> Vec<Value> {
-        let Kind::Message(operation) = field.kind() else {
-            unreachable!("operations are messages")
-        };
+        let Kind::Message(operation) = field.kind() else { unreachable!("operations are messages") };
         let mut values = Vec::new();
         let workflow_id = Value::String(self.string("workflow_id"));
         for name in ["start_workflow", "update_workflow"] {
             let field = operation.get_field_by_name(name).unwrap();
             let mut value = self.value(&field, depth + 1);
             let request = value.as_message_mut().unwrap();
-            match request
-                .get_field_by_name_mut("workflow_execution")
-                .and_then(Value::as_message_mut)
-            {
+            match request.get_field_by_name_mut("workflow_execution").and_then(Value::as_message_mut) {
                 Some(execution) => execution.set_field_by_name("workflow_id", workflow_id.clone()),
                 None => request.set_field_by_name("workflow_id", workflow_id.clone()),
             }
@@ -216,9 +201,7 @@ impl<'a> Generator<'a> {
     }
 
     fn map(&mut self, field: &FieldDescriptor, depth: u32) -> Value {
-        let Kind::Message(entry) = field.kind() else {
-            unreachable!("a map's entries are messages")
-        };
+        let Kind::Message(entry) = field.kind() else { unreachable!("a map's entries are messages") };
         let mut map = std::collections::HashMap::new();
         for _ in 0..self.below(3) {
             let value = self.value(&entry.map_entry_value_field(), depth);
@@ -253,29 +236,14 @@ impl<'a> Generator<'a> {
         if !self.is_odd() {
             return small;
         }
-        self.one_of(&[
-            -1,
-            i64::from(i32::MAX),
-            i64::from(i32::MIN),
-            i64::MAX,
-            i64::MIN,
-            1 << 40,
-        ])
+        self.one_of(&[-1, i64::from(i32::MAX), i64::from(i32::MIN), i64::MAX, i64::MIN, 1 << 40])
     }
 
     fn float(&mut self) -> f64 {
         if !self.is_odd() {
             return self.one_of(&[0.0, 1.0, 1.5, 2.0]);
         }
-        self.one_of(&[
-            -1.0,
-            0.5,
-            f64::NAN,
-            f64::INFINITY,
-            f64::NEG_INFINITY,
-            f64::MAX,
-            f64::MIN_POSITIVE,
-        ])
+        self.one_of(&[-1.0, 0.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE])
     }
 
     fn time(&mut self, mut message: DynamicMessage) -> DynamicMessage {
@@ -291,11 +259,7 @@ impl<'a> Generator<'a> {
 
     fn enum_number(&mut self, descriptor: &EnumDescriptor) -> i32 {
         let numbers: Vec<i32> = descriptor.values().map(|value| value.number()).collect();
-        if self.is_odd() {
-            self.one_of(&[-1, 99, i32::MAX, i32::MIN])
-        } else {
-            self.one_of(&numbers)
-        }
+        if self.is_odd() { self.one_of(&[-1, 99, i32::MAX, i32::MIN]) } else { self.one_of(&numbers) }
     }
 
     /// Mostly a command is of the type that its attributes are for.
@@ -317,11 +281,7 @@ impl<'a> Generator<'a> {
             "workflow_id" => format!("w-{number}"),
             "run_id" | "first_execution_run_id" => {
                 let index = self.next();
-                if self.chance(60) {
-                    String::new()
-                } else {
-                    self.pool.run_id(index).unwrap_or_default()
-                }
+                if self.chance(60) { String::new() } else { self.pool.run_id(index).unwrap_or_default() }
             }
             "name" | "normal_name" => format!("name-{}", number % 3),
             _ => format!("{field}-{}", number % 4),
@@ -352,20 +312,12 @@ impl<'a> Generator<'a> {
             _ => Some(Bytes::from_static(b"{\"some\":\"data\"}")),
         };
         let token = token.unwrap_or_default();
-        if self.chance(90) {
-            token
-        } else {
-            self.damage(&token).into()
-        }
+        if self.chance(90) { token } else { self.damage(&token).into() }
     }
 
     fn damaged_untouchable(&mut self, index: u64) -> Bytes {
         let damaged = Bytes::from(self.damage(&self.pool.untouchable(index)));
-        if self.pool.is_untouchable(&damaged) {
-            Bytes::new()
-        } else {
-            damaged
-        }
+        if self.pool.is_untouchable(&damaged) { Bytes::new() } else { damaged }
     }
 
     /// Bits flipped, a part cut off, something appended, or nothing of it left.

@@ -33,16 +33,8 @@ const CALLERS: u64 = 16;
 const DEFAULT_SECONDS: u64 = 12;
 /// Name, RPCs that are built, RPCs that are not.
 const SERVICES: [(&str, &[&str], &[&str]); 2] = [
-    (
-        "temporal.api.workflowservice.v1.WorkflowService",
-        WORKFLOW_IMPLEMENTED,
-        WORKFLOW_UNIMPLEMENTED,
-    ),
-    (
-        "temporal.api.operatorservice.v1.OperatorService",
-        OPERATOR_IMPLEMENTED,
-        OPERATOR_UNIMPLEMENTED,
-    ),
+    ("temporal.api.workflowservice.v1.WorkflowService", WORKFLOW_IMPLEMENTED, WORKFLOW_UNIMPLEMENTED),
+    ("temporal.api.operatorservice.v1.OperatorService", OPERATOR_IMPLEMENTED, OPERATOR_UNIMPLEMENTED),
 ];
 
 struct Method {
@@ -59,11 +51,7 @@ fn methods() -> Vec<Method> {
         for (names, is_built) in [(built, true), (open, false)] {
             for name in names {
                 let descriptor = descriptor.methods().find(|method| method.name() == *name).unwrap();
-                methods.push(Method {
-                    path: format!("/{service}/{name}"),
-                    descriptor,
-                    is_built,
-                });
+                methods.push(Method { path: format!("/{service}/{name}"), descriptor, is_built });
             }
         }
     }
@@ -89,10 +77,8 @@ async fn nonsense_changes_nothing() {
     eprintln!("PERDURE_FUZZ_SEED={seed}");
 
     let directory = tempdir().unwrap();
-    let mut server = Server::start(
-        directory.path(),
-        &["--namespace", generate::NAMESPACE, "--namespace", control::NAMESPACE],
-    );
+    let mut server =
+        Server::start(directory.path(), &["--namespace", generate::NAMESPACE, "--namespace", control::NAMESPACE]);
     let control = Control::set_up(server.client().await).await;
     let before = control.look().await;
 
@@ -103,9 +89,9 @@ async fn nonsense_changes_nothing() {
     for caller in 0..CALLERS {
         let wire = Wire::connect(&server.address).await;
         let (pool, methods) = (pool.clone(), methods.clone());
-        callers.push(tokio::spawn(async move {
-            call_until(deadline, seed ^ (caller << 48), wire, &pool, &methods).await
-        }));
+        callers.push(tokio::spawn(
+            async move { call_until(deadline, seed ^ (caller << 48), wire, &pool, &methods).await },
+        ));
     }
     let mut answers: BTreeMap<(String, String), u64> = BTreeMap::new();
     for caller in callers {
@@ -120,21 +106,14 @@ async fn nonsense_changes_nothing() {
     let log = server.log();
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
     for method in methods.iter().filter(|method| method.is_built) {
-        assert!(
-            answers.keys().any(|(name, _)| name == method.descriptor.name()),
-            "{} was never called",
-            method.path
-        );
+        assert!(answers.keys().any(|(name, _)| name == method.descriptor.name()), "{} was never called", method.path);
     }
 
     // What was made of the nonsense is durable, and reads back the same.
     let mut client = server.client().await;
     let mut histories = Vec::new();
     for run in control::current_runs(&mut client, generate::NAMESPACE, &generate::workflow_ids()).await {
-        histories.push((
-            run.clone(),
-            control::history(&mut client, generate::NAMESPACE, run).await.unwrap(),
-        ));
+        histories.push((run.clone(), control::history(&mut client, generate::NAMESPACE, run).await.unwrap()));
     }
     assert!(!histories.is_empty());
     server.signal("KILL");
@@ -144,9 +123,7 @@ async fn nonsense_changes_nothing() {
     assert_eq!(control.look().await, before);
     let mut client = server.client().await;
     for (run, before) in histories {
-        let after = control::history(&mut client, generate::NAMESPACE, run.clone())
-            .await
-            .unwrap();
+        let after = control::history(&mut client, generate::NAMESPACE, run.clone()).await.unwrap();
         // Timers may have gone off meanwhile.
         assert!(after.starts_with(&before), "{run:?}: {before:#?} has become {after:#?}");
     }

@@ -24,10 +24,7 @@ pub struct Pool {
 
 impl Pool {
     pub fn new(untouchable: Vec<Bytes>) -> Self {
-        Self {
-            untouchable,
-            values: Mutex::default(),
-        }
+        Self { untouchable, values: Mutex::default() }
     }
 
     fn values(&self) -> MutexGuard<'_, Values> {
@@ -41,11 +38,7 @@ impl Pool {
     /// Whether a damaged token says the same as one of those.
     pub fn is_untouchable(&self, token: &Bytes) -> bool {
         let meaning = |token: &Bytes| TaskToken::decode(token.clone()).ok();
-        meaning(token).is_some_and(|said| {
-            self.untouchable
-                .iter()
-                .any(|other| meaning(other).as_ref() == Some(&said))
-        })
+        meaning(token).is_some_and(|said| self.untouchable.iter().any(|other| meaning(other).as_ref() == Some(&said)))
     }
 
     /// A token of that kind. It is taken out: a task is answered once, and others may have more luck with another one.
@@ -76,10 +69,7 @@ impl Pool {
                 ("run_id", Value::String(run_id)) => keep(&mut self.values().run_ids, run_id.clone()),
                 (_, Value::Message(inner)) => self.harvest(inner),
                 (_, Value::List(values)) => {
-                    values
-                        .iter()
-                        .filter_map(Value::as_message)
-                        .for_each(|inner| self.harvest(inner));
+                    values.iter().filter_map(Value::as_message).for_each(|inner| self.harvest(inner));
                 }
                 _ => {}
             }

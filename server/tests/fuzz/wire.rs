@@ -23,10 +23,7 @@ impl Wire {
     }
 
     pub async fn call(&mut self, path: &str, message: Bytes) -> Result<Bytes, Status> {
-        self.0
-            .ready()
-            .await
-            .map_err(|error| Status::unknown(error.to_string()))?;
+        self.0.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
         let mut request = Request::new(message);
         request.set_timeout(TIMEOUT);
         let path = PathAndQuery::try_from(path).unwrap();

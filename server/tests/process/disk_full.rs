@@ -18,12 +18,7 @@ const INPUT_BYTES: usize = 64 << 10;
 /// Starts of one caller at most: far more than fit.
 const STARTS: usize = 2_000;
 /// What callers may try again after, as all SDKs do. A call that was cut off reads as one of the last two.
-const RETRYABLE: [Code; 4] = [
-    Code::Unavailable,
-    Code::ResourceExhausted,
-    Code::Unknown,
-    Code::Cancelled,
-];
+const RETRYABLE: [Code; 4] = [Code::Unavailable, Code::ResourceExhausted, Code::Unknown, Code::Cancelled];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_file_system() {
@@ -70,12 +65,7 @@ fn no_room_to_begin() {
 fn limited(data: &Path, blocks: u64) -> Server {
     let mut command = Command::new("sh");
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
-    command
-        .arg("-c")
-        .arg(script)
-        .arg(BINARY)
-        .args(["dev", "--port", "0", "--db-filename"])
-        .arg(data);
+    command.arg("-c").arg(script).arg(BINARY).args(["dev", "--port", "0", "--db-filename"]).arg(data);
     let mut server = Server::spawn(command);
     server.wait_until_ready();
     server
@@ -93,12 +83,7 @@ async fn fill(server: Server) -> BTreeMap<String, String> {
                 let workflow_id = format!("w-{caller}-{number}");
                 let mut request = start_request(&workflow_id);
                 let data = vec![b'x'; INPUT_BYTES].into();
-                request.input = Some(Payloads {
-                    payloads: vec![Payload {
-                        data,
-                        ..Default::default()
-                    }],
-                });
+                request.input = Some(Payloads { payloads: vec![Payload { data, ..Default::default() }] });
                 match client.start_workflow_execution(request).await {
                     Ok(started) => acknowledged.push((workflow_id, started.into_inner().run_id)),
                     Err(status) => return (acknowledged, Some(status)),
@@ -127,11 +112,7 @@ async fn check(data: &Path, acknowledged: BTreeMap<String, String>) {
     let server = Server::start(data, &[]);
     let mut client = server.client().await;
     for (workflow_id, run_id) in &acknowledged {
-        let found = client
-            .describe_workflow_execution(describe(workflow_id))
-            .await
-            .unwrap()
-            .into_inner();
+        let found = client.describe_workflow_execution(describe(workflow_id)).await.unwrap().into_inner();
         let found = found.workflow_execution_info.and_then(|info| info.execution).unwrap();
         assert_eq!(found.run_id, *run_id);
     }

@@ -40,10 +40,6 @@ impl Drop for Mounted {
 }
 
 fn mount(arguments: &[&str], on: &Path) -> bool {
-    let mount = Command::new("mount")
-        .args(arguments)
-        .arg(on)
-        .stderr(Stdio::null())
-        .status();
+    let mount = Command::new("mount").args(arguments).arg(on).stderr(Stdio::null()).status();
     mount.is_ok_and(|status| status.success())
 }

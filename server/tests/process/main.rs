@@ -9,4 +9,5 @@ mod disk_full;
 mod endpoints;
 mod filesystem;
 mod refusals;
+mod retention;
 mod stopping;

@@ -12,11 +12,7 @@ use crate::{
 /// The code, and each of the texts in the last line.
 fn check(outcome: (Option<i32>, String), code: i32, texts: &[&str]) {
     let (found, log) = outcome;
-    let last = log
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or_default();
+    let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     assert_eq!(found, Some(code), "{log}");
     for text in texts {
         assert!(last.contains(text), "{text:?} is not in {last:?}");
@@ -30,17 +26,9 @@ fn the_port_is_taken() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let data = directory.path().join("data");
-    check(
-        run(dev(&data, &["--port", &port])),
-        10,
-        &["cannot listen on", &port, "--port"],
-    );
+    check(run(dev(&data, &["--port", &port])), 10, &["cannot listen on", &port, "--port"]);
     assert!(!data.exists(), "a server that does not start leaves nothing behind");
-    check(
-        run(dev(&data, &["--metrics-port", &port])),
-        10,
-        &["cannot serve metrics on", &port],
-    );
+    check(run(dev(&data, &["--metrics-port", &port])), 10, &["cannot serve metrics on", &port]);
 }
 
 #[test]
@@ -48,11 +36,7 @@ fn another_process_holds_the_directory() {
     let directory = tempdir().unwrap();
     let holder = Server::start(directory.path(), &[]);
     let pid = format!("process {}", holder.pid());
-    check(
-        run(dev(directory.path(), &[])),
-        11,
-        &["is in use by another process", &pid],
-    );
+    check(run(dev(directory.path(), &[])), 11, &["is in use by another process", &pid]);
     // Until it is gone, even by force.
     drop(holder);
     Server::start(directory.path(), &[]);
@@ -62,11 +46,7 @@ fn another_process_holds_the_directory() {
 fn the_data_is_newer() {
     let directory = with_data();
     fs::write(directory.path().join("FORMAT"), "perdure-store 999\n").unwrap();
-    check(
-        run(dev(directory.path(), &[])),
-        12,
-        &["store format 999", "use a newer binary"],
-    );
+    check(run(dev(directory.path(), &[])), 12, &["store format 999", "use a newer binary"]);
 }
 
 #[test]
@@ -86,10 +66,7 @@ async fn the_log_is_damaged() {
     let server = Server::start(directory.path(), &[]);
     let mut client = server.client().await;
     for number in 0..20 {
-        client
-            .start_workflow_execution(start_request(&format!("w-{number}")))
-            .await
-            .unwrap();
+        client.start_workflow_execution(start_request(&format!("w-{number}"))).await.unwrap();
     }
     drop(server);
     let segment = only_segment(directory.path());
@@ -99,11 +76,7 @@ async fn the_log_is_damaged() {
     fs::write(&segment, bytes).unwrap();
     check(run(dev(directory.path(), &[])), 13, &["bad record at byte"]);
     fs::remove_file(directory.path().join("tables.redb")).unwrap();
-    check(
-        run(dev(directory.path(), &[])),
-        13,
-        &["damaged", "tables.redb is missing"],
-    );
+    check(run(dev(directory.path(), &[])), 13, &["damaged", "tables.redb is missing"]);
 }
 
 /// The one log segment of a server that was killed.
@@ -119,11 +92,7 @@ fn only_segment(directory: &Path) -> std::path::PathBuf {
 fn the_directory_is_not_a_store() {
     let directory = tempdir().unwrap();
     fs::write(directory.path().join("holiday.jpg"), "").unwrap();
-    check(
-        run(dev(directory.path(), &[])),
-        1,
-        &["holds no Perdure store", "choose another directory"],
-    );
+    check(run(dev(directory.path(), &[])), 1, &["holds no Perdure store", "choose another directory"]);
     let file = directory.path().join("holiday.jpg");
     check(run(dev(&file, &[])), 1, &["cannot be opened"]);
 }
@@ -136,16 +105,10 @@ fn the_directory_cannot_be_written() {
             return;
         }
         let directory = with_data();
-        let made_read_only = std::process::Command::new("chmod")
-            .args(["-R", "a-w"])
-            .arg(directory.path())
-            .status();
+        let made_read_only = std::process::Command::new("chmod").args(["-R", "a-w"]).arg(directory.path()).status();
         assert!(made_read_only.unwrap().success());
         check(run(dev(directory.path(), &[])), 14, &["cannot be written"]);
-        let made_writable = std::process::Command::new("chmod")
-            .args(["-R", "u+w"])
-            .arg(directory.path())
-            .status();
+        let made_writable = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(directory.path()).status();
         assert!(made_writable.unwrap().success());
         return;
     };
@@ -161,16 +124,9 @@ fn the_command_line_is_wrong() {
     let directory = tempdir().unwrap();
     let data = directory.path().join("data");
     let (code, log) = run(dev(&data, &["--prot", "1"]));
-    assert!(
-        code == Some(2) && log.contains("--prot") && log.contains("--port"),
-        "{log}"
-    );
+    assert!(code == Some(2) && log.contains("--prot") && log.contains("--port"), "{log}");
     let knob = ["--dynamic-config-value", "limit.historyCount.eror=1"];
-    check(
-        run(dev(&data, &knob)),
-        2,
-        &["limit.historyCount.eror", "limit.historyCount.error"],
-    );
+    check(run(dev(&data, &knob)), 2, &["limit.historyCount.eror", "limit.historyCount.error"]);
     let knob = ["--dynamic-config-value", "limit.historyCount.error=many"];
     check(run(dev(&data, &knob)), 2, &["limit.historyCount.error", "many"]);
     let knob = ["--dynamic-config-value", "limit.historyCount.error"];

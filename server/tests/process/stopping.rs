@@ -50,18 +50,12 @@ async fn drains(signal: &str) {
     let news = tokio::spawn(async move { c3.get_workflow_execution_history(wait_for_close()).await });
     let mut health = HealthClient::new(server.channel().await);
     let mut statuses = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    assert_eq!(
-        statuses.message().await.unwrap().unwrap().status(),
-        ServingStatus::Serving
-    );
+    assert_eq!(statuses.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     wait_for_pollers(&server).await;
 
     let begun = Instant::now();
     server.signal(signal);
-    assert_eq!(
-        statuses.message().await.unwrap().unwrap().status(),
-        ServingStatus::NotServing
-    );
+    assert_eq!(statuses.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     assert!(workflow_task.await.unwrap().unwrap().into_inner().task_token.is_empty());
     assert!(activity_task.await.unwrap().unwrap().into_inner().task_token.is_empty());
     let page = news.await.unwrap().unwrap().into_inner();
@@ -70,19 +64,11 @@ async fn drains(signal: &str) {
     let took = begun.elapsed();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(took < DRAIN, "took {took:?}:\n{log}");
-    assert!(
-        log.contains("draining") && log.contains("flushed=true sealed=true"),
-        "{log}"
-    );
+    assert!(log.contains("draining") && log.contains("flushed=true sealed=true"), "{log}");
 
     let mut server = Server::start(directory.path(), &[]);
     assert_eq!(replayed(&server), 0);
-    server
-        .client()
-        .await
-        .describe_workflow_execution(describe("w"))
-        .await
-        .unwrap();
+    server.client().await.describe_workflow_execution(describe("w")).await.unwrap();
     assert!(server.is_running());
 }
 
@@ -98,11 +84,7 @@ fn wait_for_close() -> GetWorkflowExecutionHistoryRequest {
 
 /// Until all three calls that wait have arrived, as the gauge of calls under way tells.
 async fn wait_for_pollers(server: &Server) {
-    let waiting = [
-        "PollWorkflowTaskQueue",
-        "PollActivityTaskQueue",
-        "GetWorkflowExecutionHistory",
-    ];
+    let waiting = ["PollWorkflowTaskQueue", "PollActivityTaskQueue", "GetWorkflowExecutionHistory"];
     loop {
         let text = crate::endpoints::scrape(&server.metrics_address);
         let arrived = |operation: &&str| {
@@ -120,26 +102,13 @@ async fn wait_for_pollers(server: &Server) {
 async fn what_was_acknowledged_before_a_kill_is_replayed() {
     let directory = tempdir().unwrap();
     let server = Server::start(directory.path(), &[]);
-    let run_id = server
-        .client()
-        .await
-        .start_workflow_execution(start_request("w"))
-        .await
-        .unwrap()
-        .into_inner()
-        .run_id;
+    let run_id = server.client().await.start_workflow_execution(start_request("w")).await.unwrap().into_inner().run_id;
     server.signal("KILL");
     server.wait();
 
     let server = Server::start(directory.path(), &[]);
     assert!(replayed(&server) > 0);
-    let found = server
-        .client()
-        .await
-        .describe_workflow_execution(describe("w"))
-        .await
-        .unwrap()
-        .into_inner();
+    let found = server.client().await.describe_workflow_execution(describe("w")).await.unwrap().into_inner();
     let found = found.workflow_execution_info.and_then(|info| info.execution).unwrap();
     assert_eq!(found.run_id, run_id);
 }

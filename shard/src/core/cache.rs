@@ -17,10 +17,7 @@ impl Core {
         let covered = self.log.covered_tickets();
         let Some(entry) = self.chains.get_mut(key) else { return };
         let is_blank = entry.runs.is_empty()
-            && entry
-                .chain
-                .as_ref()
-                .is_some_and(|chain| chain.head().current_run_id.is_empty())
+            && entry.chain.as_ref().is_some_and(|chain| chain.head().current_run_id.is_empty())
             && entry.is_evictable(covered);
         if is_blank {
             self.remove(key);
@@ -38,8 +35,7 @@ impl Core {
         telemetry::cache(total - before);
         if self.lru.len() > 4 * self.chains.len() + 64 {
             let chains = &self.chains;
-            self.lru
-                .retain(|(key, used)| chains.get(key).is_some_and(|entry| entry.last_use == *used));
+            self.lru.retain(|(key, used)| chains.get(key).is_some_and(|entry| entry.last_use == *used));
         }
         self.make_room();
     }
@@ -60,11 +56,7 @@ impl Core {
             };
             entry.watchers.retain(|watcher| !watcher.reply.is_closed());
             // What is due would be forgotten: the rows that would tell of it are taken.
-            let is_due = entry
-                .chain
-                .as_ref()
-                .and_then(|chain| chain.next_timer())
-                .is_some_and(|at| at <= self.now);
+            let is_due = entry.chain.as_ref().and_then(|chain| chain.next_timer()).is_some_and(|at| at <= self.now);
             if entry.is_evictable(covered) && !is_due {
                 self.evict(&key);
             } else {
@@ -88,11 +80,7 @@ impl Core {
             .runs
             .iter()
             .filter_map(|(run_id, run)| {
-                run.stored_wake.map(|at| Wakeup {
-                    at,
-                    chain: key.clone(),
-                    run_id: run_id.as_str().into(),
-                })
+                run.stored_wake.map(|at| Wakeup { at, chain: key.clone(), run_id: run_id.as_str().into() })
             })
             .collect();
         if let Some(at) = next_timer.filter(|at| rows.iter().all(|row| row.at != *at)) {
@@ -121,12 +109,7 @@ impl Core {
             return;
         }
         let Some(chain) = entry.chain.as_mut() else { return };
-        let clean: Vec<String> = entry
-            .runs
-            .iter()
-            .filter(|(_, run)| !run.dirty)
-            .map(|(id, _)| id.clone())
-            .collect();
+        let clean: Vec<String> = entry.runs.iter().filter(|(_, run)| !run.dirty).map(|(id, _)| id.clone()).collect();
         for run_id in clean {
             if entry.calls.iter().any(|call| call.run_id == run_id) {
                 continue;
@@ -138,11 +121,7 @@ impl Core {
             if let Some(at) = entry.runs.remove(&run_id).and_then(|run| run.stored_wake)
                 && at > self.now
             {
-                self.lookahead.insert(Wakeup {
-                    at,
-                    chain: key.clone(),
-                    run_id: run_id.as_str().into(),
-                });
+                self.lookahead.insert(Wakeup { at, chain: key.clone(), run_id: run_id.as_str().into() });
             }
         }
     }

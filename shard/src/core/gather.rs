@@ -62,10 +62,7 @@ impl Core {
         self.log.cut();
         let mut slice = Slice::default();
         for wakeup in std::mem::take(&mut self.orphans) {
-            let write = TableWrite::DeleteWakeup {
-                shard: self.claim.shard,
-                wakeup,
-            };
+            let write = TableWrite::DeleteWakeup { shard: self.claim.shard, wakeup };
             slice.push(Applied::At(Position::ZERO), write, 64);
         }
         while slice.bytes < max_bytes {
@@ -104,12 +101,7 @@ impl Slice {
 }
 
 fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey, entry: &mut Entry) {
-    let mut note = FlushNote {
-        key: key.clone(),
-        head_version: None,
-        runs: Vec::new(),
-        deleted: Vec::new(),
-    };
+    let mut note = FlushNote { key: key.clone(), head_version: None, runs: Vec::new(), deleted: Vec::new() };
     let Some(chain) = &entry.chain else { return };
     for (run_id, run) in entry.runs.iter().filter(|(_, run)| run.dirty) {
         let Some(snapshot) = chain.snapshot(run_id) else {
@@ -118,76 +110,30 @@ fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey
         let id: Arc<str> = run_id.as_str().into();
         for row in history_rows(run) {
             let bytes = row.events.len();
-            let write = TableWrite::PutHistory {
-                chain: key.clone(),
-                run_id: id.clone(),
-                row,
-            };
+            let write = TableWrite::PutHistory { chain: key.clone(), run_id: id.clone(), row };
             slice.push(run.applied, write, bytes + 128);
         }
         let wake_at = chain.wake_at(run_id);
-        let wakeup = |at| Wakeup {
-            at,
-            chain: key.clone(),
-            run_id: id.clone(),
-        };
+        let wakeup = |at| Wakeup { at, chain: key.clone(), run_id: id.clone() };
         if let Some(at) = run.stored_wake.filter(|at| Some(*at) != wake_at) {
-            slice.push(
-                run.applied,
-                TableWrite::DeleteWakeup {
-                    shard,
-                    wakeup: wakeup(at),
-                },
-                128,
-            );
+            slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup: wakeup(at) }, 128);
         }
         if let Some(at) = wake_at.filter(|at| Some(*at) != run.stored_wake || !run.wake_certain) {
-            slice.push(
-                run.applied,
-                TableWrite::PutWakeup {
-                    shard,
-                    wakeup: wakeup(at),
-                },
-                128,
-            );
+            slice.push(run.applied, TableWrite::PutWakeup { shard, wakeup: wakeup(at) }, 128);
         }
         let snapshot: Bytes = snapshot.encode_to_vec().into();
         let bytes = snapshot.len();
-        let row = RunRow {
-            snapshot,
-            applied: Position::ZERO,
-            wake_at,
-        };
-        slice.push(
-            run.applied,
-            TableWrite::PutRun {
-                chain: key.clone(),
-                run_id: id,
-                row,
-            },
-            bytes + 256,
-        );
+        let row = RunRow { snapshot, applied: Position::ZERO, wake_at };
+        slice.push(run.applied, TableWrite::PutRun { chain: key.clone(), run_id: id, row }, bytes + 256);
         let last_event_id = run.tail.back().map_or(0, |batch| batch.last);
-        note.runs.push(RunNote {
-            run_id: run_id.clone(),
-            version: run.version,
-            last_event_id,
-            wake_at,
-        });
+        note.runs.push(RunNote { run_id: run_id.clone(), version: run.version, last_event_id, wake_at });
     }
     for run in &entry.deleted {
         if let Some(at) = run.stored_wake {
-            let wakeup = Wakeup {
-                at,
-                chain: key.clone(),
-                run_id: run.run_id.clone(),
-            };
+            let wakeup = Wakeup { at, chain: key.clone(), run_id: run.run_id.clone() };
             slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup }, 128);
         }
-        let write = TableWrite::DeleteRun {
-            chain: key.clone(),
-            run_id: run.run_id.clone(),
-        };
+        let write = TableWrite::DeleteRun { chain: key.clone(), run_id: run.run_id.clone() };
         slice.push(run.applied, write, 128);
         note.deleted.push(run.run_id.clone());
     }
@@ -197,13 +143,7 @@ fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey
             TableWrite::DeleteHead { chain: key.clone() }
         } else {
             let head = chain.head().encode_to_vec().into();
-            TableWrite::PutHead {
-                chain: key.clone(),
-                row: HeadRow {
-                    head,
-                    applied: Position::ZERO,
-                },
-            }
+            TableWrite::PutHead { chain: key.clone(), row: HeadRow { head, applied: Position::ZERO } }
         };
         slice.push(applied, write, 256);
         note.head_version = Some(entry.head_version);

@@ -148,11 +148,7 @@ fn insert_run(entry: &mut Entry, key: &ChainKey, run_id: String, row: &RunRow) -
 }
 
 fn decode<M: Message + Default>(what: &'static str, key: &ChainKey, bytes: &bytes::Bytes) -> Result<M, RecoverError> {
-    M::decode(bytes.clone()).map_err(|e| RecoverError::Decode {
-        what,
-        chain: key.clone(),
-        reason: e.to_string(),
-    })
+    M::decode(bytes.clone()).map_err(|e| RecoverError::Decode { what, chain: key.clone(), reason: e.to_string() })
 }
 
 /// Rebuilds a chain from its rows and the log records after them (C2).
@@ -160,49 +156,24 @@ fn decode<M: Message + Default>(what: &'static str, key: &ChainKey, bytes: &byte
 /// Rows may be newer than the first records, since a flush is not atomic: a record is skipped for each row that
 /// reflects it (M1). All rows are written again: what a broken flush left half done is then whole.
 pub(crate) async fn restore(store: &dyn Store, key: &ChainKey, replay: ChainReplay) -> Result<Entry, RecoverError> {
-    let job = LoadJob {
-        key: key.clone(),
-        head: true,
-        run: None,
-    };
+    let job = LoadJob { key: key.clone(), head: true, run: None };
     let mut loaded = persist("read chain", || job.run(store)).await?;
     let surviving = replay.surviving_runs();
-    for run_id in surviving
-        .iter()
-        .copied()
-        .chain(replay.deleted.keys().map(String::as_str))
-    {
+    for run_id in surviving.iter().copied().chain(replay.deleted.keys().map(String::as_str)) {
         if !loaded.runs.iter().any(|(id, _)| id == run_id)
             && let Some(row) = persist("read run", || store.read_run(key, run_id)).await?
         {
             loaded.runs.push((run_id.to_owned(), row));
         }
     }
-    let (deleted_rows, rows): (Vec<_>, Vec<_>) = loaded
-        .runs
-        .into_iter()
-        .partition(|(run_id, _)| replay.deleted.contains_key(run_id));
+    let (deleted_rows, rows): (Vec<_>, Vec<_>) =
+        loaded.runs.into_iter().partition(|(run_id, _)| replay.deleted.contains_key(run_id));
     let mut entry = Entry::default();
-    insert(
-        &mut entry,
-        key,
-        &job,
-        Loaded {
-            head: loaded.head,
-            runs: rows,
-        },
-    )?;
+    insert(&mut entry, key, &job, Loaded { head: loaded.head, runs: rows })?;
     for (run_id, position) in &replay.deleted {
-        let stored_wake = deleted_rows
-            .iter()
-            .find(|(id, _)| id == run_id)
-            .and_then(|(_, row)| row.wake_at);
+        let stored_wake = deleted_rows.iter().find(|(id, _)| id == run_id).and_then(|(_, row)| row.wake_at);
         let (run_id, applied) = (run_id.as_str().into(), Applied::At(*position));
-        entry.deleted.push(DeletedRun {
-            run_id,
-            applied,
-            stored_wake,
-        });
+        entry.deleted.push(DeletedRun { run_id, applied, stored_wake });
     }
     for (position, record) in replay.records {
         apply(&mut entry, position, record, &replay.deleted)?;

@@ -55,21 +55,10 @@ pub(crate) struct NodeContext {
 #[derive(Debug)]
 pub(crate) enum Output {
     Load(LoadJob),
-    ReadHistory {
-        chain: ChainKey,
-        job: PageJob,
-        reply: ReplyTo,
-    },
-    ReadWakeups {
-        after: Option<Wakeup>,
-        limit: usize,
-    },
+    ReadHistory { chain: ChainKey, job: PageJob, reply: ReplyTo },
+    ReadWakeups { after: Option<Wakeup>, limit: usize },
     Offer(Offer),
-    Call {
-        chain: ChainKey,
-        id: CallId,
-        call: Box<WorkflowCall>,
-    },
+    Call { chain: ChainKey, id: CallId, call: Box<WorkflowCall> },
 }
 
 pub(crate) struct Core {
@@ -163,13 +152,7 @@ impl Core {
     /// A call from outside.
     pub(crate) fn call(&mut self, chain: ChainKey, command: Command, reply: ReplyTo, now: Timestamp) {
         self.now = self.now.max(now);
-        self.enqueue(
-            chain,
-            Pending::Call {
-                command: Box::new(command),
-                reply: Some(reply),
-            },
-        );
+        self.enqueue(chain, Pending::Call { command: Box::new(command), reply: Some(reply) });
     }
 
     /// The result of a call to another entity.
@@ -204,13 +187,7 @@ impl Core {
             scheduled_event_id: offer.scheduled_event_id,
             attempt: offer.attempt,
         });
-        self.enqueue(
-            key,
-            Pending::Call {
-                command: Box::new(command),
-                reply: None,
-            },
-        );
+        self.enqueue(key, Pending::Call { command: Box::new(command), reply: None });
     }
 
     fn enqueue(&mut self, key: ChainKey, pending: Pending) {
@@ -264,20 +241,14 @@ impl Core {
             }
         }
         entry.loading = true;
-        self.out.push(Output::Load(LoadJob {
-            key: key.clone(),
-            head: entry.chain.is_none(),
-            run,
-        }));
+        self.out.push(Output::Load(LoadJob { key: key.clone(), head: entry.chain.is_none(), run }));
         Next::Wait
     }
 
     fn handle(&mut self, key: &ChainKey, command: Command, reply: Option<ReplyTo>) {
         // A task must not be started for a poll that nobody waits for.
-        let starts_task = matches!(
-            command,
-            Command::RecordWorkflowTaskStarted(_) | Command::RecordActivityTaskStarted(_)
-        );
+        let starts_task =
+            matches!(command, Command::RecordWorkflowTaskStarted(_) | Command::RecordActivityTaskStarted(_));
         if starts_task && reply.as_ref().is_some_and(ReplyTo::is_closed) {
             return;
         }
@@ -330,12 +301,7 @@ impl Core {
 
     /// Carries out what an input did: the record goes to the log, everything else waits as long as it has to.
     fn transition(&mut self, key: &ChainKey, handled: Handled, reply: Option<ReplyTo>) {
-        let Handled {
-            record,
-            effects,
-            answer,
-            release,
-        } = handled;
+        let Handled { record, effects, answer, release } = handled;
         let prior = self.chains.get(key).map_or(0, |entry| entry.after);
         let recorded = record.is_some();
         if let Some(record) = record {
@@ -393,10 +359,7 @@ impl Core {
 
     /// What a read has to wait for.
     fn read_barrier(&self, key: &ChainKey) -> (u64, u64) {
-        (
-            self.chains.get(key).map_or(0, |entry| entry.after),
-            self.log.fence_read(),
-        )
+        (self.chains.get(key).map_or(0, |entry| entry.after), self.log.fence_read())
     }
 
     fn watch(&mut self, key: &ChainKey, watch: Waiting, reply: ReplyTo) -> u64 {
@@ -413,13 +376,10 @@ impl Core {
         let chain = self.chains.get(key).and_then(|entry| entry.chain.as_ref());
         let found = query.and_then(|mut query| {
             if query.run_id.is_empty() {
-                query.run_id = chain
-                    .map(|chain| chain.head().current_run_id.clone())
-                    .unwrap_or_default();
+                query.run_id = chain.map(|chain| chain.head().current_run_id.clone()).unwrap_or_default();
             }
             let view = chain.and_then(|chain| chain.run_view(&query.run_id));
-            view.map(|view| (query.clone(), view))
-                .ok_or_else(|| unknown_run(key, &query.run_id))
+            view.map(|view| (query.clone(), view)).ok_or_else(|| unknown_run(key, &query.run_id))
         });
         match found {
             Err(error) => {
@@ -441,10 +401,7 @@ impl Core {
             }
             history::Step::Answer(message) => {
                 let (after, fence) = self.read_barrier(key);
-                let answer = perdure_workflow::Reply {
-                    message: *message,
-                    history: None,
-                };
+                let answer = perdure_workflow::Reply { message: *message, history: None };
                 self.hold_reply(key, after, fence, reply, Ok(Box::new(answer)));
             }
             history::Step::Wait(watch) => {
@@ -471,17 +428,11 @@ impl Core {
             match watcher.watch {
                 Waiting::Core(watch) => match chain.check(&watch) {
                     Some(outcome) => outcomes.push((watcher.reply, outcome)),
-                    None => entry.watchers.push(Watcher {
-                        watch: Waiting::Core(watch),
-                        ..watcher
-                    }),
+                    None => entry.watchers.push(Watcher { watch: Waiting::Core(watch), ..watcher }),
                 },
                 Waiting::History(watch) => match chain.run_view(&watch.0.run_id) {
                     Some(view) if !watch.is_ready(&view) => {
-                        entry.watchers.push(Watcher {
-                            watch: Waiting::History(watch),
-                            ..watcher
-                        });
+                        entry.watchers.push(Watcher { watch: Waiting::History(watch), ..watcher });
                     }
                     view => pages.push((watcher.reply, watch, view)),
                 },
@@ -543,9 +494,7 @@ impl Core {
             }
         }
         self.held.fail_all(error);
-        self.node
-            .cache_bytes
-            .fetch_sub(self.weight_bytes, std::sync::atomic::Ordering::Relaxed);
+        self.node.cache_bytes.fetch_sub(self.weight_bytes, std::sync::atomic::Ordering::Relaxed);
         self.weight_bytes = 0;
     }
 
@@ -560,11 +509,7 @@ impl Core {
 
     /// Nothing waits for coverage or a load: what was asked has been answered.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.held.is_empty()
-            && self
-                .chains
-                .values()
-                .all(|entry| !entry.loading && entry.queue.is_empty())
+        self.held.is_empty() && self.chains.values().all(|entry| !entry.loading && entry.queue.is_empty())
     }
 }
 
@@ -573,7 +518,5 @@ fn unknown_run(key: &ChainKey, run_id: &str) -> Error {
     if run_id.is_empty() {
         return Error::not_found(format!("workflow not found for ID: {workflow_id}"));
     }
-    Error::not_found(format!(
-        "workflow execution not found for workflow ID \"{workflow_id}\" and run ID \"{run_id}\""
-    ))
+    Error::not_found(format!("workflow execution not found for workflow ID \"{workflow_id}\" and run ID \"{run_id}\""))
 }

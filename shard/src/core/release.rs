@@ -47,17 +47,9 @@ impl HeldBack {
 
     /// Takes all that a coverage allows, in order of tickets.
     fn take_ready(&mut self, covered: u64, fence: u64) -> Vec<(ChainKey, What)> {
-        let ready: Vec<(u64, u64)> = self
-            .0
-            .range(..=(covered, u64::MAX))
-            .map(|(key, _)| *key)
-            .filter(|(_, needs)| *needs <= fence)
-            .collect();
-        ready
-            .into_iter()
-            .filter_map(|key| self.0.remove(&key))
-            .flatten()
-            .collect()
+        let ready: Vec<(u64, u64)> =
+            self.0.range(..=(covered, u64::MAX)).map(|(key, _)| *key).filter(|(_, needs)| *needs <= fence).collect();
+        ready.into_iter().filter_map(|key| self.0.remove(&key)).flatten().collect()
     }
 }
 
@@ -95,9 +87,7 @@ impl Core {
     /// The log has covered more, or a fence read was answered.
     pub(crate) fn on_covered(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
-        let ready = self
-            .held
-            .take_ready(self.log.covered_tickets(), self.log.fence_reads_live());
+        let ready = self.held.take_ready(self.log.covered_tickets(), self.log.fence_reads_live());
         for (key, what) in ready {
             if let Some(entry) = self.chains.get_mut(&key) {
                 entry.held -= 1;
@@ -143,11 +133,7 @@ impl Core {
         if job.is_in_memory() {
             let _ = reply.send(job.finish_in_memory());
         } else {
-            self.out.push(Output::ReadHistory {
-                chain: key.clone(),
-                job,
-                reply,
-            });
+            self.out.push(Output::ReadHistory { chain: key.clone(), job, reply });
         }
     }
 
@@ -155,16 +141,9 @@ impl Core {
         match effect {
             Effect::Offer(offer) => self.out.push(Output::Offer(offer)),
             Effect::Call { id, call } => {
-                let is_new = self
-                    .chains
-                    .get_mut(key)
-                    .is_some_and(|entry| entry.calls.insert(id.clone()));
+                let is_new = self.chains.get_mut(key).is_some_and(|entry| entry.calls.insert(id.clone()));
                 if is_new {
-                    self.out.push(Output::Call {
-                        chain: key.clone(),
-                        id,
-                        call,
-                    });
+                    self.out.push(Output::Call { chain: key.clone(), id, call });
                 }
             }
         }
@@ -179,13 +158,7 @@ impl Core {
         };
         if let Ok(token) = TaskToken::decode(token.as_ref()) {
             let command = Command::TaskUndelivered(TaskUndelivered { token: Some(token) });
-            self.enqueue(
-                key.clone(),
-                Pending::Call {
-                    command: Box::new(command),
-                    reply: None,
-                },
-            );
+            self.enqueue(key.clone(), Pending::Call { command: Box::new(command), reply: None });
         }
     }
 }

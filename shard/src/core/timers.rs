@@ -150,11 +150,7 @@ impl Core {
             None => !entry.is_deleted(run_id),
         };
         if is_orphan {
-            self.orphans.push(Wakeup {
-                at,
-                chain: key.clone(),
-                run_id: run_id.clone(),
-            });
+            self.orphans.push(Wakeup { at, chain: key.clone(), run_id: run_id.clone() });
             self.dirty_flag.store(true, std::sync::atomic::Ordering::SeqCst);
             self.log.want_flush();
         }

@@ -120,9 +120,7 @@ impl Log {
             flush_log_bytes,
             queue_limit_bytes: queue_limit_bytes as u64,
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        Self { shared: Arc::new(shared) }
     }
 
     pub(crate) fn session(&self) -> SessionId {
@@ -131,10 +129,7 @@ impl Log {
 
     /// A handle for one shard; `wake` is notified when something of the shard is covered.
     pub(crate) fn for_shard(&self, wake: Arc<Notify>) -> ShardLog {
-        ShardLog {
-            shared: self.shared.clone(),
-            wake,
-        }
+        ShardLog { shared: self.shared.clone(), wake }
     }
 
     pub(crate) fn is_live(&self) -> bool {
@@ -284,10 +279,7 @@ impl ShardLog {
             let ticket = Ticket(queue.next_ticket);
             queue.next_ticket += 1;
             queue.bytes += bytes;
-            queue.items.push_back(Item {
-                record,
-                wake: self.wake.clone(),
-            });
+            queue.items.push_back(Item { record, wake: self.wake.clone() });
             self.shared.queued_bytes.store(queue.bytes as u64, Ordering::Relaxed);
             ticket
         };

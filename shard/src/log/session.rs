@@ -116,11 +116,7 @@ pub(crate) async fn cas_shard(
 /// Creates the row of a new session and sees it live by a plain read before anything else is done with it (A1).
 /// `None`: the id is taken or already fenced; begin again with another.
 pub(crate) async fn open(store: &dyn Store, id: SessionId) -> Result<Option<SessionRow>, StoreError> {
-    let row = SessionRow {
-        state: SessionState::Live,
-        base: Seq(1),
-        base_segment: 0,
-    };
+    let row = SessionRow { state: SessionState::Live, base: Seq(1), base_segment: 0 };
     if let Cas::Rejected(_) = cas_session(store, id, None, row.clone()).await? {
         return Ok(None);
     }
@@ -135,9 +131,6 @@ pub(crate) async fn seal_own(
     current: SessionRow,
     last_covered: Seq,
 ) -> Result<bool, StoreError> {
-    let sealed = SessionRow {
-        state: SessionState::Sealed(last_covered),
-        ..current.clone()
-    };
+    let sealed = SessionRow { state: SessionState::Sealed(last_covered), ..current.clone() };
     Ok(cas_session(store, id, Some(current), sealed).await? == Cas::Applied)
 }

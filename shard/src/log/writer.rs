@@ -122,17 +122,8 @@ impl Writer {
     /// A2: at most W rows beyond the acknowledged prefix; while one is under way, small amounts wait to become more.
     fn send_rows(&mut self) {
         while self.coverage.in_flight() < self.config.rows_in_flight {
-            let least = if self.coverage.in_flight() == 0 {
-                1
-            } else {
-                self.config.eager_row_bytes
-            };
-            let Some(Batch {
-                bytes: batch,
-                tickets_end,
-                wakes,
-            }) = self.take_batch(least)
-            else {
+            let least = if self.coverage.in_flight() == 0 { 1 } else { self.config.eager_row_bytes };
+            let Some(Batch { bytes: batch, tickets_end, wakes }) = self.take_batch(least) else {
                 return;
             };
             let Some(seq) = self.coverage.issue() else { return };
@@ -140,24 +131,10 @@ impl Writer {
             self.segment_bytes += batch.len();
             self.segment_rows += 1;
             let record_count = tickets_end - self.sent.back().map_or(self.published_end(), |row| row.tickets_end);
-            self.shared.queue().rows.push_back(RowEnd {
-                seq,
-                segment: self.segment,
-                tickets_end,
-            });
-            self.sent.push_back(SentRow {
-                seq,
-                tickets_end,
-                wakes,
-                sent_at: Instant::now(),
-            });
+            self.shared.queue().rows.push_back(RowEnd { seq, segment: self.segment, tickets_end });
+            self.sent.push_back(SentRow { seq, tickets_end, wakes, sent_at: Instant::now() });
             telemetry::row_sent(record_count as usize, batch.len(), self.sent.len());
-            let row = LogRow {
-                segment: self.segment,
-                seq,
-                acknowledged: self.coverage.acked(),
-                batch,
-            };
+            let row = LogRow { segment: self.segment, seq, acknowledged: self.coverage.acked(), batch };
             self.appends.push(append(self.store.clone(), self.shared.session, row));
         }
     }
@@ -199,11 +176,7 @@ impl Writer {
                 wakes.push(item.wake);
             }
         }
-        Some(Batch {
-            bytes: batch.freeze(),
-            tickets_end,
-            wakes,
-        })
+        Some(Batch { bytes: batch.freeze(), tickets_end, wakes })
     }
 
     fn roll_segment(&mut self) {
@@ -304,11 +277,7 @@ impl Writer {
     fn end(&mut self, state: LogState) {
         self.coverage.stop();
         self.shared.end(state);
-        let waiting = self
-            .sent
-            .drain(..)
-            .flat_map(|row| row.wakes)
-            .chain(self.fence_readers.drain(..));
+        let waiting = self.sent.drain(..).flat_map(|row| row.wakes).chain(self.fence_readers.drain(..));
         for wake in waiting {
             wake.notify_one();
         }

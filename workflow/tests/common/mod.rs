@@ -49,11 +49,7 @@ pub struct Namespaces;
 
 impl Namespaces {
     fn info() -> NamespaceInfo {
-        NamespaceInfo {
-            id: NAMESPACE_ID.into(),
-            name: NAMESPACE.into(),
-            retention: Duration::from_secs(3 * 24 * 3600),
-        }
+        NamespaceInfo { id: NAMESPACE_ID.into(), name: NAMESPACE.into(), retention: Duration::from_secs(3 * 24 * 3600) }
     }
 }
 
@@ -117,10 +113,7 @@ impl TestChain {
 
     /// Without the checks: for measuring.
     pub fn unchecked() -> Self {
-        Self {
-            checked: false,
-            ..Self::new()
-        }
+        Self { checked: false, ..Self::new() }
     }
 
     /// A chain with a run whose first workflow task is scheduled.
@@ -134,9 +127,7 @@ impl TestChain {
         StartWorkflowExecutionRequest {
             namespace: NAMESPACE.to_owned(),
             workflow_id: WORKFLOW_ID.to_owned(),
-            workflow_type: Some(WorkflowType {
-                name: "Order".to_owned(),
-            }),
+            workflow_type: Some(WorkflowType { name: "Order".to_owned() }),
             task_queue: Some(queue(QUEUE)),
             request_id: "start".to_owned(),
             identity: "client".to_owned(),
@@ -149,10 +140,7 @@ impl TestChain {
     }
 
     pub fn start_with(&mut self, request: StartWorkflowExecutionRequest) -> String {
-        let command = workflow_call::Command::Start(Box::new(StartWorkflow {
-            request: Some(request),
-            parent: None,
-        }));
+        let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), parent: None }));
         match self.call(command).message.reply {
             Some(workflow_reply::Reply::Start(start)) => start.run_id,
             other => panic!("not a start: {other:?}"),
@@ -162,12 +150,7 @@ impl TestChain {
     // ---- Inputs ----
 
     fn step<T>(&mut self, input: impl FnOnce(&mut Chain, &mut Env) -> T) -> T {
-        let mut env = Env {
-            now: self.now,
-            limits: &self.limits,
-            ids: &mut self.ids,
-            namespaces: &Namespaces,
-        };
+        let mut env = Env { now: self.now, limits: &self.limits, ids: &mut self.ids, namespaces: &Namespaces };
         input(&mut self.chain, &mut env)
     }
 
@@ -283,16 +266,9 @@ impl TestChain {
             let history = self.histories.entry(delta.run_id.clone()).or_default();
             for event in events {
                 let last = history.last();
-                assert_eq!(
-                    event.event_id,
-                    last.map_or(1, |last| last.event_id + 1),
-                    "WF-2: contiguous ids"
-                );
+                assert_eq!(event.event_id, last.map_or(1, |last| last.event_id + 1), "WF-2: contiguous ids");
                 let time = |event: &HistoryEvent| Timestamp::from_proto(event.event_time.as_ref());
-                assert!(
-                    last.is_none_or(|last| time(last) <= time(&event)),
-                    "WF-2: time goes back at {event:?}"
-                );
+                assert!(last.is_none_or(|last| time(last) <= time(&event)), "WF-2: time goes back at {event:?}");
                 history.push(event);
             }
         }
@@ -325,17 +301,13 @@ impl TestChain {
             scheduled_event_id: offer.scheduled_event_id,
             attempt: offer.attempt,
             request_id: format!("poll-{}", self.polls),
-            poll: Some(PollWorkflowTaskQueueRequest {
-                identity: "worker".to_owned(),
-                ..Default::default()
-            }),
+            poll: Some(PollWorkflowTaskQueueRequest { identity: "worker".to_owned(), ..Default::default() }),
         });
         let reply = self.try_call(command)?;
         match reply.message.reply {
-            Some(workflow_reply::Reply::WorkflowTask(response)) => Ok(WorkflowTask {
-                response,
-                history: reply.history,
-            }),
+            Some(workflow_reply::Reply::WorkflowTask(response)) => {
+                Ok(WorkflowTask { response, history: reply.history })
+            }
             other => panic!("not a workflow task: {other:?}"),
         }
     }
@@ -385,10 +357,7 @@ impl TestChain {
             attempt: offer.attempt,
             stamp: offer.stamp,
             request_id: format!("poll-{}", self.polls),
-            poll: Some(PollActivityTaskQueueRequest {
-                identity: "activity-worker".to_owned(),
-                ..Default::default()
-            }),
+            poll: Some(PollActivityTaskQueueRequest { identity: "activity-worker".to_owned(), ..Default::default() }),
         });
         match self.try_call(command)?.message.reply {
             Some(workflow_reply::Reply::ActivityTask(response)) => Ok(response),
@@ -420,8 +389,7 @@ impl TestChain {
 
     pub fn complete_activity(&mut self, task: &PollActivityTaskQueueResponse, result: &str) {
         let outcome = completed_with(result);
-        self.try_respond_activity(activity_ref(&task.task_token), outcome)
-            .expect("accepted");
+        self.try_respond_activity(activity_ref(&task.task_token), outcome).expect("accepted");
     }
 
     pub fn fail_activity(&mut self, task: &PollActivityTaskQueueResponse, failure: Failure) {
@@ -429,8 +397,7 @@ impl TestChain {
             failure: Some(failure),
             last_heartbeat_details: None,
         });
-        self.try_respond_activity(activity_ref(&task.task_token), outcome)
-            .expect("accepted");
+        self.try_respond_activity(activity_ref(&task.task_token), outcome).expect("accepted");
     }
 
     pub fn heartbeat(
@@ -464,10 +431,7 @@ impl TestChain {
 
     /// Attributes of the last event.
     pub fn last(&self) -> &history_event::Attributes {
-        self.history()
-            .last()
-            .and_then(|event| event.attributes.as_ref())
-            .expect("an event")
+        self.history().last().and_then(|event| event.attributes.as_ref()).expect("an event")
     }
 
     pub fn types(&self) -> Vec<EventType> {
@@ -494,9 +458,7 @@ pub struct WorkflowTask {
 
 pub fn snapshots(chain: &Chain) -> BTreeMap<String, RunSnapshot> {
     let ids: Vec<String> = chain.run_ids().map(str::to_owned).collect();
-    ids.into_iter()
-        .filter_map(|id| chain.snapshot(&id).map(|snapshot| (id, snapshot)))
-        .collect()
+    ids.into_iter().filter_map(|id| chain.snapshot(&id).map(|snapshot| (id, snapshot))).collect()
 }
 
 pub fn completion(task: &WorkflowTask, commands: Vec<Command>) -> RespondWorkflowTaskCompletedRequest {
@@ -528,25 +490,15 @@ pub fn activity_ref(token: &[u8]) -> ActivityRef {
 }
 
 pub fn completed_with(result: &str) -> respond_activity_task::Outcome {
-    respond_activity_task::Outcome::Completed(respond_activity_task::Completed {
-        result: Some(payloads(result)),
-    })
+    respond_activity_task::Outcome::Completed(respond_activity_task::Completed { result: Some(payloads(result)) })
 }
 
 pub fn queue(name: &str) -> TaskQueue {
-    TaskQueue {
-        name: name.to_owned(),
-        ..TaskQueue::default()
-    }
+    TaskQueue { name: name.to_owned(), ..TaskQueue::default() }
 }
 
 pub fn payloads(text: &str) -> Payloads {
-    Payloads {
-        payloads: vec![Payload {
-            data: text.as_bytes().to_vec().into(),
-            ..Payload::default()
-        }],
-    }
+    Payloads { payloads: vec![Payload { data: text.as_bytes().to_vec().into(), ..Payload::default() }] }
 }
 
 pub fn application_failure(kind: &str) -> Failure {
@@ -561,11 +513,7 @@ pub fn application_failure(kind: &str) -> Failure {
 }
 
 pub fn command(kind: CommandType, attributes: Attributes) -> Command {
-    Command {
-        command_type: kind as i32,
-        attributes: Some(attributes),
-        ..Command::default()
-    }
+    Command { command_type: kind as i32, attributes: Some(attributes), ..Command::default() }
 }
 
 pub mod commands {
@@ -582,18 +530,13 @@ pub mod commands {
     pub fn activity_with(id: &str, change: impl FnOnce(&mut ScheduleActivityTaskCommandAttributes)) -> Command {
         let mut attributes = ScheduleActivityTaskCommandAttributes {
             activity_id: id.to_owned(),
-            activity_type: Some(ActivityType {
-                name: "charge".to_owned(),
-            }),
+            activity_type: Some(ActivityType { name: "charge".to_owned() }),
             task_queue: Some(queue(QUEUE)),
             start_to_close_timeout: Some(Duration::from_secs(10).to_proto()),
             ..ScheduleActivityTaskCommandAttributes::default()
         };
         change(&mut attributes);
-        command(
-            CommandType::ScheduleActivityTask,
-            Attributes::ScheduleActivityTaskCommandAttributes(attributes),
-        )
+        command(CommandType::ScheduleActivityTask, Attributes::ScheduleActivityTaskCommandAttributes(attributes))
     }
 
     pub fn cancel_activity(scheduled_event_id: i64) -> Command {
@@ -609,26 +552,16 @@ pub mod commands {
             timer_id: id.to_owned(),
             start_to_fire_timeout: Some(Duration::from_secs(secs).to_proto()),
         };
-        command(
-            CommandType::StartTimer,
-            Attributes::StartTimerCommandAttributes(attributes),
-        )
+        command(CommandType::StartTimer, Attributes::StartTimerCommandAttributes(attributes))
     }
 
     pub fn cancel_timer(id: &str) -> Command {
-        let attributes = CancelTimerCommandAttributes {
-            timer_id: id.to_owned(),
-        };
-        command(
-            CommandType::CancelTimer,
-            Attributes::CancelTimerCommandAttributes(attributes),
-        )
+        let attributes = CancelTimerCommandAttributes { timer_id: id.to_owned() };
+        command(CommandType::CancelTimer, Attributes::CancelTimerCommandAttributes(attributes))
     }
 
     pub fn complete(result: &str) -> Command {
-        let attributes = CompleteWorkflowExecutionCommandAttributes {
-            result: Some(payloads(result)),
-        };
+        let attributes = CompleteWorkflowExecutionCommandAttributes { result: Some(payloads(result)) };
         command(
             CommandType::CompleteWorkflowExecution,
             Attributes::CompleteWorkflowExecutionCommandAttributes(attributes),
@@ -637,35 +570,18 @@ pub mod commands {
 
     pub fn fail(failure: Failure) -> Command {
         let attributes = FailWorkflowExecutionCommandAttributes { failure: Some(failure) };
-        command(
-            CommandType::FailWorkflowExecution,
-            Attributes::FailWorkflowExecutionCommandAttributes(attributes),
-        )
+        command(CommandType::FailWorkflowExecution, Attributes::FailWorkflowExecutionCommandAttributes(attributes))
     }
 
     pub fn marker(name: &str) -> Command {
-        let attributes = RecordMarkerCommandAttributes {
-            marker_name: name.to_owned(),
-            ..Default::default()
-        };
-        command(
-            CommandType::RecordMarker,
-            Attributes::RecordMarkerCommandAttributes(attributes),
-        )
+        let attributes = RecordMarkerCommandAttributes { marker_name: name.to_owned(), ..Default::default() };
+        command(CommandType::RecordMarker, Attributes::RecordMarkerCommandAttributes(attributes))
     }
 
     pub fn memo(name: &str, value: &str) -> Command {
         let mut memo = perdure_proto::temporal::api::common::v1::Memo::default();
-        memo.fields.insert(
-            name.to_owned(),
-            Payload {
-                data: value.as_bytes().to_vec().into(),
-                ..Payload::default()
-            },
-        );
-        let attributes = ModifyWorkflowPropertiesCommandAttributes {
-            upserted_memo: Some(memo),
-        };
+        memo.fields.insert(name.to_owned(), Payload { data: value.as_bytes().to_vec().into(), ..Payload::default() });
+        let attributes = ModifyWorkflowPropertiesCommandAttributes { upserted_memo: Some(memo) };
         command(
             CommandType::ModifyWorkflowProperties,
             Attributes::ModifyWorkflowPropertiesCommandAttributes(attributes),

@@ -18,14 +18,8 @@ use super::{NAMESPACE, TestChain, WORKFLOW_ID, WorkflowTask, application_failure
 
 fn request(update_id: &str) -> Request {
     Request {
-        meta: Some(Meta {
-            update_id: update_id.to_owned(),
-            ..Meta::default()
-        }),
-        input: Some(Input {
-            name: "approve".to_owned(),
-            ..Input::default()
-        }),
+        meta: Some(Meta { update_id: update_id.to_owned(), ..Meta::default() }),
+        input: Some(Input { name: "approve".to_owned(), ..Input::default() }),
         ..Request::default()
     }
 }
@@ -83,9 +77,7 @@ pub fn acceptance(task: &WorkflowTask, sent: &Message) -> (Message, Command) {
 }
 
 fn protocol_message(message: &Message) -> Command {
-    let attributes = ProtocolMessageCommandAttributes {
-        message_id: message.id.clone(),
-    };
+    let attributes = ProtocolMessageCommandAttributes { message_id: message.id.clone() };
     Command {
         command_type: CommandType::ProtocolMessage as i32,
         attributes: Some(Attributes::ProtocolMessageCommandAttributes(attributes)),
@@ -94,21 +86,13 @@ fn protocol_message(message: &Message) -> Command {
 }
 
 pub fn success() -> Outcome {
-    Outcome {
-        value: Some(Value::Success(payloads("done"))),
-    }
+    Outcome { value: Some(Value::Success(payloads("done"))) }
 }
 
 /// The worker completes an update that it has accepted.
 pub fn response(update_id: &str) -> (Message, Command) {
-    let sent = Message {
-        protocol_instance_id: update_id.to_owned(),
-        ..Message::default()
-    };
-    let body = Response {
-        meta: request(update_id).meta,
-        outcome: Some(success()),
-    };
+    let sent = Message { protocol_instance_id: update_id.to_owned(), ..Message::default() };
+    let body = Response { meta: request(update_id).meta, outcome: Some(success()) };
     let message = message(&sent, "Response", &body);
     let command = protocol_message(&message);
     (message, command)
@@ -127,10 +111,7 @@ pub fn accepting(task: &WorkflowTask, more: Vec<Command>) -> RespondWorkflowTask
     let sent = task.response.messages.iter();
     let (messages, mut commands): (Vec<_>, Vec<_>) = sent.map(|sent| acceptance(task, sent)).unzip();
     commands.extend(more);
-    RespondWorkflowTaskCompletedRequest {
-        messages,
-        ..completion(task, commands)
-    }
+    RespondWorkflowTaskCompletedRequest { messages, ..completion(task, commands) }
 }
 
 /// A run that waits: history ends with WorkflowTaskCompleted, event 4.

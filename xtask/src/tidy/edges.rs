@@ -12,33 +12,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("shard", &["workflow", "persistence", "proto", "types"]),
     ("matching", &["proto", "types"]),
     ("frontend", &["cluster", "proto", "types"]),
-    (
-        "server",
-        &[
-            "cluster",
-            "frontend",
-            "matching",
-            "persistence",
-            "proto",
-            "shard",
-            "types",
-            "workflow",
-        ],
-    ),
-    (
-        "sim",
-        &[
-            "server",
-            "cluster",
-            "frontend",
-            "matching",
-            "persistence",
-            "proto",
-            "shard",
-            "types",
-            "workflow",
-        ],
-    ),
+    ("server", &["cluster", "frontend", "matching", "persistence", "proto", "shard", "types", "workflow"]),
+    ("sim", &["server", "cluster", "frontend", "matching", "persistence", "proto", "shard", "types", "workflow"]),
     ("loadtests", &["proto"]),
     ("xtask", &[]),
 ];
@@ -51,10 +26,7 @@ pub fn check(manifests: &[(PathBuf, String)]) -> Vec<String> {
             continue;
         };
         let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == folder) else {
-            complaints.push(format!(
-                "{}: the crate has no row in xtask/src/tidy/edges.rs",
-                path.display()
-            ));
+            complaints.push(format!("{}: the crate has no row in xtask/src/tidy/edges.rs", path.display()));
             continue;
         };
         complaints.extend(
@@ -73,10 +45,7 @@ fn own_dependencies(manifest: &str) -> impl Iterator<Item = &str> {
         if let Some(header) = line.strip_prefix('[') {
             in_table = header.contains("dependencies");
             // A dependency with a table of its own: `[dependencies.perdure-types]`.
-            return header
-                .trim_end_matches(']')
-                .split_once("dependencies.")
-                .and_then(|(_, name)| folder_of(name));
+            return header.trim_end_matches(']').split_once("dependencies.").and_then(|(_, name)| folder_of(name));
         }
         let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
         if in_table { folder_of(name) } else { None }
@@ -85,11 +54,7 @@ fn own_dependencies(manifest: &str) -> impl Iterator<Item = &str> {
 
 /// `perdure-types` lies in `types`, the server's package is called `perdure`.
 fn folder_of(package: &str) -> Option<&str> {
-    if package == "perdure" {
-        Some("server")
-    } else {
-        package.strip_prefix("perdure-")
-    }
+    if package == "perdure" { Some("server") } else { package.strip_prefix("perdure-") }
 }
 
 #[cfg(test)]
@@ -109,21 +74,9 @@ mod tests {
     #[test]
     fn arrows_up_are_not() {
         let up = ["shard/Cargo.toml: `shard` may not depend on `frontend`"];
-        assert_eq!(
-            complaints("shard", "[dependencies]\nperdure-frontend.workspace = true"),
-            up
-        );
-        assert_eq!(
-            complaints(
-                "shard",
-                "[dev-dependencies]\nperdure-frontend = { path = \"../frontend\" }"
-            ),
-            up
-        );
-        assert_eq!(
-            complaints("shard", "[dependencies.perdure-frontend]\nworkspace = true"),
-            up
-        );
+        assert_eq!(complaints("shard", "[dependencies]\nperdure-frontend.workspace = true"), up);
+        assert_eq!(complaints("shard", "[dev-dependencies]\nperdure-frontend = { path = \"../frontend\" }"), up);
+        assert_eq!(complaints("shard", "[dependencies.perdure-frontend]\nworkspace = true"), up);
         assert_eq!(complaints("types", "[dependencies]\nperdure = \"1\"").len(), 1);
     }
 

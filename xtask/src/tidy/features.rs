@@ -12,21 +12,15 @@ const END: &str = "<!-- end of rpcs -->";
 pub fn check(readme: &str, source: &str) -> Vec<String> {
     match rewrite(readme, source) {
         Ok(expected) if expected == readme => Vec::new(),
-        Ok(_) => vec![format!(
-            "README.md: the list of RPCs differs from {SOURCE}: run `cargo xtask fix`"
-        )],
+        Ok(_) => vec![format!("README.md: the list of RPCs differs from {SOURCE}: run `cargo xtask fix`")],
         Err(error) => vec![format!("README.md: {error:#}")],
     }
 }
 
 /// README.md with the list brought up to date.
 pub fn rewrite(readme: &str, source: &str) -> Result<String> {
-    let (head, rest) = readme
-        .split_once(BEGIN)
-        .context("the mark before the list of RPCs is gone")?;
-    let (_, tail) = rest
-        .split_once(END)
-        .context("the mark after the list of RPCs is gone")?;
+    let (head, rest) = readme.split_once(BEGIN).context("the mark before the list of RPCs is gone")?;
+    let (_, tail) = rest.split_once(END).context("the mark after the list of RPCs is gone")?;
     Ok(format!("{head}{BEGIN}{}{END}{tail}", list(source)))
 }
 
@@ -40,12 +34,7 @@ fn list(source: &str) -> String {
         let (done, open) = (rpcs(done), rpcs(open.split("\n    }").next().unwrap_or_default()));
         // Writing to a string does not fail.
         let _ = writeln!(text, "\n**{name}**, served ({}): {}.\n", done.len(), done.join(", "));
-        let _ = writeln!(
-            text,
-            "**{name}**, answers `UNIMPLEMENTED` ({}): {}.",
-            open.len(),
-            open.join(", ")
-        );
+        let _ = writeln!(text, "**{name}**, answers `UNIMPLEMENTED` ({}): {}.", open.len(), open.join(", "));
     }
     text.push('\n');
     text
@@ -76,10 +65,7 @@ mod tests {
         assert_eq!(check(&stale, SERVICE).len(), 1);
         let fresh = rewrite(&stale, SERVICE).unwrap();
         assert!(fresh.contains("**WorkflowService**, served (2): A, B.\n"), "{fresh}");
-        assert!(
-            fresh.contains("**WorkflowService**, answers `UNIMPLEMENTED` (1): C.\n"),
-            "{fresh}"
-        );
+        assert!(fresh.contains("**WorkflowService**, answers `UNIMPLEMENTED` (1): C.\n"), "{fresh}");
         assert!(fresh.starts_with("# Top\n") && fresh.ends_with("\nbottom\n"));
         assert!(check(&fresh, SERVICE).is_empty());
         assert_eq!(check("no marks", SERVICE).len(), 1);

@@ -11,19 +11,12 @@ pub fn check(documents: &[(PathBuf, String)], files: &[PathBuf]) -> Vec<String> 
         for target in links(text) {
             let (path, heading) = target.split_once('#').unwrap_or((target, ""));
             let folder = document.parent().unwrap_or(Path::new(""));
-            let resolved = if path.is_empty() {
-                document.clone()
-            } else {
-                normalize(&folder.join(path))
-            };
+            let resolved = if path.is_empty() { document.clone() } else { normalize(&folder.join(path)) };
             if !known.contains(resolved.as_path()) {
                 complaints.push(format!("{}: the link to {target} leads nowhere", document.display()));
                 continue;
             }
-            let headings = documents
-                .iter()
-                .find(|(name, _)| *name == resolved)
-                .map(|(_, text)| headings(text));
+            let headings = documents.iter().find(|(name, _)| *name == resolved).map(|(_, text)| headings(text));
             if !heading.is_empty() && headings.is_some_and(|headings| !headings.contains(heading)) {
                 complaints.push(format!("{}: there is no heading for {target}", document.display()));
             }
@@ -87,24 +80,14 @@ mod tests {
             (PathBuf::from("docs/a.md"), text.to_owned()),
             (PathBuf::from("README.md"), "# Perdure\n## What `dev` does\n".to_owned()),
         ];
-        let files = [
-            PathBuf::from("docs/a.md"),
-            PathBuf::from("README.md"),
-            PathBuf::from("shard/src/core.rs"),
-        ];
+        let files = [PathBuf::from("docs/a.md"), PathBuf::from("README.md"), PathBuf::from("shard/src/core.rs")];
         check(&documents, &files).len()
     }
 
     #[test]
     fn links_that_exist() {
-        assert_eq!(
-            complaints("[a](../README.md) [b](../shard/src/) [c](https://example.com/x) [d](a.md)"),
-            0
-        );
-        assert_eq!(
-            complaints("## Here\n[a](../README.md#what-dev-does) [b](#here)\n```\n[x](nowhere.md)\n```"),
-            0
-        );
+        assert_eq!(complaints("[a](../README.md) [b](../shard/src/) [c](https://example.com/x) [d](a.md)"), 0);
+        assert_eq!(complaints("## Here\n[a](../README.md#what-dev-does) [b](#here)\n```\n[x](nowhere.md)\n```"), 0);
     }
 
     #[test]

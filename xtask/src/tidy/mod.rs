@@ -41,10 +41,7 @@ impl Tree {
     fn texts(&self, extensions: &[&str]) -> Result<Vec<(PathBuf, String)>> {
         self.files
             .iter()
-            .filter(|file| {
-                file.extension()
-                    .is_some_and(|found| extensions.iter().any(|wanted| found == *wanted))
-            })
+            .filter(|file| file.extension().is_some_and(|found| extensions.iter().any(|wanted| found == *wanted)))
             .map(|file| {
                 let text = std::fs::read_to_string(paths::root().join(file))
                     .with_context(|| format!("cannot read {}", file.display()))?;

@@ -20,17 +20,9 @@ pub fn check(architecture: &str, sources: &[(PathBuf, String)]) -> Vec<String> {
 }
 
 fn row(line: &str) -> Option<(&str, &str)> {
-    let cells: Vec<&str> = line
-        .trim()
-        .strip_prefix('|')?
-        .strip_suffix('|')?
-        .split('|')
-        .map(str::trim)
-        .collect();
+    let cells: Vec<&str> = line.trim().strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
     let id = cells.first()?;
-    let digits = id
-        .trim_start_matches(|c: char| c.is_ascii_uppercase())
-        .trim_start_matches('-');
+    let digits = id.trim_start_matches(|c: char| c.is_ascii_uppercase()).trim_start_matches('-');
     let letters = id.chars().take_while(char::is_ascii_uppercase).count();
     let is_id = (1..=2).contains(&letters) && !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit());
     is_id.then(|| (*id, *cells.last().unwrap_or(&"")))
@@ -52,10 +44,7 @@ mod tests {
     fn rows_must_hold() {
         let sources = [(PathBuf::from("shard/src/log.rs"), "//! Keeps A1 and SH-12.".to_owned())];
         let check = |table: &str| check(table, &sources).len();
-        assert_eq!(
-            check("| Rule | Says | Kept in |\n|---|---|---|\n| A1 | x | `shard/src/log.rs` |"),
-            0
-        );
+        assert_eq!(check("| Rule | Says | Kept in |\n|---|---|---|\n| A1 | x | `shard/src/log.rs` |"), 0);
         assert_eq!(check("| SH-12 | x | `shard/src/log.rs` |"), 0);
         assert_eq!(check("| SH-1 | x | `shard/src/log.rs` |"), 1);
         assert_eq!(check("| A2 | x | `shard/src/log.rs`, `shard/src/gone.rs` |"), 2);
