@@ -44,6 +44,9 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let (stop, stopped) = watch::channel(false);
     let (health, server) = grpc::serve(listener, &node.frontend, stopped)?;
     let server = tokio::spawn(server);
+    // From here on: while it starts, a signal ends it at once, which is safe.
+    let mut signals = Signals::listen()
+        .map_err(|error| Failure::new(Failure::OTHER, format!("cannot listen for signals: {error}")))?;
     health.set_serving(true).await;
     tracing::info!(%address, metrics = %metrics_address, data = %data_name(&args), "perdure is ready");
 
@@ -52,16 +55,21 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
         reason = node.shards.ended() => Err(Failure::new(Failure::DATA_NOT_WRITABLE, reason)),
     };
     tracing::info!("draining");
-    health.set_serving(false).await;
-    node.draining.send_replace(true);
-    node.matching.drain();
-    stop.send_replace(true);
-    health.end_watches().await;
-    if tokio::time::timeout(DRAIN, server).await.is_err() {
-        tracing::info!("calls still under way are cut off");
+    let drained = async {
+        health.set_serving(false).await;
+        node.draining.send_replace(true);
+        node.matching.drain();
+        stop.send_replace(true);
+        health.end_watches().await;
+        if tokio::time::timeout(DRAIN, server).await.is_err() {
+            tracing::info!("calls still under way are cut off");
+        }
+        node.shards.stop().await;
+    };
+    tokio::select! {
+        () = drained => tracing::info!("stopped"),
+        () = signals.received() => tracing::warn!("asked again: stopped at once, the next start replays the log"),
     }
-    node.shards.stop().await;
-    tracing::info!("stopped");
     outcome
 }
 
