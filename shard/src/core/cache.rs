@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use perdure_persistence::Wakeup;
+use perdure_proto::perdure::state::v1::ChainHead;
 use perdure_types::ChainKey;
 
 use super::Core;
@@ -17,7 +18,7 @@ impl Core {
         let covered = self.log.covered_tickets();
         let Some(entry) = self.chains.get_mut(key) else { return };
         let is_blank = entry.runs.is_empty()
-            && entry.chain.as_ref().is_some_and(|chain| chain.head().current_run_id.is_empty())
+            && entry.chain.as_ref().is_some_and(|chain| *chain.head() == ChainHead::default())
             && entry.is_evictable(covered);
         if is_blank {
             self.remove(key);

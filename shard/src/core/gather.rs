@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use perdure_persistence::{HeadRow, HistoryRow, RunRow, TableWrite, Wakeup};
+use perdure_proto::perdure::state::v1::ChainHead;
 use perdure_types::{ChainKey, Position, Timestamp};
 use prost::Message;
 
@@ -139,7 +140,8 @@ fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey
     }
     if entry.head_dirty {
         let applied = entry.head_applied.unwrap_or(Applied::At(Position::ZERO));
-        let write = if chain.head().current_run_id.is_empty() {
+        // A head without any run left to name goes; one that names unsettled runs is what finds them.
+        let write = if *chain.head() == ChainHead::default() {
             TableWrite::DeleteHead { chain: key.clone() }
         } else {
             let head = chain.head().encode_to_vec().into();
