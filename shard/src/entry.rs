@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 
 use crate::{history::HistoryWatch, log::Ticket};
 
+/// A place in the shard's queue of timers: the time, and a number that tells equal times apart.
+pub(crate) type TimerPlace = (Timestamp, u64);
+
 /// Where the answer of a call goes.
 pub(crate) type ReplyTo = oneshot::Sender<Result<WorkflowReply, Error>>;
 
@@ -157,8 +160,8 @@ pub(crate) struct Entry {
     pub held: usize,
     /// Outstanding effects were derived from state since the chain was loaded.
     pub resumed: bool,
-    /// The chain's place in the timer heap.
-    pub timer_at: Option<Timestamp>,
+    /// The chain's one place in the queue of timers.
+    pub timer_at: Option<TimerPlace>,
     /// In the list of what the next flush takes.
     pub listed_dirty: bool,
     pub weight_bytes: usize,

@@ -97,6 +97,7 @@ impl Core {
 
     fn remove(&mut self, key: &ChainKey) {
         if let Some(entry) = self.chains.remove(key) {
+            self.timers.cancel(entry.timer_at);
             self.weight_bytes -= entry.weight_bytes;
             self.node.cache_bytes.fetch_sub(entry.weight_bytes, Ordering::Relaxed);
         }

@@ -6,7 +6,7 @@ use perdure_persistence::Wakeup;
 use perdure_types::{ChainKey, Duration, Timestamp};
 
 use super::Core;
-use crate::entry::{Pending, Waiting};
+use crate::entry::{Pending, TimerPlace, Waiting};
 
 /// How long a chain waits that says something is due and then does nothing: a bug, which must not become a busy loop.
 const IDLE_TIMER_DELAY: Duration = Duration::from_secs(1);
@@ -20,17 +20,27 @@ enum Timer {
     Watch(ChainKey, u64),
 }
 
-/// A queue of deadlines. An entry that no longer holds is found out when it comes due.
+/// A queue of deadlines. A chain in memory has one place at most, and loses it when it leaves; that its timer no longer
+/// holds is found out when it comes due.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    queue: BTreeMap<(Timestamp, u64), Timer>,
+    queue: BTreeMap<TimerPlace, Timer>,
     added: u64,
 }
 
 impl Timers {
-    fn add(&mut self, at: Timestamp, timer: Timer) {
+    fn add(&mut self, at: Timestamp, timer: Timer) -> TimerPlace {
         self.added += 1;
-        self.queue.insert((at, self.added), timer);
+        let place = (at, self.added);
+        self.queue.insert(place, timer);
+        place
+    }
+
+    /// Gives up a chain's place: timers of months would pile up for chains that come and go.
+    pub(super) fn cancel(&mut self, place: Option<TimerPlace>) {
+        if let Some(place) = place {
+            self.queue.remove(&place);
+        }
     }
 
     pub(super) fn add_watch(&mut self, at: Timestamp, chain: ChainKey, id: u64) {
@@ -41,10 +51,9 @@ impl Timers {
         self.queue.first_key_value().map(|((at, _), _)| *at)
     }
 
-    fn take_due(&mut self, now: Timestamp) -> Option<(Timestamp, Timer)> {
+    fn take_due(&mut self, now: Timestamp) -> Option<(TimerPlace, Timer)> {
         let first = self.queue.first_entry().filter(|entry| entry.key().0 <= now)?;
-        let ((at, _), timer) = first.remove_entry();
-        Some((at, timer))
+        Some(first.remove_entry())
     }
 }
 
@@ -64,18 +73,18 @@ impl Core {
             self.enqueue(chain, Pending::Wake { run_id, at });
         }
         for _ in 0..BATCH {
-            let Some((at, timer)) = self.timers.take_due(self.now) else {
+            let Some((place, timer)) = self.timers.take_due(self.now) else {
                 return;
             };
             match timer {
-                Timer::Chain(key) => self.chain_due(&key, at),
+                Timer::Chain(key) => self.chain_due(&key, place),
                 Timer::Watch(key, id) => self.watch_due(&key, id),
             }
         }
     }
 
-    fn chain_due(&mut self, key: &ChainKey, at: Timestamp) {
-        let Some(entry) = self.chains.get_mut(key).filter(|entry| entry.timer_at == Some(at)) else {
+    fn chain_due(&mut self, key: &ChainKey, place: TimerPlace) {
+        let Some(entry) = self.chains.get_mut(key).filter(|entry| entry.timer_at == Some(place)) else {
             return;
         };
         entry.timer_at = None;
@@ -94,11 +103,11 @@ impl Core {
             .is_some_and(|next| next <= self.now);
         if stuck {
             tracing::error!(chain = ?key, "a timer is due and does nothing");
-            let at = self.now + IDLE_TIMER_DELAY;
+            let again = self.now + IDLE_TIMER_DELAY;
             if let Some(entry) = self.chains.get_mut(key) {
-                entry.timer_at = Some(at);
+                self.timers.cancel(entry.timer_at);
+                entry.timer_at = Some(self.timers.add(again, Timer::Chain(key.clone())));
             }
-            self.timers.add(at, Timer::Chain(key.clone()));
             return;
         }
         self.drain(key);
@@ -131,10 +140,10 @@ impl Core {
         let Some(next) = entry.chain.as_ref().and_then(|chain| chain.next_timer()) else {
             return;
         };
-        // An earlier place in the queue is found out when it comes due.
-        if entry.timer_at.is_none_or(|at| next < at) {
-            entry.timer_at = Some(next);
-            self.timers.add(next, Timer::Chain(key.clone()));
+        // A place that is too early is found out when it comes due.
+        if entry.timer_at.is_none_or(|(at, _)| next < at) {
+            self.timers.cancel(entry.timer_at);
+            entry.timer_at = Some(self.timers.add(next, Timer::Chain(key.clone())));
         }
     }
 
