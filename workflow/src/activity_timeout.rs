@@ -28,17 +28,18 @@ pub(crate) fn next_deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutTy
         |start: i64, timeout: i64, kind| (timeout != 0).then(|| (Timestamp(start.saturating_add(timeout)), kind));
     let closing =
         (info.expiration_time_ns != 0).then_some((Timestamp(info.expiration_time_ns), TimeoutType::ScheduleToClose));
-    let (first, second) = if info.started_time_ns == 0 {
-        (after(info.scheduled_time_ns, info.schedule_to_start_ns, TimeoutType::ScheduleToStart), None)
+    // The first of deadlines at the same time counts: that nobody took the activity says more than that its time is up;
+    // that its time is up says more than that the attempt was slow, after which none could follow anyway. An eager
+    // activity, which starts when it is scheduled, meets the latter often.
+    let deadlines = if info.started_time_ns == 0 {
+        let taking = after(info.scheduled_time_ns, info.schedule_to_start_ns, TimeoutType::ScheduleToStart);
+        [taking, closing, None]
     } else {
         let alive = info.last_heartbeat_time_ns.max(info.started_time_ns);
-        (
-            after(info.started_time_ns, info.start_to_close_ns, TimeoutType::StartToClose),
-            after(alive, info.heartbeat_ns, TimeoutType::Heartbeat),
-        )
+        let attempt = after(info.started_time_ns, info.start_to_close_ns, TimeoutType::StartToClose);
+        [closing, attempt, after(alive, info.heartbeat_ns, TimeoutType::Heartbeat)]
     };
-    // Of deadlines at the same time the more particular one counts: nobody took the activity, or its attempt was slow.
-    [first, closing, second].into_iter().flatten().min_by_key(|(time, _)| *time)
+    deadlines.into_iter().flatten().min_by_key(|(time, _)| *time)
 }
 
 impl Run {

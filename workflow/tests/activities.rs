@@ -445,6 +445,22 @@ fn eager_activities_go_with_the_reply() {
 }
 
 #[test]
+fn of_deadlines_that_fall_together_the_activitys_own_counts() {
+    let mut chain = TestChain::started();
+    let task = chain.poll();
+    // Eager: it starts when it is scheduled, so start-to-close, which defaults to schedule-to-close, ends with it.
+    let eager = commands::activity_with("eager", |a| {
+        a.request_eager_execution = true;
+        a.schedule_to_close_timeout = secs(3);
+        a.start_to_close_timeout = None;
+    });
+    chain.complete(&task, vec![eager]);
+    chain.advance_secs(3);
+    let failure = timed_out(&chain).failure.as_ref().expect("a failure");
+    assert_eq!(timeout_info(failure).0, TimeoutType::ScheduleToClose);
+}
+
+#[test]
 fn a_backoff_survives_the_owner() {
     let mut chain = with_activity(|_| {});
     let task = chain.poll_activity();
