@@ -95,7 +95,7 @@ impl Core {
         telemetry::chain_evicted();
     }
 
-    fn remove(&mut self, key: &ChainKey) {
+    pub(super) fn remove(&mut self, key: &ChainKey) {
         if let Some(entry) = self.chains.remove(key) {
             self.timers.cancel(entry.timer_at);
             self.weight_bytes -= entry.weight_bytes;

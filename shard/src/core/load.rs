@@ -99,7 +99,7 @@ impl Core {
             }
         }
         if unloaded {
-            self.chains.remove(key);
+            self.remove(key);
         }
     }
 
