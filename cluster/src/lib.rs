@@ -3,9 +3,11 @@
 //! With one member every call is local; the placement is the same ring that many members will share.
 
 mod namespaces;
+mod ports;
 mod ring;
 mod route;
 
 pub use namespaces::{Namespace, NamespaceStore, Namespaces};
+pub use ports::{LocalMatching, LocalShards, Member, MovedQueues, NodeId, Placement, Served};
 pub use ring::{MemberId, Ring};
-pub use route::{Cluster, LocalMatching, LocalShards};
+pub use route::Cluster;

@@ -2,27 +2,13 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use perdure_proto::{
     Error,
     perdure::node::v1::{MatchingCall, MatchingReply, WorkflowCall, WorkflowReply},
 };
-use perdure_types::{ChainKey, ShardId, SlotCount};
+use perdure_types::{ChainKey, SlotCount};
 
-/// The shards that this node owns.
-#[async_trait]
-pub trait LocalShards: Send + Sync + 'static {
-    /// Handles the call on `shard`. UNAVAILABLE when this node does not serve it (now). Dropping the future gives up the
-    /// wait, not the effect.
-    async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error>;
-}
-
-/// The task queues whose home this node is.
-#[async_trait]
-pub trait LocalMatching: Send + Sync + 'static {
-    /// Dropping the future of a poll takes the poll back.
-    async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error>;
-}
+use crate::ports::{LocalMatching, LocalShards};
 
 /// Reaches the owner of every entity and the home of every task queue. Cheap to clone.
 #[derive(Clone)]

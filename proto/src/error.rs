@@ -5,11 +5,14 @@ use prost::Message;
 pub use tonic::Code;
 
 pub use crate::generated::perdure::node::v1::Error;
+use crate::generated::perdure::node::v1::NotOwner;
 use crate::generated::temporal::api::{
     enums::v1::{NamespaceState, ResourceExhaustedCause, ResourceExhaustedScope},
     errordetails::v1 as details,
     failure::v1::Failure,
 };
+
+const NOT_OWNER: &str = "perdure.node.v1.NotOwner";
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -175,6 +178,22 @@ impl Error {
     /// UNAVAILABLE: nothing is wrong with the request, SDKs try again.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(Code::Unavailable, message)
+    }
+
+    /// UNAVAILABLE, and nothing was done: this node does not own what the call names. `owner` may.
+    pub fn not_owner(owner: Option<&str>) -> Self {
+        let detail = NotOwner { owner: owner.unwrap_or_default().to_owned() };
+        Self {
+            code: Code::Unavailable as i32,
+            message: "the shard of this workflow is moving, try again".to_owned(),
+            detail: Some(prost_types::Any { type_url: NOT_OWNER.to_owned(), value: detail.encode_to_vec() }),
+        }
+    }
+
+    /// What a [`Error::not_owner`] says.
+    pub fn as_not_owner(&self) -> Option<NotOwner> {
+        let detail = self.detail.as_ref().filter(|detail| detail.type_url == NOT_OWNER)?;
+        NotOwner::decode(detail.value.as_slice()).ok()
     }
 
     pub fn unimplemented(what: &str) -> Self {

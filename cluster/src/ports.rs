@@ -1,0 +1,48 @@
+//! What this crate needs of the parts of the node above it, and the values that it exchanges with the owner of shards.
+//!
+//! The owner of shards gets a `watch::Receiver<Arc<Placement>>` (see [`crate::Membership::placement`]) and gives a
+//! `watch::Receiver<Served>`, which is gossiped so that others route by it. It reaches other owners with
+//! [`crate::Cluster::shard`], and is reached by them through [`LocalShards::shard`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{MatchingCall, MatchingReply, ShardCall, ShardReply, WorkflowCall, WorkflowReply},
+};
+use perdure_types::ShardId;
+pub use perdure_types::{Member, NodeId, Placement, Served};
+
+/// The shards that this node owns.
+#[async_trait]
+pub trait LocalShards: Send + Sync + 'static {
+    /// Handles the call on `shard`. [`Error::not_owner`] when this node does not serve it now and has done nothing:
+    /// the call goes elsewhere, or waits for the shard. Dropping the future gives up the wait, not the effect.
+    async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error>;
+
+    /// Handles what another owner of shards asks (hand-over, status).
+    async fn shard(&self, call: ShardCall) -> Result<ShardReply, Error> {
+        Err(Error::unimplemented(&format!("calls about shard {}", call.shard)))
+    }
+
+    /// Task queues have got another home: all tasks that wait to be started in queues that `moved` names are offered
+    /// again.
+    fn offer_again(&self, _moved: Arc<dyn MovedQueues>) {}
+}
+
+/// Which task queues have moved.
+pub trait MovedQueues: Send + Sync + 'static {
+    fn has_moved(&self, namespace_id: &str, task_queue: &str) -> bool;
+}
+
+/// The task queues whose home this node is.
+#[async_trait]
+pub trait LocalMatching: Send + Sync + 'static {
+    /// Dropping the future of a poll takes the poll back.
+    async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error>;
+
+    /// Queues that `departed` names have another home now: what waits in them is answered with [`Error::not_owner`],
+    /// and their offers are dropped: they are made again there.
+    fn depart(&self, _departed: Arc<dyn MovedQueues>) {}
+}
