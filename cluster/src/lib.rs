@@ -8,6 +8,6 @@ mod ring;
 mod route;
 
 pub use namespaces::{Namespace, NamespaceStore, Namespaces};
-pub use ports::{LocalMatching, LocalShards, Member, MovedQueues, NodeId, Placement, Served};
-pub use ring::{MemberId, Ring};
+pub use ports::{LocalMatching, LocalShards, Member, NodeId, Placement, QueueFilter, Served};
+pub use ring::Ring;
 pub use route::Cluster;

@@ -4,8 +4,6 @@
 //! `watch::Receiver<Served>`, which is gossiped so that others route by it. It reaches other owners with
 //! [`crate::Cluster::shard`], and is reached by them through [`LocalShards::shard`].
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use perdure_proto::{
     Error,
@@ -28,12 +26,7 @@ pub trait LocalShards: Send + Sync + 'static {
 
     /// Task queues have got another home: all tasks that wait to be started in queues that `moved` names are offered
     /// again.
-    fn offer_again(&self, _moved: Arc<dyn MovedQueues>) {}
-}
-
-/// Which task queues have moved.
-pub trait MovedQueues: Send + Sync + 'static {
-    fn has_moved(&self, namespace_id: &str, task_queue: &str) -> bool;
+    fn offer_again(&self, _moved: QueueFilter) {}
 }
 
 /// The task queues whose home this node is.
@@ -42,7 +35,8 @@ pub trait LocalMatching: Send + Sync + 'static {
     /// Dropping the future of a poll takes the poll back.
     async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error>;
 
-    /// Queues that `departed` names have another home now: what waits in them is answered with [`Error::not_owner`],
-    /// and their offers are dropped: they are made again there.
-    fn depart(&self, _departed: Arc<dyn MovedQueues>) {}
+    /// From now on this node is not the home of the queues that `departed` names, but of all others: polls and queries
+    /// that wait in them are answered with [`Error::not_owner`]. Their offers may stay: those who made them make them
+    /// again at the new home, and a duplicate is harmless.
+    fn depart(&self, _departed: QueueFilter) {}
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use perdure_cluster::{Cluster, MemberId, Namespaces, Ring};
+use perdure_cluster::{Cluster, Namespaces};
 use perdure_frontend::{ClusterInfo, Frontend};
 use perdure_matching::{Matching, MatchingConfig};
 use perdure_persistence::{
@@ -92,8 +92,6 @@ impl Node {
         let namespaces = load_namespaces(&store, extra_namespaces).await?;
 
         let uplink = Uplink::default();
-        let me = MemberId(uuid::Uuid::new_v4().to_string());
-        let mine = Ring::new([me.clone()]).shards_of(&me, settings.slots);
         let matching =
             Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name, ..MatchingConfig::default() });
         let shards = Shards::new();
@@ -105,7 +103,7 @@ impl Node {
         uplink.connect(cluster.clone());
         let setup = Setup {
             store,
-            shards: mine,
+            shards: settings.slots.shards().collect(),
             config: ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
             clock: Arc::new(Clock::system()),
             namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),

@@ -7,7 +7,7 @@ mod position;
 mod time;
 
 pub use config::{ConfigError, Limits};
-pub use ids::{ChainKey, SessionId, ShardId, SlotCount};
-pub use placement::{Member, NodeId, Placement, Served, UNNAMED_SESSION_GRACE};
+pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount};
+pub use placement::{Member, NodeId, Placement, QueueFilter, Served, UNNAMED_SESSION_GRACE};
 pub use position::{Epoch, Position, Seq};
 pub use time::{Duration, Timestamp};

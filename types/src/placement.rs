@@ -100,3 +100,6 @@ pub struct Served {
     /// Shards in service. One that is being recovered or handed over is not among them.
     pub shards: BTreeMap<ShardId, Epoch>,
 }
+
+/// Names task queues by namespace id and name.
+pub type QueueFilter = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
