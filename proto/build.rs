@@ -24,7 +24,7 @@ const LEFT_OUT: [&str; 6] = [
 const OWN: [&str; 3] = ["perdure/state/v1/state.proto", "perdure/log/v1/log.proto", "perdure/node/v1/node.proto"];
 
 /// Rare and large fields. Unboxed they would set the size of every event and call: kilobytes to move and keep.
-const BOXED: [&str; 11] = [
+const BOXED: [&str; 25] = [
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_started_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_continued_as_new_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.start_child_workflow_execution_initiated_event_attributes",
@@ -36,6 +36,20 @@ const BOXED: [&str; 11] = [
     ".perdure.state.v1.ChildInfo.initiated_event",
     ".perdure.state.v1.ExternalSignalInfo.initiated_event",
     ".perdure.state.v1.ExternalCancelInfo.initiated_event",
+    ".perdure.node.v1.WorkflowCall.command.reset",
+    ".perdure.node.v1.WorkflowCall.command.activity_operation",
+    ".perdure.node.v1.WorkflowCall.command.update_options",
+    ".perdure.node.v1.WorkflowReply.reply.activity_options",
+    ".perdure.node.v1.WorkflowReply.reply.update_options",
+    ".perdure.state.v1.ActivityInfo.options",
+    ".perdure.state.v1.ActivityInfo.pause",
+    ".perdure.state.v1.RunInfo.reset",
+    ".perdure.state.v1.RunInfo.pause",
+    ".perdure.state.v1.RunInfo.options",
+    ".perdure.node.v1.WorkflowCall.command.schedule",
+    ".perdure.node.v1.WorkflowReply.reply.schedule",
+    ".perdure.node.v1.StartWorkflow.schedule",
+    ".perdure.state.v1.RunInfo.schedule",
 ];
 
 fn main() -> Result<(), Error> {

@@ -25,7 +25,8 @@ impl Cluster {
 
     /// Calls the entity that `call` names.
     pub async fn workflow(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
-        let shard = ChainKey::new(call.namespace_id.as_str(), call.workflow_id.as_str()).shard(self.slots);
+        let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
+        let shard = key.ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?.shard(self.slots);
         self.shards.call(shard, call).await
     }
 

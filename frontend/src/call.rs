@@ -11,7 +11,7 @@ use perdure_proto::{
     perdure::node::v1::{MatchingCall, WorkflowCall, matching_call, matching_reply, workflow_call, workflow_reply},
     temporal::api::enums::v1::NamespaceState,
 };
-use perdure_types::Limits;
+use perdure_types::{EntityKind, Limits};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{Frontend, deadline::timeout_of, delivery::Deliveries, metrics, token};
@@ -195,9 +195,21 @@ impl<'a> Call<'a> {
         workflow_id: &str,
         command: workflow_call::Command,
     ) -> Result<workflow_reply::Reply, Error> {
+        self.entity(EntityKind::Workflow, namespace_id, workflow_id, command).await
+    }
+
+    /// The same for an entity of any kind.
+    pub(crate) async fn entity(
+        &self,
+        kind: EntityKind,
+        namespace_id: &str,
+        id: &str,
+        command: workflow_call::Command,
+    ) -> Result<workflow_reply::Reply, Error> {
         let call = WorkflowCall {
             namespace_id: namespace_id.to_owned(),
-            workflow_id: workflow_id.to_owned(),
+            workflow_id: id.to_owned(),
+            kind: kind.number(),
             command: Some(command),
         };
         let reply = self.while_unavailable(|| self.frontend.cluster().workflow(call.clone())).await?;

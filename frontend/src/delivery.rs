@@ -118,6 +118,7 @@ fn undelivered_call(token: &Bytes) -> Option<WorkflowCall> {
     Some(WorkflowCall {
         namespace_id: token.namespace_id.clone(),
         workflow_id: token.workflow_id.clone(),
+        kind: token.entity_kind,
         command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
     })
 }

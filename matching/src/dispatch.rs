@@ -144,6 +144,7 @@ impl Shell {
         let call = WorkflowCall {
             namespace_id: token.namespace_id.clone(),
             workflow_id: token.workflow_id.clone(),
+            kind: token.entity_kind,
             command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
         };
         match self.starter.start(call).await {

@@ -78,6 +78,8 @@ pub(crate) struct TaskKey {
 pub(crate) struct TaskOffer {
     pub key: TaskKey,
     workflow_id: Box<str>,
+    /// Of entity: where the start is recorded.
+    entity_kind: u8,
     attempt: i32,
     stamp: i32,
     pub priority: Priority,
@@ -93,6 +95,7 @@ impl TaskOffer {
         Self {
             key: TaskKey { run_id: RunId::new(offer.run_id), scheduled_event_id: offer.scheduled_event_id },
             workflow_id: offer.workflow_id.into(),
+            entity_kind: u8::try_from(offer.entity_kind).unwrap_or(u8::MAX),
             attempt: offer.attempt,
             stamp: offer.stamp,
             priority: Priority::from_key(offer.priority.map_or(0, |p| p.priority_key)),
@@ -114,6 +117,7 @@ impl TaskOffer {
         WorkflowCall {
             namespace_id: namespace_id.to_owned(),
             workflow_id: self.workflow_id.to_string(),
+            kind: i32::from(self.entity_kind),
             command: Some(command),
         }
     }

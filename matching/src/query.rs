@@ -223,6 +223,7 @@ fn query_call(cell: &QueueCell, task: &QueryTask) -> WorkflowCall {
         namespace_id: cell.key.namespace_id.to_string(),
         workflow_id: task.workflow_id.clone(),
         command: Some(workflow_call::Command::GetQueryTask(get)),
+        ..WorkflowCall::default()
     }
 }
 

@@ -177,7 +177,7 @@ impl ShardTask {
     }
 
     async fn recover(&mut self, replay: Replay) -> Result<(), RecoverError> {
-        for (key, chain) in recover::by_chain(replay) {
+        for (key, chain) in recover::by_chain(replay)? {
             let entry = restore(&*self.outside.store, &key, chain).await?;
             self.core.recovered(key, entry);
             self.log.mark_dirty();

@@ -14,7 +14,7 @@ use perdure_proto::{
     },
 };
 use perdure_types::{Position, Timestamp};
-use perdure_workflow::{CallId, Chain, Watch};
+use perdure_workflow::{CallId, Entity, Watch};
 use tokio::sync::oneshot;
 
 use crate::{history::HistoryWatch, log::Ticket};
@@ -139,7 +139,7 @@ pub(crate) enum Pending {
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
     /// `None` until the head is read.
-    pub chain: Option<Chain>,
+    pub chain: Option<Box<dyn Entity>>,
     pub queue: VecDeque<Pending>,
     pub loading: bool,
     /// Runs that were looked for and are not in the store.
@@ -211,7 +211,7 @@ impl Entry {
     }
 
     pub(crate) fn weigh(&self) -> usize {
-        let chain = self.chain.as_ref().map_or(0, Chain::weight_bytes);
+        let chain = self.chain.as_ref().map_or(0, |chain| chain.weight_bytes());
         256 + chain + self.runs.values().map(|run| 128 + run.tail_bytes()).sum::<usize>()
     }
 }

@@ -17,6 +17,7 @@ mod fence;
 mod flush;
 mod history;
 mod jobs;
+mod kinds;
 mod log;
 mod lookahead;
 mod node;

@@ -106,7 +106,8 @@ impl Shards {
         if handle.ownership() != Ownership::Serving {
             return Err(ended());
         }
-        let chain = ChainKey::new(call.namespace_id, call.workflow_id);
+        let chain = ChainKey::numbered(call.kind, call.namespace_id, call.workflow_id)
+            .ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?;
         let (reply, answer) = oneshot::channel();
         match handle.calls.try_send(Call { chain, command, reply }) {
             Ok(()) => answer.await.unwrap_or_else(|_| Err(ended())),

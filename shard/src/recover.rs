@@ -29,6 +29,8 @@ pub(crate) enum RecoverError {
     MissingRow { session: SessionId, seq: u64, end: u64 },
     #[error("session {0} is gone while its log is needed")]
     MissingSession(SessionId),
+    #[error("an entity of kind {0}, which this version does not know")]
+    UnknownKind(i32),
     #[error(transparent)]
     Apply(#[from] perdure_workflow::ApplyError),
     #[error("stored {what} of {chain:?} does not decode: {reason}")]
@@ -122,17 +124,18 @@ pub(crate) struct ChainReplay {
 }
 
 /// Sorts a shard's records by chain.
-pub(crate) fn by_chain(replay: Replay) -> BTreeMap<ChainKey, ChainReplay> {
+pub(crate) fn by_chain(replay: Replay) -> Result<BTreeMap<ChainKey, ChainReplay>, RecoverError> {
     let mut chains: BTreeMap<ChainKey, ChainReplay> = BTreeMap::new();
     for (position, record) in replay {
-        let key = ChainKey::new(record.namespace_id.as_str(), record.workflow_id.as_str());
+        let key = ChainKey::numbered(record.kind, record.namespace_id.as_str(), record.workflow_id.as_str());
+        let key = key.ok_or(RecoverError::UnknownKind(record.kind))?;
         let chain = chains.entry(key).or_default();
         for run in record.runs.iter().filter(|run| run.deleted) {
             chain.deleted.insert(run.run_id.clone(), position);
         }
         chain.records.push((position, record));
     }
-    chains
+    Ok(chains)
 }
 
 impl ChainReplay {

@@ -47,6 +47,7 @@ impl Client {
             namespace_id: NAMESPACE_ID.to_owned(),
             workflow_id: workflow_id.to_owned(),
             command: Some(command),
+            ..WorkflowCall::default()
         };
         self.shards.call(shard, call).await
     }
@@ -63,7 +64,7 @@ impl Client {
             ..Default::default()
         };
         let reply = self
-            .call(workflow_id, Command::Start(Box::new(StartWorkflow { request: Some(request), parent: None })))
+            .call(workflow_id, Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() })))
             .await?;
         match reply.reply {
             Some(Reply::Start(started)) => Ok(started.run_id),

@@ -99,7 +99,8 @@ pub(crate) struct Router {
 impl EntityCaller for Router {
     async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
         let shards = self.shards.get().ok_or_else(|| Error::unavailable("starting"))?;
-        let shard = ChainKey::new(call.namespace_id.as_str(), call.workflow_id.as_str()).shard(self.slots);
+        let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
+        let shard = key.ok_or_else(|| Error::invalid_argument("an entity of an unknown kind"))?.shard(self.slots);
         shards.call(shard, call).await
     }
 }

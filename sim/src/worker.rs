@@ -60,6 +60,7 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
         namespace_id: NAMESPACE_ID.to_owned(),
         workflow_id: offer.workflow_id.clone(),
         command: Some(command),
+        ..WorkflowCall::default()
     };
     let started = RecordWorkflowTaskStarted {
         run_id: offer.run_id.clone(),

@@ -4,16 +4,69 @@ use std::{fmt, sync::Arc};
 
 use uuid::Uuid;
 
-/// The entity that a workflow id names: all runs of it, open and closed. Cheap to clone.
+/// What an entity is. Ids of different kinds don't meet: a schedule may be named as a workflow is.
+///
+/// The numbers are those of the messages (`perdure.state.v1.EntityKind`) and of stored rows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(u8)]
+pub enum EntityKind {
+    /// A chain: all runs of a workflow id.
+    #[default]
+    Workflow = 0,
+    Schedule = 1,
+    Batch = 2,
+    /// An activity that no workflow has scheduled.
+    Activity = 3,
+    Deployment = 4,
+    /// What a task queue has to remember: its id is the queue's name.
+    TaskQueue = 5,
+    /// A Nexus operation that no workflow has scheduled.
+    NexusOperation = 6,
+}
+
+impl EntityKind {
+    const ALL: [Self; 7] = [
+        Self::Workflow,
+        Self::Schedule,
+        Self::Batch,
+        Self::Activity,
+        Self::Deployment,
+        Self::TaskQueue,
+        Self::NexusOperation,
+    ];
+
+    /// `None` for a kind that this version does not know.
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.number() == number)
+    }
+
+    pub fn number(self) -> i32 {
+        i32::from(self as u8)
+    }
+}
+
+/// Names an entity; most are chains, that is all runs of one workflow id, open and closed. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChainKey {
+    // The order of the fields is the order of rows in the stores.
+    pub kind: EntityKind,
     pub namespace_id: Arc<str>,
+    /// For other kinds: their own id.
     pub workflow_id: Arc<str>,
 }
 
 impl ChainKey {
     pub fn new(namespace_id: impl Into<Arc<str>>, workflow_id: impl Into<Arc<str>>) -> Self {
-        Self { namespace_id: namespace_id.into(), workflow_id: workflow_id.into() }
+        Self::of(EntityKind::Workflow, namespace_id, workflow_id)
+    }
+
+    pub fn of(kind: EntityKind, namespace_id: impl Into<Arc<str>>, id: impl Into<Arc<str>>) -> Self {
+        Self { kind, namespace_id: namespace_id.into(), workflow_id: id.into() }
+    }
+
+    /// From the number of a kind, as messages have it; `None` if this version does not know the kind.
+    pub fn numbered(kind: i32, namespace_id: impl Into<Arc<str>>, id: impl Into<Arc<str>>) -> Option<Self> {
+        EntityKind::from_number(kind).map(|kind| Self::of(kind, namespace_id, id))
     }
 
     /// The slot (shard) that this entity lives in. Stored data depends on it: the function never changes.
@@ -22,6 +75,9 @@ impl ChainKey {
         hasher.update(self.namespace_id.as_bytes());
         hasher.update(&[0]);
         hasher.update(self.workflow_id.as_bytes());
+        if self.kind != EntityKind::Workflow {
+            hasher.update(&[0, self.kind as u8]);
+        }
         // The low bits, so that doubling the count splits each slot in two.
         ShardId((hasher.digest() & u64::from(slots.get() - 1)) as u32)
     }
@@ -29,6 +85,9 @@ impl ChainKey {
 
 impl fmt::Debug for ChainKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind != EntityKind::Workflow {
+            write!(f, "{:?} ", self.kind)?;
+        }
         write!(f, "{}/{}", self.namespace_id, self.workflow_id)
     }
 }
@@ -110,6 +169,18 @@ mod tests {
     }
 
     const SLOT_OF_N_W: u32 = 56;
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let (chain, schedule) = (ChainKey::new("n", "w"), ChainKey::of(EntityKind::Schedule, "n", "w"));
+        assert_ne!(chain, schedule);
+        let slots = SlotCount::new(1 << 16).expect("valid");
+        assert_ne!(chain.shard(slots), schedule.shard(slots));
+        for kind in EntityKind::ALL {
+            assert_eq!(EntityKind::from_number(kind.number()), Some(kind));
+        }
+        assert_eq!(EntityKind::from_number(99), None);
+    }
 
     #[test]
     fn slot_count_is_a_power_of_two() {

@@ -5,9 +5,14 @@ mod ids;
 mod placement;
 mod position;
 mod time;
+mod visibility;
 
 pub use config::{ConfigError, Limits};
 pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount};
 pub use placement::{Member, NodeId, Placement, QueueFilter, Served, UNNAMED_SESSION_GRACE};
 pub use position::{Epoch, Position, Seq};
 pub use time::{Duration, Timestamp};
+pub use visibility::{
+    Hidden, IdMatch, ListPlace, ListedRun, Status, StatusSet, TimeRange, VisibilityCount, VisibilityIndex,
+    VisibilityQuery, VisibilityRow,
+};

@@ -60,7 +60,7 @@ impl IdSource {
     }
 }
 
-/// What one input did to a chain. If there is an error instead, the chain is as it was.
+/// What one input did to an entity. If there is an error instead, the chain is as it was.
 #[derive(Debug, Default)]
 pub struct Handled {
     /// To append to the log; `None` when nothing durable changed.
@@ -154,6 +154,8 @@ pub enum CallKind {
     NotifyParent,
     /// Terminate or cancel a child after this run's close.
     ParentClosePolicy,
+    /// Of an entity that is no workflow: a number of its own.
+    Other(u8),
 }
 
 /// A condition that a caller waits for.

@@ -166,6 +166,12 @@ impl Chain {
             Command::ChildClosed(c) => c.run_id.clone(),
             Command::GetQueryTask(c) => c.run_id.clone(),
             Command::Delete(c) => execution(&c.workflow_execution),
+            Command::Reset(c) => c.request.as_ref().map(|r| execution(&r.workflow_execution)).unwrap_or_default(),
+            Command::ActivityOperation(c) => c.run_id.clone(),
+            Command::Pause(c) => c.run_id.clone(),
+            Command::Unpause(c) => c.run_id.clone(),
+            Command::UpdateOptions(c) => execution(&c.workflow_execution),
+            Command::Schedule(_) => String::new(),
         };
         if run_id.is_empty() { RunRef::Current } else { RunRef::Run(run_id) }
     }
@@ -214,7 +220,13 @@ impl Chain {
             Command::PollUpdate(c) => self.poll_update(c, env),
             Command::Describe(c) => self.describe(c, env),
             Command::ChildClosed(c) => self.child_closed(*c, env),
-            Command::Delete(_) => Err(Error::unimplemented("DeleteWorkflowExecution")),
+            Command::Delete(c) => self.delete(c, env),
+            Command::Reset(c) => self.reset(*c, env),
+            Command::ActivityOperation(c) => self.activity_operation(*c, env),
+            Command::Pause(c) => self.pause(c, env),
+            Command::Unpause(c) => self.unpause(c, env),
+            Command::UpdateOptions(c) => self.update_options(*c, env),
+            Command::Schedule(_) => Err(crate::entity::foreign_command()),
             Command::GetHistory(_) | Command::GetHistoryReverse(_) => {
                 Err(Error::internal("history is read by the shard"))
             }
@@ -238,6 +250,7 @@ impl Chain {
                 CallKind::CancelExternal => run.on_external_cancel_result(id.event_id, result, env),
                 CallKind::NotifyParent => run.on_parent_notified(result),
                 CallKind::ParentClosePolicy => run.on_close_policy_result(id.event_id, result),
+                CallKind::Other(_) => {}
             }
         }
         self.finish(Answer::default(), Release::Durable, env)
@@ -274,6 +287,7 @@ impl Chain {
             workflow_id: self.key.workflow_id.to_string(),
             head,
             runs: deltas,
+            kind: self.key.kind.number(),
         });
         Handled { record, effects, answer, release }
     }

@@ -91,7 +91,7 @@ impl Run {
             root_execution: Some(root_execution(self)),
             ..ParentInfo::default()
         };
-        let command = Command::Start(Box::new(StartWorkflow { request: Some(request), parent: Some(parent) }));
+        let command = Command::Start(Box::new(StartWorkflow { request: Some(request), parent: Some(parent), schedule: None }));
         let call = call(&attributes.namespace_id, &attributes.workflow_id, command);
         Some(self.call_effect(CallKind::StartChild, child.info.initiated_event_id, call))
     }

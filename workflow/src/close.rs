@@ -188,6 +188,7 @@ impl Run {
                 namespace_id: start.parent_workflow_namespace_id.clone(),
                 workflow_id: parent.workflow_id.clone(),
                 command: Some(Command::ChildClosed(Box::new(command))),
+                ..WorkflowCall::default()
             }),
         })
     }

@@ -132,7 +132,12 @@ pub(crate) fn is_settled(result: &Result<WorkflowReply, Error>) -> bool {
 }
 
 pub(crate) fn call(namespace_id: &str, workflow_id: &str, command: Command) -> WorkflowCall {
-    WorkflowCall { namespace_id: namespace_id.to_owned(), workflow_id: workflow_id.to_owned(), command: Some(command) }
+    WorkflowCall {
+        namespace_id: namespace_id.to_owned(),
+        workflow_id: workflow_id.to_owned(),
+        command: Some(command),
+        ..WorkflowCall::default()
+    }
 }
 
 pub(crate) fn signal_initiated(

@@ -26,6 +26,7 @@ mod completion;
 mod continuation;
 mod cron;
 mod describe;
+mod entity;
 mod events;
 mod external;
 mod external_calls;
@@ -50,4 +51,5 @@ mod workflow_task_failure;
 
 pub use api::*;
 pub use chain::{ApplyError, Chain, RunView};
+pub use entity::{Change, Entity, Single, SingleEntity, foreign_command};
 pub use run::Run;

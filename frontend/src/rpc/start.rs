@@ -21,7 +21,7 @@ pub(crate) async fn start_workflow_execution(
     let namespace = call.namespace_for_start(&request.namespace)?;
     prepare(&mut request, call.limits())?;
     let workflow_id = request.workflow_id.clone();
-    let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), parent: None }));
+    let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
     match call.workflow(namespace.id(), &workflow_id, command).await? {
         workflow_reply::Reply::Start(mut reply) => {
             hand_out(call, &mut reply);

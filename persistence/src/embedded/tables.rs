@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use perdure_types::{ChainKey, Epoch, Position, Seq, SessionId, ShardId, Timestamp};
+use perdure_types::{ChainKey, EntityKind, Epoch, Position, Seq, SessionId, ShardId, Timestamp};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
 use super::{
     dir::{DataDirectory, OpenError, refuses_writes, sync_directory},
     log::page_ends,
+    visibility,
 };
 use crate::{
     ClusterSettings, HeadRow, HistoryRow, NamespaceRow, Result, RunRow, SessionRow, SessionState, ShardRow, Source,
@@ -23,19 +24,21 @@ pub(super) const NAMESPACES: TableDefinition<&str, (&str, &[u8], u64)> = TableDe
 pub(super) const SESSIONS: TableDefinition<u128, SessionValue> = TableDefinition::new("sessions");
 pub(super) const SHARDS: TableDefinition<u32, ShardValue> = TableDefinition::new("shards");
 pub(super) const HEADS: TableDefinition<ChainKeyValue, HeadValue> = TableDefinition::new("heads");
-pub(super) const RUNS: TableDefinition<RunKey, RunValue> = TableDefinition::new("runs");
+pub(super) const RUNS: TableDefinition<RunRowKey, RunValue> = TableDefinition::new("runs");
 pub(super) const HISTORY: TableDefinition<HistoryKey, HistoryValue> = TableDefinition::new("history");
 /// The value is the stamp.
 pub(super) const WAKEUPS: TableDefinition<WakeupKey, i64> = TableDefinition::new("wakeups");
 
-/// Namespace id, workflow id.
-pub(super) type ChainKeyValue<'a> = (&'a str, &'a str);
+/// Kind of entity, namespace id, workflow id (or what the kind has for it).
+pub(super) type ChainKeyValue<'a> = (u8, &'a str, &'a str);
+/// Kind of entity, namespace id, workflow id, run id.
+pub(super) type RunRowKey<'a> = (u8, &'a str, &'a str, &'a str);
 /// Namespace id, workflow id, run id.
 pub(super) type RunKey<'a> = (&'a str, &'a str, &'a str);
-/// Namespace id, workflow id, run id, first event.
-pub(super) type HistoryKey<'a> = (&'a str, &'a str, &'a str, i64);
-/// Shard, time, namespace id, workflow id, run id.
-pub(super) type WakeupKey<'a> = (u32, i64, &'a str, &'a str, &'a str);
+/// Kind of entity, namespace id, workflow id, run id, first event.
+pub(super) type HistoryKey<'a> = (u8, &'a str, &'a str, &'a str, i64);
+/// Shard, time, kind of entity, namespace id, workflow id, run id: as [`Wakeup`]s are ordered.
+pub(super) type WakeupKey<'a> = (u32, i64, u8, &'a str, &'a str, &'a str);
 /// Stamp, applied, head.
 pub(super) type HeadValue<'a> = (i64, PositionValue, &'a [u8]);
 /// Stamp, applied, wake-up, snapshot.
@@ -48,6 +51,23 @@ pub(super) type PositionValue = (u64, u64);
 pub(super) type SessionValue = (u8, u64, u64, u32);
 /// Owner, epoch, checkpoint, sources as (epoch, session, from, until).
 pub(super) type ShardValue = (Option<u128>, u64, PositionValue, Vec<(u64, u128, u64, Option<u64>)>);
+
+pub(super) fn chain_key(chain: &ChainKey) -> ChainKeyValue<'_> {
+    (chain.kind as u8, &chain.namespace_id, &chain.workflow_id)
+}
+
+pub(super) fn run_row_key<'a>(chain: &'a ChainKey, run_id: &'a str) -> RunRowKey<'a> {
+    (chain.kind as u8, &chain.namespace_id, &chain.workflow_id, run_id)
+}
+
+pub(super) fn history_key<'a>(chain: &'a ChainKey, run_id: &'a str, first_event_id: i64) -> HistoryKey<'a> {
+    (chain.kind as u8, &chain.namespace_id, &chain.workflow_id, run_id, first_event_id)
+}
+
+pub(super) fn wakeup_key(shard: ShardId, wakeup: &Wakeup) -> WakeupKey<'_> {
+    let Wakeup { at, chain, run_id } = wakeup;
+    (shard.0, at.0, chain.kind as u8, &chain.namespace_id, &chain.workflow_id, run_id)
+}
 
 const LIVE: u8 = 0;
 const FENCED: u8 = 1;
@@ -126,7 +146,12 @@ pub(super) fn open(directory: &DataDirectory, cache_bytes: usize) -> Result<Data
             builder.set_cache_size(cache_bytes);
             let database = builder.open(&path)?;
             // Finds at once what an opening alone may not read.
-            database.begin_read().map_err(redb::Error::from)?.open_table(CLUSTER).map_err(redb::Error::from)?;
+            let transaction = database.begin_read().map_err(redb::Error::from)?;
+            transaction.open_table(CLUSTER).map_err(redb::Error::from)?;
+            if !visibility::exist(&transaction) {
+                // Made by a version that kept no list.
+                create_tables(&database)?;
+            }
             Ok(database)
         });
     }
@@ -201,7 +226,7 @@ fn touch_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(RUNS)?;
     transaction.open_table(HISTORY)?;
     transaction.open_table(WAKEUPS)?;
-    Ok(())
+    visibility::touch(transaction)
 }
 
 /// A file that is not worth a sync: nobody opens it again.
@@ -235,7 +260,7 @@ impl StorageBackend for Unsynced {
 pub(super) struct Reader(pub Arc<Database>);
 
 impl Reader {
-    fn begin(&self) -> Result<redb::ReadTransaction> {
+    pub fn begin(&self) -> Result<redb::ReadTransaction> {
         self.0.begin_read().map_err(failure)
     }
 
@@ -274,7 +299,7 @@ impl Reader {
 
     pub fn head(&self, chain: &ChainKey) -> Result<Option<HeadRow>> {
         let table = self.begin()?.open_table(HEADS).map_err(failure)?;
-        let row = table.get((&*chain.namespace_id, &*chain.workflow_id)).map_err(failure)?;
+        let row = table.get(chain_key(chain)).map_err(failure)?;
         Ok(row.map(|row| {
             let (_, applied, head) = row.value();
             HeadRow { head: Bytes::copy_from_slice(head), applied: position(applied) }
@@ -283,7 +308,7 @@ impl Reader {
 
     pub fn run(&self, chain: &ChainKey, run_id: &str) -> Result<Option<RunRow>> {
         let table = self.begin()?.open_table(RUNS).map_err(failure)?;
-        let row = table.get((&*chain.namespace_id, &*chain.workflow_id, run_id)).map_err(failure)?;
+        let row = table.get(run_row_key(chain, run_id)).map_err(failure)?;
         Ok(row.map(|row| {
             let (_, applied, wake_at, snapshot) = row.value();
             RunRow {
@@ -303,11 +328,11 @@ impl Reader {
         reverse: bool,
     ) -> Result<Vec<HistoryRow>> {
         let table = self.begin()?.open_table(HISTORY).map_err(failure)?;
-        let key = |event| (&*chain.namespace_id, &*chain.workflow_id, run_id, event);
+        let key = |event| history_key(chain, run_id, event);
         // The row that holds `from` may begin before it.
         let mut before = table.range(key(i64::MIN)..=key(from)).map_err(failure)?;
         let first = match before.next_back() {
-            Some(row) => row.map_err(failure)?.0.value().3,
+            Some(row) => row.map_err(failure)?.0.value().4,
             None => from,
         };
         if first > until {
@@ -325,7 +350,7 @@ impl Reader {
                 break;
             }
             let events = Bytes::copy_from_slice(events);
-            rows.push(HistoryRow { first_event_id: key.value().3, last_event_id, events });
+            rows.push(HistoryRow { first_event_id: key.value().4, last_event_id, events });
         }
         Ok(rows)
     }
@@ -339,17 +364,19 @@ impl Reader {
     ) -> Result<Vec<Wakeup>> {
         let table = self.begin()?.open_table(WAKEUPS).map_err(failure)?;
         let from = match after {
-            Some(w) => Bound::Excluded((shard.0, w.at.0, &*w.chain.namespace_id, &*w.chain.workflow_id, &*w.run_id)),
-            None => Bound::Included((shard.0, i64::MIN, "", "", "")),
+            Some(w) => Bound::Excluded(wakeup_key(shard, w)),
+            None => Bound::Included((shard.0, i64::MIN, 0, "", "", "")),
         };
         let mut wakeups = Vec::new();
         for row in table.range::<WakeupKey>((from, Bound::Unbounded)).map_err(failure)? {
             let (key, _) = row.map_err(failure)?;
-            let (row_shard, at, namespace_id, workflow_id, run_id) = key.value();
+            let (row_shard, at, kind, namespace_id, workflow_id, run_id) = key.value();
             if row_shard != shard.0 || at > until.0 || wakeups.len() >= limit {
                 break;
             }
-            let chain = ChainKey::new(namespace_id, workflow_id);
+            let kind = EntityKind::from_number(i32::from(kind))
+                .ok_or_else(|| StoreError::Corrupt(format!("a wake-up is of an entity of kind {kind}")))?;
+            let chain = ChainKey::of(kind, namespace_id, workflow_id);
             wakeups.push(Wakeup { at: Timestamp(at), chain, run_id: run_id.into() });
         }
         Ok(wakeups)

@@ -9,8 +9,8 @@ use perdure_types::{ChainKey, SessionId, ShardId};
 use redb::{Database, Durability, Key, ReadableTable, Table, Value, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{log::again, tables::*};
-use crate::{Cas, ClusterSettings, NamespaceRow, Result, SessionRow, ShardRow, StoreError, TableWrite, Wakeup};
+use super::{log::again, tables::*, visibility::VisibilityTables};
+use crate::{Cas, ClusterSettings, NamespaceRow, Result, SessionRow, ShardRow, StoreError, TableWrite};
 
 const QUEUE: usize = 256;
 /// Jobs of one transaction at most.
@@ -91,9 +91,10 @@ struct Tables<'t> {
     sessions: Table<'t, u128, SessionValue>,
     shards: Table<'t, u32, ShardValue>,
     heads: Table<'t, ChainKeyValue<'static>, HeadValue<'static>>,
-    runs: Table<'t, RunKey<'static>, RunValue<'static>>,
+    runs: Table<'t, RunRowKey<'static>, RunValue<'static>>,
     history: Table<'t, HistoryKey<'static>, HistoryValue<'static>>,
     wakeups: Table<'t, WakeupKey<'static>, i64>,
+    visibility: VisibilityTables<'t>,
     dirty: bool,
 }
 
@@ -108,6 +109,7 @@ impl<'t> Tables<'t> {
             runs: transaction.open_table(RUNS).map_err(failure)?,
             history: transaction.open_table(HISTORY).map_err(failure)?,
             wakeups: transaction.open_table(WAKEUPS).map_err(failure)?,
+            visibility: VisibilityTables::open(transaction)?,
             dirty: false,
         })
     }
@@ -195,20 +197,20 @@ impl<'t> Tables<'t> {
         self.dirty = true;
         match write {
             TableWrite::PutHead { chain, row } => {
-                let key = (&*chain.namespace_id, &*chain.workflow_id);
+                let key = chain_key(&chain);
                 if !is_newer(&self.heads, key, stamp, |row| row.0)? {
                     let value = (stamp, position_value(row.applied), row.head.as_ref());
                     self.heads.insert(key, value).map_err(failure)?;
                 }
             }
             TableWrite::DeleteHead { chain } => {
-                let key = (&*chain.namespace_id, &*chain.workflow_id);
+                let key = chain_key(&chain);
                 if !is_newer(&self.heads, key, stamp, |row| row.0)? {
                     self.heads.remove(key).map_err(failure)?;
                 }
             }
             TableWrite::PutRun { chain, run_id, row } => {
-                let key = (&*chain.namespace_id, &*chain.workflow_id, &*run_id);
+                let key = run_row_key(&chain, &run_id);
                 if !is_newer(&self.runs, key, stamp, |row| row.0)? {
                     let wake_at = row.wake_at.map(|at| at.0);
                     let value = (stamp, position_value(row.applied), wake_at, row.snapshot.as_ref());
@@ -217,7 +219,7 @@ impl<'t> Tables<'t> {
             }
             TableWrite::DeleteRun { chain, run_id } => self.delete_run(stamp, &chain, &run_id)?,
             TableWrite::PutHistory { chain, run_id, row } => {
-                let key = (&*chain.namespace_id, &*chain.workflow_id, &*run_id, row.first_event_id);
+                let key = history_key(&chain, &run_id, row.first_event_id);
                 if !is_newer(&self.history, key, stamp, |row| row.0)? {
                     let value = (stamp, row.last_event_id, row.events.as_ref());
                     self.history.insert(key, value).map_err(failure)?;
@@ -235,16 +237,20 @@ impl<'t> Tables<'t> {
                     self.wakeups.remove(key).map_err(failure)?;
                 }
             }
+            TableWrite::PutVisibility { chain, run_id, row } => {
+                self.visibility.write(stamp, &chain, &run_id, Some(*row))?;
+            }
+            TableWrite::DeleteVisibility { chain, run_id } => self.visibility.write(stamp, &chain, &run_id, None)?,
         }
         Ok(())
     }
 
     fn delete_run(&mut self, stamp: i64, chain: &ChainKey, run_id: &str) -> Result<()> {
-        let key = (&*chain.namespace_id, &*chain.workflow_id, run_id);
+        let key = run_row_key(chain, run_id);
         if !is_newer(&self.runs, key, stamp, |row| row.0)? {
             self.runs.remove(key).map_err(failure)?;
         }
-        let all = (key.0, key.1, key.2, i64::MIN)..=(key.0, key.1, key.2, i64::MAX);
+        let all = history_key(chain, run_id, i64::MIN)..=history_key(chain, run_id, i64::MAX);
         self.history.retain_in(all, |_, (written, ..)| written > stamp).map_err(failure)
     }
 }
@@ -257,10 +263,6 @@ fn is_newer<'k, K: Key + 'static, V: Value + 'static>(
     stamp_of: impl Fn(V::SelfType<'_>) -> i64,
 ) -> Result<bool> {
     Ok(table.get(key).map_err(failure)?.is_some_and(|stored| stamp_of(stored.value()) > stamp))
-}
-
-fn wakeup_key(shard: ShardId, wakeup: &Wakeup) -> WakeupKey<'_> {
-    (shard.0, wakeup.at.0, &wakeup.chain.namespace_id, &wakeup.chain.workflow_id, &wakeup.run_id)
 }
 
 fn answer<T: Send + 'static>(reply: Reply<T>, outcome: T) -> Answer {

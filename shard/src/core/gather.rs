@@ -122,7 +122,6 @@ fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey
         if let Some(at) = wake_at.filter(|at| Some(*at) != run.stored_wake || !run.wake_certain) {
             slice.push(run.applied, TableWrite::PutWakeup { shard, wakeup: wakeup(at) }, 128);
         }
-        let snapshot: Bytes = snapshot.encode_to_vec().into();
         let bytes = snapshot.len();
         let row = RunRow { snapshot, applied: Position::ZERO, wake_at };
         slice.push(run.applied, TableWrite::PutRun { chain: key.clone(), run_id: id, row }, bytes + 256);

@@ -1,15 +1,14 @@
 //! Bringing chains into memory: on demand, and in recovery from what was not yet in the tables.
 
 use perdure_persistence::{HeadRow, RunRow, Store, StoreError};
-use perdure_proto::perdure::state::v1::{ChainHead, ChainRecord, RunSnapshot};
+use perdure_proto::perdure::state::v1::{ChainHead, ChainRecord};
 use perdure_types::{ChainKey, Position, Timestamp};
-use perdure_workflow::Chain;
 use prost::Message;
 
 use super::Core;
 use crate::{
     entry::{Applied, DeletedRun, Entry, Pending, RunMeta},
-    history,
+    history, kinds,
     log::session::persist,
     recover::{ChainReplay, RecoverError},
     telemetry,
@@ -119,9 +118,9 @@ fn insert(entry: &mut Entry, key: &ChainKey, job: &LoadJob, loaded: Loaded) -> R
         entry.head_applied = head.map(|row| Applied::At(row.applied));
         entry.stored_head = head.map(|row| row.applied);
         entry.chain = Some(match head {
-            Some(row) => Chain::from_head(key.clone(), decode("head", key, &row.head)?),
-            None => Chain::new(key.clone()),
-        });
+            Some(row) => kinds::from_head(key, decode("head", key, &row.head)?),
+            None => kinds::from_head(key, ChainHead::default()),
+        }?);
     }
     if let Some(run) = &job.run
         && !loaded.runs.iter().any(|(run_id, _)| run_id == run)
@@ -137,18 +136,24 @@ fn insert(entry: &mut Entry, key: &ChainKey, job: &LoadJob, loaded: Loaded) -> R
 }
 
 fn insert_run(entry: &mut Entry, key: &ChainKey, run_id: String, row: &RunRow) -> Result<(), RecoverError> {
-    let snapshot: RunSnapshot = decode("run", key, &row.snapshot)?;
     if let Some(chain) = entry.chain.as_mut()
         && !chain.has_run(&run_id)
     {
-        chain.insert_run(snapshot);
-        entry.runs.insert(run_id, RunMeta::stored(row.applied, row.wake_at));
+        let inserted = chain.insert_run(&run_id, row.snapshot.clone());
+        inserted.map_err(|e| undecodable("run", key, &e))?;
+        if chain.has_run(&run_id) {
+            entry.runs.insert(run_id, RunMeta::stored(row.applied, row.wake_at));
+        }
     }
     Ok(())
 }
 
 fn decode<M: Message + Default>(what: &'static str, key: &ChainKey, bytes: &bytes::Bytes) -> Result<M, RecoverError> {
-    M::decode(bytes.clone()).map_err(|e| RecoverError::Decode { what, chain: key.clone(), reason: e.to_string() })
+    M::decode(bytes.clone()).map_err(|e| undecodable(what, key, &e))
+}
+
+fn undecodable(what: &'static str, key: &ChainKey, error: &prost::DecodeError) -> RecoverError {
+    RecoverError::Decode { what, chain: key.clone(), reason: error.to_string() }
 }
 
 /// Rebuilds a chain from its rows and the log records after them (C2).

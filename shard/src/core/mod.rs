@@ -1,4 +1,4 @@
-//! The synchronous heart of a serving shard: inputs come in, the chains decide, records go to the log, and what may be
+//! The synchronous heart of a serving shard: inputs come in, the entities ("chains" after the main kind) decide, records go to the log, and what may be
 //! seen goes out when the log covers it. No IO and no waiting here: what has to be fetched or sent is an [`Output`].
 //!
 //! Invariants: (SH-2) an answer or effect leaves only when all that it depends on is covered (A4), a read only after a
@@ -181,6 +181,7 @@ impl Core {
     /// Nobody polls the sticky queue that a workflow task was offered to.
     pub(crate) fn offer_refused(&mut self, offer: Offer, now: Timestamp) {
         self.now = self.now.max(now);
+        // Only workflows have sticky queues.
         let key = ChainKey::new(offer.namespace_id, offer.workflow_id);
         let command = Command::StickyQueueUnavailable(StickyQueueUnavailable {
             run_id: offer.run_id,

@@ -140,7 +140,7 @@ impl TestChain {
     }
 
     pub fn start_with(&mut self, request: StartWorkflowExecutionRequest) -> String {
-        let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), parent: None }));
+        let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
         match self.call(command).message.reply {
             Some(workflow_reply::Reply::Start(start)) => start.run_id,
             other => panic!("not a start: {other:?}"),

@@ -1,0 +1,20 @@
+//! The kinds of entities that a shard hosts. A new kind is one more line here, and a crate that knows what it does.
+
+use perdure_proto::perdure::state::v1::ChainHead;
+use perdure_types::{ChainKey, EntityKind};
+use perdure_workflow::{Chain, Entity};
+
+use crate::recover::RecoverError;
+
+/// An entity from its stored head (an empty one: the store knows nothing of it). Its runs are to be inserted next.
+pub(crate) fn from_head(key: &ChainKey, head: ChainHead) -> Result<Box<dyn Entity>, RecoverError> {
+    Ok(match key.kind {
+        EntityKind::Workflow => Box::new(Chain::from_head(key.clone(), head)),
+        EntityKind::Schedule
+        | EntityKind::Batch
+        | EntityKind::Activity
+        | EntityKind::Deployment
+        | EntityKind::TaskQueue
+        | EntityKind::NexusOperation => return Err(RecoverError::UnknownKind(key.kind.number())),
+    })
+}
