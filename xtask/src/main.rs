@@ -3,6 +3,7 @@
 //! The commands compose other programs (cargo, python3, go) and keep all that they make under `target/`. Apart from `fix`,
 //! none of them writes to the source tree.
 
+mod cassandra;
 mod check;
 mod demo;
 mod load;
@@ -47,6 +48,8 @@ enum Command {
     Test(test::Options),
     /// Measure speed and cost: a release server on a fresh data directory under `perdure-load`
     Load(load::Options),
+    /// A real Cassandra on this machine
+    Cassandra(cassandra::Options),
     /// What CI runs: check, then test
     Ci,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Tidy { fix } => if fix { tidy::fix() } else { Ok(()) }.and_then(|()| tidy::run()),
         Command::Test(options) => test::run(&options),
         Command::Load(options) => load::run(&options),
+        Command::Cassandra(options) => cassandra::run(&options),
         Command::Ci => check::check().and_then(|()| test::run(&test::Options::default())),
     };
     match outcome {
