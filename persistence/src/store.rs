@@ -6,8 +6,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use perdure_types::{ChainKey, Epoch, Position, Seq, SessionId, ShardId, SlotCount, Timestamp};
 
+use crate::{IdMatch, ListedRun, VisibilityCount, VisibilityQuery, VisibilityRow};
+
 /// What went wrong, by what the caller must do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The operation did not take effect, or is idempotent: try the same again.
     #[error("store unavailable: {0}")]
@@ -162,6 +164,16 @@ pub enum TableWrite {
         shard: ShardId,
         wakeup: Wakeup,
     },
+    /// The run's row in the list, with all indexes over it.
+    PutVisibility {
+        chain: ChainKey,
+        run_id: Arc<str>,
+        row: Box<VisibilityRow>,
+    },
+    DeleteVisibility {
+        chain: ChainKey,
+        run_id: Arc<str>,
+    },
 }
 
 /// A [`TableWrite`] with the position that it reflects: the write timestamp.
@@ -240,4 +252,11 @@ pub trait Store: Send + Sync + 'static {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<Wakeup>>;
+
+    /// A stretch of the list of runs, in list order.
+    async fn list_visibility(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>>;
+    /// Runs by their workflow id, at most `limit`, in no order.
+    async fn find_visibility(&self, namespace_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>>;
+    /// How many rows the list of a namespace has.
+    async fn count_visibility(&self, namespace_id: &str) -> Result<Vec<VisibilityCount>>;
 }

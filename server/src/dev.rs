@@ -52,7 +52,7 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
 
     let outcome = tokio::select! {
         () = signals.received() => Ok(()),
-        reason = node.shards.ended() => Err(Failure::new(Failure::DATA_NOT_WRITABLE, reason)),
+        error = node.shards.ended() => Err(store_failure(&error)),
     };
     tracing::info!("draining");
     let drained = async {

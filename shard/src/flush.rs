@@ -97,7 +97,7 @@ impl Flusher {
                 Err(Stop::Session) => return,
                 Err(Stop::Store(error)) => {
                     tracing::error!(%error, "the tables cannot be written, serving ends");
-                    self.log.fail(error.to_string());
+                    self.log.fail(error);
                     return;
                 }
             };
@@ -224,7 +224,9 @@ impl Flusher {
             | TableWrite::PutHistory { .. }
             | TableWrite::DeleteRun { .. }
             | TableWrite::PutWakeup { .. }
-            | TableWrite::DeleteWakeup { .. } => {}
+            | TableWrite::DeleteWakeup { .. }
+            | TableWrite::PutVisibility { .. }
+            | TableWrite::DeleteVisibility { .. } => {}
         }
         StampedWrite { stamp: applied.max(claim.floor()), write }
     }

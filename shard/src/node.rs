@@ -61,7 +61,7 @@ struct Inner {
     /// Shards of the period under way; none while there is none.
     routes: RwLock<Option<Registry>>,
     supervisor: Mutex<Option<Supervisor>>,
-    ended: Watched<Option<String>>,
+    ended: Watched<Option<StoreError>>,
 }
 
 struct Supervisor {
@@ -143,9 +143,11 @@ impl Shards {
         }
     }
 
-    /// Returns, with the reason, when serving has ended for good though nobody asked: the store refuses writes.
-    pub async fn ended(&self) -> String {
-        self.inner.ended.wait_for(Option::is_some).await.unwrap_or_default()
+    /// Returns, with the reason, when serving has ended for good though nobody asked: the store refuses writes, or is
+    /// damaged.
+    pub async fn ended(&self) -> StoreError {
+        let ended = self.inner.ended.wait_for(Option::is_some).await;
+        ended.unwrap_or_else(|| StoreError::Unavailable("the node is gone".to_owned()))
     }
 
     fn supervisor(&self) -> std::sync::MutexGuard<'_, Option<Supervisor>> {
@@ -207,9 +209,9 @@ async fn supervise(
                 }
                 return;
             }
-            Happened::Ended(LogState::Failed(reason)) => {
+            Happened::Ended(LogState::Failed(error)) => {
                 inner.route(None);
-                inner.ended.set(Some(reason));
+                inner.ended.set(Some(error));
                 return;
             }
             // A3, C4: nothing of the old period is left when the next one begins.

@@ -133,7 +133,7 @@ impl Node {
 
     /// Returns when serving has ended for good.
     pub async fn ended(&self) -> String {
-        self.shards.ended().await
+        self.shards.ended().await.to_string()
     }
 
     /// In good order.

@@ -19,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use perdure_persistence::StoreError;
 use perdure_types::{Seq, SessionId};
 use tokio::sync::Notify;
 
@@ -42,7 +43,7 @@ pub(crate) enum LogState {
     /// Somebody fenced this session (A3): all state is dropped, a new session begins.
     Fenced,
     /// The store takes no more writes, or is damaged: serving ends.
-    Failed(String),
+    Failed(StoreError),
     /// Sealed by ourselves: a graceful stop.
     Closed,
 }
@@ -209,8 +210,8 @@ impl Log {
     }
 
     /// The store cannot be written: the session ends.
-    pub(crate) fn fail(&self, reason: String) {
-        self.shared.end(LogState::Failed(reason));
+    pub(crate) fn fail(&self, error: StoreError) {
+        self.shared.end(LogState::Failed(error));
         self.shared.work.notify_one();
     }
 

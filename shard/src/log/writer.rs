@@ -268,7 +268,7 @@ impl Writer {
             }
             Appended::Failed(error) => {
                 tracing::error!(session = %self.shared.session, %error, "the log cannot be written, serving ends");
-                self.end(LogState::Failed(error.to_string()));
+                self.end(LogState::Failed(error));
                 false
             }
         }
