@@ -2,11 +2,13 @@
 //!
 //! With one member every call is local; the placement is the same ring that many members will share.
 
+mod membership;
 mod namespaces;
 mod ports;
 mod ring;
 mod route;
 
+pub use membership::{JoinError, MemberRow, MemberTable, Membership, MembershipConfig, Settle, local_address_to};
 pub use namespaces::{Namespace, NamespaceStore, Namespaces};
 pub use ports::{LocalMatching, LocalShards, Member, NodeId, Placement, QueueFilter, Served};
 pub use ring::Ring;

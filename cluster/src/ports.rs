@@ -10,7 +10,7 @@ use perdure_proto::{
     perdure::node::v1::{MatchingCall, MatchingReply, ShardCall, ShardReply, WorkflowCall, WorkflowReply},
 };
 use perdure_types::ShardId;
-pub use perdure_types::{Member, NodeId, Placement, Served};
+pub use perdure_types::{Member, NodeId, Placement, QueueFilter, Served};
 
 /// The shards that this node owns.
 #[async_trait]
