@@ -12,7 +12,7 @@ use perdure_proto::{
     },
     temporal::api::{
         command::v1::{RequestCancelActivityTaskCommandAttributes, ScheduleActivityTaskCommandAttributes},
-        common::v1::{Payload, Payloads, RetryPolicy},
+        common::v1::{Payload, Payloads},
         enums::v1::WorkflowTaskFailedCause as Cause,
         history::v1::{
             ActivityTaskCancelRequestedEventAttributes, ActivityTaskCanceledEventAttributes,
@@ -31,6 +31,7 @@ use crate::{
     command::{BadCommand, CommandContext, CommandResult},
     limits::{check_payload_bytes, check_pending},
     priority,
+    rebuild::scheduled_activity,
     run::{Pending, Run},
 };
 
@@ -44,10 +45,6 @@ impl Activity {
             Some(Attributes::ActivityTaskScheduledEventAttributes(scheduled)) => scheduled,
             _ => &NONE,
         }
-    }
-
-    pub(crate) fn retry_policy(&self) -> Option<&RetryPolicy> {
-        self.scheduled().retry_policy.as_ref()
     }
 
     /// An attempt is with a worker.
@@ -76,7 +73,7 @@ impl Chain {
             };
         }
         let info = &activity.info;
-        if info.attempt != c.attempt || info.stamp != c.stamp || info.paused {
+        if info.attempt != c.attempt || info.stamp != c.stamp || info.paused || run.is_paused() {
             return Err(Error::not_found(format!("Activity task with this stamp not found: {}", c.stamp)));
         }
         let identity = c.poll.map(|poll| poll.identity).unwrap_or_default();
@@ -121,18 +118,7 @@ impl Run {
     }
 
     fn add_activity(&mut self, env: &Env, ctx: &CommandContext, activity: ScheduleActivityTaskCommandAttributes) {
-        let eager = activity.request_eager_execution && env.limits.activity_eager_execution;
-        let nanos = |duration: &Option<prost_types::Duration>| Duration::from_proto(duration.as_ref()).0;
-        let schedule_to_close = Duration(nanos(&activity.schedule_to_close_timeout));
-        let mut info = ActivityInfo {
-            activity_id: activity.activity_id.clone(),
-            attempt: 1,
-            schedule_to_start_ns: nanos(&activity.schedule_to_start_timeout),
-            start_to_close_ns: nanos(&activity.start_to_close_timeout),
-            heartbeat_ns: nanos(&activity.heartbeat_timeout),
-            eager,
-            ..ActivityInfo::default()
-        };
+        let eager = activity.request_eager_execution && env.limits.activity_eager_execution && !self.is_paused();
         let event = ctx.event(Attributes::ActivityTaskScheduledEventAttributes(ActivityTaskScheduledEventAttributes {
             activity_id: activity.activity_id,
             activity_type: activity.activity_type,
@@ -152,11 +138,10 @@ impl Run {
         let Some(event) = self.last_new_event() else {
             return;
         };
-        let scheduled = Timestamp::from_proto(event.event_time.as_ref());
-        info.scheduled_event_id = id;
-        info.scheduled_time_ns = scheduled.as_nanos();
-        info.first_scheduled_time_ns = scheduled.as_nanos();
-        info.expiration_time_ns = schedule_to_close.or_none().map_or(0, |timeout| (scheduled + timeout).as_nanos());
+        let Some(Attributes::ActivityTaskScheduledEventAttributes(scheduled)) = &event.attributes else {
+            return;
+        };
+        let info = ActivityInfo { eager, ..scheduled_activity(&event, scheduled) };
         self.activities.insert(id, Pending { info, event });
         if !eager {
             self.offer_activity_when_due(id, env.now);
@@ -245,7 +230,7 @@ impl Run {
 
     /// What the worker gets.
     fn activity_task(&self, activity: &Activity, env: &Env) -> PollActivityTaskQueueResponse {
-        let (info, scheduled) = (&activity.info, activity.scheduled());
+        let (info, scheduled, options) = (&activity.info, activity.scheduled(), activity.options());
         let namespace = env.namespaces.by_id(&self.key.namespace_id).map(|n| n.name.to_string()).unwrap_or_default();
         PollActivityTaskQueueResponse {
             task_token: self.activity_token(info).encode_to_vec().into(),
@@ -261,11 +246,11 @@ impl Run {
             current_attempt_scheduled_time: Timestamp(info.scheduled_time_ns).to_proto(),
             started_time: Timestamp(info.started_time_ns).to_proto(),
             attempt: info.attempt,
-            schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
-            start_to_close_timeout: scheduled.start_to_close_timeout,
-            heartbeat_timeout: scheduled.heartbeat_timeout,
-            retry_policy: scheduled.retry_policy.clone(),
-            priority: priority::merged(self.info.priority.as_ref(), scheduled.priority.as_ref()),
+            schedule_to_close_timeout: options.schedule_to_close_timeout,
+            start_to_close_timeout: options.start_to_close_timeout,
+            heartbeat_timeout: options.heartbeat_timeout,
+            retry_policy: options.retry_policy,
+            priority: priority::merged(self.info.priority.as_ref(), options.priority.as_ref()),
             ..PollActivityTaskQueueResponse::default()
         }
     }
@@ -287,7 +272,7 @@ impl Run {
 
     /// Offers the waiting activity, now or when its backoff is over.
     pub(crate) fn offer_activity_when_due(&mut self, id: i64, now: Timestamp) {
-        let Some(activity) = self.activities.get(&id).filter(|activity| activity.waits()) else {
+        let Some(activity) = self.activities.get(&id).filter(|activity| activity.waits() && !self.is_paused()) else {
             return;
         };
         if activity.info.scheduled_time_ns > now.as_nanos() {
@@ -299,18 +284,18 @@ impl Run {
     }
 
     pub(crate) fn activity_offer(&self, activity: &Activity) -> Offer {
-        let (info, scheduled) = (&activity.info, activity.scheduled());
+        let info = &activity.info;
         Offer {
             kind: TaskKind::Activity as i32,
             namespace_id: self.key.namespace_id.to_string(),
-            task_queue: scheduled.task_queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default(),
+            task_queue: activity.task_queue().to_owned(),
             workflow_id: self.key.workflow_id.to_string(),
             run_id: self.run_id.clone(),
             scheduled_event_id: info.scheduled_event_id,
             attempt: info.attempt,
             stamp: info.stamp,
             scheduled_time_ns: info.scheduled_time_ns,
-            priority: priority::merged(self.info.priority.as_ref(), scheduled.priority.as_ref()),
+            priority: priority::merged(self.info.priority.as_ref(), activity.priority()),
             ..Offer::default()
         }
     }

@@ -35,6 +35,11 @@ impl Run {
         if !is_retryable(failure, &policy.non_retryable_error_types) {
             return Err(RetryState::NonRetryableFailure);
         }
+        if info.paused {
+            // Whatever the policy says, the next attempt waits until somebody lets it begin.
+            self.next_attempt(env, id, Duration::ZERO, failure);
+            return Ok(());
+        }
         let expiration = (info.expiration_time_ns != 0).then_some(Timestamp(info.expiration_time_ns));
         let interval = backoff(policy, info.attempt, requested_delay(failure), env.now, expiration)?;
         self.next_attempt(env, id, interval, failure);
@@ -56,6 +61,11 @@ impl Run {
         info.last_identity = std::mem::take(&mut info.identity);
         info.last_failure = failure.cloned().map(bounded);
         info.eager = false;
+        info.reset = false;
+        if std::mem::take(&mut info.reset_heartbeats) {
+            info.heartbeat_details = None;
+            info.last_heartbeat_time_ns = 0;
+        }
         self.offer_activity_when_due(id, env.now);
     }
 }

@@ -67,7 +67,9 @@ impl Run {
                 return Err(activity_not_found());
             };
             let stale_delivery = activity.started_event_id != 0 && activity.started_event_id != delivery(&pending.info);
-            if !pending.is_started() || pending.info.attempt != activity.attempt || stale_delivery {
+            // An attempt that was reset while it ran still answers with its old number.
+            let same_attempt = pending.info.attempt == activity.attempt || pending.info.reset;
+            if !pending.is_started() || !same_attempt || stale_delivery {
                 return Err(activity_not_found());
             }
             return Ok(activity.scheduled_event_id);
@@ -182,7 +184,7 @@ impl Run {
         RespondActivityTaskReply {
             cancel_requested: info.cancel_requested,
             activity_paused: info.paused,
-            activity_reset: false,
+            activity_reset: info.reset,
         }
     }
 
@@ -191,7 +193,7 @@ impl Run {
         let Some(activity) = self.activities.get(&id) else {
             return Err(activity_not_found());
         };
-        let same = activity.info.attempt == token.attempt
+        let same = (activity.info.attempt == token.attempt || activity.info.reset)
             && activity.info.started_time_ns == token.started_time_ns
             && token.started_event_id == delivery(&activity.info);
         if !activity.is_started() || !same {
@@ -208,6 +210,7 @@ impl Run {
             info.request_id.clear();
             info.identity.clear();
             info.eager = false;
+            info.reset = false;
             info.stamp += 1;
         }
         self.offer_activity_when_due(id, env.now);
@@ -238,7 +241,10 @@ impl Run {
 
     /// Writes the event that ends an activity, and has the workflow look at it.
     pub(crate) fn end_activity(&mut self, env: &Env, id: i64, attributes: Attributes) {
-        self.activities.remove(&id);
+        let ended = self.activities.remove(&id);
+        if ended.is_some_and(|activity| activity.info.paused) {
+            self.show_what_is_paused();
+        }
         self.add_external(env.now, attributes);
         self.ensure_workflow_task(env);
     }

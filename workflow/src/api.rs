@@ -53,6 +53,11 @@ impl IdSource {
         z ^ (z >> 31)
     }
 
+    /// A number from 0 to below the limit; 0 for limits that leave no choice.
+    pub fn below(&mut self, limit: i64) -> i64 {
+        if limit <= 0 { 0 } else { (self.next() % limit.unsigned_abs()) as i64 }
+    }
+
     /// A version 4 UUID: run ids and request ids.
     pub fn uuid(&mut self) -> String {
         let bits = u128::from(self.next()) << 64 | u128::from(self.next());

@@ -37,16 +37,6 @@ impl Run {
         attributes.search_attributes = attributes.search_attributes.and_then(search_attributes_without_nulls);
 
         let mut run = Self::empty(key, run_id);
-        let backoff = Duration::from_proto(attributes.first_workflow_task_backoff.as_ref());
-        let execution_deadline = Timestamp::from_proto(attributes.workflow_execution_expiration_time.as_ref());
-        let info = run.info.edit();
-        info.set_status(WorkflowExecutionStatus::Running);
-        info.task_queue = attributes.task_queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default();
-        info.workflow_task_timeout_ns = Duration::from_proto(attributes.workflow_task_timeout.as_ref()).0;
-        info.first_workflow_task_due_ns = (now + backoff).as_nanos();
-        info.execution_deadline_ns = execution_deadline.as_nanos();
-        info.run_deadline_ns = run_deadline(&attributes, now, backoff, execution_deadline).as_nanos();
-        info.priority = attributes.priority.clone();
         run.add_prepared(
             now,
             HistoryEvent {
@@ -56,15 +46,37 @@ impl Run {
                 ..HistoryEvent::default()
             },
         );
-        // From the event, which has been freed of the request's buffers.
-        if let Some(memo) = run.start().memo.clone() {
-            *run.memo.edit() = memo;
-        }
-        if let Some(search_attributes) = run.start().search_attributes.clone() {
-            *run.search_attributes.edit() = search_attributes;
-        }
+        run.begin_from_started_event();
         run.remember_request(request_id, EventType::WorkflowExecutionStarted, Some(1));
         run
+    }
+
+    /// What follows from the first event, which has been freed of the request's buffers.
+    pub(crate) fn begin_from_started_event(&mut self) {
+        let started = self.started.clone();
+        let Some(Attributes::WorkflowExecutionStartedEventAttributes(attributes)) = &started.attributes else {
+            return;
+        };
+        let start_time = Timestamp::from_proto(started.event_time.as_ref());
+        let backoff = Duration::from_proto(attributes.first_workflow_task_backoff.as_ref());
+        let execution_deadline = Timestamp::from_proto(attributes.workflow_execution_expiration_time.as_ref());
+        let info = self.info.edit();
+        info.set_status(WorkflowExecutionStatus::Running);
+        info.task_queue = attributes.task_queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default();
+        info.workflow_task_timeout_ns = Duration::from_proto(attributes.workflow_task_timeout.as_ref()).0;
+        info.first_workflow_task_due_ns = (start_time + backoff).as_nanos();
+        info.execution_deadline_ns = execution_deadline.as_nanos();
+        info.run_deadline_ns = run_deadline(attributes, start_time, backoff, execution_deadline).as_nanos();
+        info.priority = attributes.priority.clone();
+        if let Some(memo) = attributes.memo.clone() {
+            *self.memo.edit() = memo;
+        }
+        if let Some(search_attributes) = attributes.search_attributes.clone() {
+            *self.search_attributes.edit() = search_attributes;
+        }
+        if let Some(points) = attributes.prev_auto_reset_points.clone() {
+            *self.reset_points.edit() = points;
+        }
     }
 
     /// Schedules the first workflow task, unless it is to come later.

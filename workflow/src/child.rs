@@ -36,7 +36,14 @@ use crate::{
 
 impl Chain {
     pub(crate) fn child_closed(&mut self, command: ChildWorkflowClosed, env: &mut Env) -> Answered {
-        self.open_run(&command.run_id)?.record_child_closed(command, env)?;
+        let named = self.run(&command.run_id)?;
+        // The parent was reset since it started the child: the run that goes on waits for it.
+        let run = if named.is_open() || named.info.reset_run_id.is_empty() {
+            self.open_run(&command.run_id)?
+        } else {
+            self.open_run("")?
+        };
+        run.record_child_closed(command, env)?;
         empty_reply()
     }
 }
@@ -91,7 +98,8 @@ impl Run {
             root_execution: Some(root_execution(self)),
             ..ParentInfo::default()
         };
-        let command = Command::Start(Box::new(StartWorkflow { request: Some(request), parent: Some(parent), schedule: None }));
+        let command =
+            Command::Start(Box::new(StartWorkflow { request: Some(request), parent: Some(parent), schedule: None }));
         let call = call(&attributes.namespace_id, &attributes.workflow_id, command);
         Some(self.call_effect(CallKind::StartChild, child.info.initiated_event_id, call))
     }

@@ -143,7 +143,7 @@ impl Run {
         info.set_status(status);
         info.close_time_ns = info.last_event_time_ns;
         info.completion_event_batch_id = batch_id;
-        info.parent_notified = !has_parent || !new_run_id.is_empty();
+        info.parent_notified |= !has_parent || !new_run_id.is_empty();
         info.new_execution_run_id = new_run_id;
         info.workflow_task = None;
         info.sticky = None;
@@ -201,7 +201,7 @@ impl Run {
     }
 }
 
-fn clear<K: Ord + Clone, V: Clone>(pending: &mut crate::tracked::Tracked<K, V>) {
+pub(crate) fn clear<K: Ord + Clone, V: Clone>(pending: &mut crate::tracked::Tracked<K, V>) {
     let keys: Vec<K> = pending.keys().cloned().collect();
     for key in keys {
         pending.remove(&key);

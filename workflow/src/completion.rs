@@ -31,6 +31,7 @@ use crate::{
     chain::{Answered, Chain, decode_token},
     command::{BadCommand, CommandContext},
     commands::check_sequence,
+    rebuild::time_of,
     run::Run,
     terminate::SERVER_IDENTITY,
     update_messages::Messages,
@@ -53,6 +54,10 @@ impl Chain {
         let run = self.run(&token.run_id)?;
         let task = run.task_of_token(&token)?;
         check_versioning(&request)?;
+        if run.is_paused() && request.force_create_new_workflow_task {
+            let message = "Workflow is paused and force create new workflow task is not allowed.";
+            return Err(Error::failed_precondition(message));
+        }
         if request.intermediate_page || request.page_number > 0 {
             let message = "workflow task completion pagination is disabled for this namespace";
             return Err(Error::failed_precondition(message));
@@ -154,7 +159,12 @@ impl Run {
         info.last_workflow_task_failure = None;
         info.most_recent_worker_version = request.worker_version_stamp.clone();
         info.sticky = request.sticky_attributes.as_ref().and_then(sticky);
-        self.add_event(env.now, completed_attributes(task, request));
+        let event_id = self.add_event(env.now, completed_attributes(task, request));
+        if let Some(event) = self.last_new_event()
+            && let Some(Attributes::WorkflowTaskCompletedEventAttributes(attributes)) = &event.attributes
+        {
+            self.note_reset_point(event_id, time_of(&event), attributes);
+        }
     }
 
     /// All commands and messages in order. Activities that the worker takes along are in the result.
@@ -187,6 +197,9 @@ impl Run {
             return Ok(Vec::new());
         }
         let mut tasks = Vec::new();
+        if self.is_paused() {
+            return Ok(tasks);
+        }
         for id in eager {
             let request_id = env.ids.uuid();
             tasks.extend(self.start_activity(id, &ctx.identity, request_id, env));
@@ -233,6 +246,9 @@ impl Run {
             return None;
         }
         let more = self.flush_buffered(env.now);
+        if self.is_paused() {
+            return None;
+        }
         let needed = more || request.force_create_new_workflow_task;
         if !needed && !self.has_undelivered_updates() {
             return None;

@@ -107,14 +107,15 @@ impl Run {
         attributes.first_execution_run_id = start.first_execution_run_id.clone();
         attributes.continued_execution_run_id = self.run_id.clone();
         attributes.workflow_execution_timeout = start.workflow_execution_timeout;
-        attributes.workflow_execution_expiration_time = start.workflow_execution_expiration_time;
+        attributes.workflow_execution_expiration_time = Timestamp(self.info.execution_deadline_ns).to_proto();
+        attributes.prev_auto_reset_points = self.reset_points_for_successor();
         attributes.parent_workflow_namespace = start.parent_workflow_namespace.clone();
         attributes.parent_workflow_namespace_id = start.parent_workflow_namespace_id.clone();
         attributes.parent_workflow_execution = start.parent_workflow_execution.clone();
         attributes.parent_initiated_event_id = start.parent_initiated_event_id;
         attributes.parent_initiated_event_version = start.parent_initiated_event_version;
         attributes.root_workflow_execution = start.root_workflow_execution.clone();
-        attributes.versioning_override = start.versioning_override.clone();
+        attributes.versioning_override = self.versioning_override().cloned();
         let beginning = Beginning {
             attributes,
             links: self.started.links.clone(),

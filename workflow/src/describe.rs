@@ -6,13 +6,13 @@ use perdure_proto::{
         state::v1::{ActivityInfo, ChildInfo, WorkflowTaskInfo},
     },
     temporal::api::{
-        activity::v1::ActivityOptions,
         enums::v1::{PendingActivityState, PendingWorkflowTaskState, TaskQueueKind},
         history::v1::{ActivityTaskScheduledEventAttributes, history_event::Attributes},
         taskqueue::v1::TaskQueue,
         workflow::v1::{
             PendingActivityInfo, PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo,
-            WorkflowExecutionConfig, WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
+            WorkflowExecutionConfig, WorkflowExecutionExtendedInfo, WorkflowExecutionInfo, WorkflowExecutionPauseInfo,
+            pending_activity_info,
         },
         workflowservice::v1::{DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse},
     },
@@ -88,6 +88,7 @@ impl Run {
             priority: self.info.priority.clone(),
             external_payload_count: self.info.external_payload_count,
             external_payload_size_bytes: self.info.external_payload_size_bytes,
+            auto_reset_points: Some((*self.reset_points).clone()).filter(|points| !points.points.is_empty()),
             ..WorkflowExecutionInfo::default()
         }
     }
@@ -105,7 +106,14 @@ impl Run {
             execution_expiration_time: Timestamp(self.info.execution_deadline_ns).to_proto(),
             run_expiration_time: Timestamp(self.info.run_deadline_ns).to_proto(),
             cancel_requested: self.info.cancel_requested,
-            original_start_time: self.start_time().to_proto(),
+            original_start_time: self.started.event_time,
+            last_reset_time: self.info.reset.as_ref().and_then(|_| self.start_time().to_proto()),
+            reset_run_id: self.info.reset_run_id.clone(),
+            pause_info: self.info.pause.as_ref().map(|pause| WorkflowExecutionPauseInfo {
+                identity: pause.identity.clone(),
+                paused_time: Timestamp(pause.time_ns).to_proto(),
+                reason: pause.reason.clone(),
+            }),
             request_id_infos: requests.collect(),
             ..WorkflowExecutionExtendedInfo::default()
         }
@@ -143,7 +151,16 @@ fn pending_activity(pending: &Pending<ActivityInfo>, now: Timestamp) -> PendingA
         (false, false, false) => PendingActivityState::Scheduled,
     };
     let backing_off = pending.waits() && info.scheduled_time_ns > now.as_nanos();
-    let retry_policy = scheduled.and_then(|s| s.retry_policy.clone());
+    let options = pending.options();
+    let pause_info = info.pause.as_ref().map(|pause| pending_activity_info::PauseInfo {
+        pause_time: Timestamp(pause.time_ns).to_proto(),
+        paused_by: Some(pending_activity_info::pause_info::PausedBy::Manual(
+            pending_activity_info::pause_info::Manual {
+                identity: pause.identity.clone(),
+                reason: pause.reason.clone(),
+            },
+        )),
+    });
     PendingActivityInfo {
         activity_id: info.activity_id.clone(),
         activity_type: scheduled.and_then(|s| s.activity_type.clone()),
@@ -152,7 +169,7 @@ fn pending_activity(pending: &Pending<ActivityInfo>, now: Timestamp) -> PendingA
         last_heartbeat_time: Timestamp(info.last_heartbeat_time_ns).to_proto(),
         last_started_time: Timestamp(if started { info.started_time_ns } else { info.last_started_time_ns }).to_proto(),
         attempt: info.attempt,
-        maximum_attempts: retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
+        maximum_attempts: options.retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
         scheduled_time: Timestamp(info.scheduled_time_ns).to_proto(),
         expiration_time: Timestamp(info.expiration_time_ns).to_proto(),
         last_failure: info.last_failure.clone(),
@@ -161,20 +178,9 @@ fn pending_activity(pending: &Pending<ActivityInfo>, now: Timestamp) -> PendingA
         last_attempt_complete_time: Timestamp(info.last_attempt_complete_time_ns).to_proto(),
         next_attempt_schedule_time: backing_off.then(|| Timestamp(info.scheduled_time_ns).to_proto()).flatten(),
         paused: info.paused,
-        priority: scheduled.and_then(|s| s.priority.clone()),
-        activity_options: scheduled.map(|s| ActivityOptions {
-            task_queue: s.task_queue.as_ref().map(|queue| TaskQueue {
-                name: queue.name.clone(),
-                normal_name: queue.name.clone(),
-                ..TaskQueue::default()
-            }),
-            schedule_to_close_timeout: s.schedule_to_close_timeout,
-            schedule_to_start_timeout: s.schedule_to_start_timeout,
-            start_to_close_timeout: s.start_to_close_timeout,
-            heartbeat_timeout: s.heartbeat_timeout,
-            retry_policy,
-            ..ActivityOptions::default()
-        }),
+        priority: options.priority.clone(),
+        pause_info,
+        activity_options: Some(options),
         ..PendingActivityInfo::default()
     }
 }

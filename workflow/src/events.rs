@@ -35,12 +35,17 @@ impl Run {
         let id = event.event_id;
         let encoded = Bytes::from(event.encode_to_vec());
         info.history_size_bytes += encoded.len() as i64;
+        self.push_new_event(event, encoded);
+        id
+    }
+
+    pub(crate) fn push_new_event(&mut self, event: HistoryEvent, encoded: Bytes) -> Arc<HistoryEvent> {
         let event = Arc::new(if is_kept(event.event_type()) { compact(event, &encoded) } else { event });
-        if id == 1 {
+        if event.event_id == 1 {
             self.started = event.clone();
         }
-        self.new_events.push(NewEvent { event, encoded });
-        id
+        self.new_events.push(NewEvent { event: event.clone(), encoded });
+        event
     }
 
     /// The event written last by the transition under way.

@@ -121,7 +121,7 @@ fn payloads_bytes(payloads: &HashMap<String, Payload>) -> i64 {
 }
 
 /// A null takes the entry away, anything else replaces it.
-fn merge(into: &mut HashMap<String, Payload>, changes: &HashMap<String, Payload>) {
+pub(crate) fn merge(into: &mut HashMap<String, Payload>, changes: &HashMap<String, Payload>) {
     for (name, payload) in changes {
         if is_null(payload) {
             into.remove(name);

@@ -77,7 +77,7 @@ impl Chain {
         let reject_condition = request.query_reject_condition();
         let query = request.query.ok_or_else(|| Error::invalid_argument("Query is not set on request."))?;
         let run = self.run(&run_id)?;
-        if is_rejected(run.status(), reject_condition) {
+        if run.is_paused() || is_rejected(run.status(), reject_condition) {
             let rejected = QueryRejected { status: run.status() as i32 };
             return answer(query_reply::Outcome::Answered(QueryWorkflowResponse {
                 query_rejected: Some(rejected),
@@ -187,7 +187,7 @@ fn is_rejected(status: WorkflowExecutionStatus, condition: QueryRejectCondition)
     use WorkflowExecutionStatus as S;
     match condition {
         QueryRejectCondition::Unspecified | QueryRejectCondition::None => false,
-        QueryRejectCondition::NotOpen => status != S::Running,
+        QueryRejectCondition::NotOpen => !matches!(status, S::Running | S::Paused),
         QueryRejectCondition::NotCompletedCleanly => {
             matches!(status, S::Failed | S::TimedOut | S::Terminated | S::Canceled)
         }

@@ -17,6 +17,7 @@ use perdure_proto::{
         common::v1::{Memo, SearchAttributes},
         enums::v1::WorkflowExecutionStatus,
         history::v1::{History, HistoryEvent, WorkflowExecutionStartedEventAttributes, history_event::Attributes},
+        workflow::v1::ResetPoints,
     },
 };
 use perdure_types::{ChainKey, Timestamp};
@@ -57,6 +58,7 @@ pub struct Run {
     pub(crate) buffered: Value<Vec<Arc<HistoryEvent>>>,
     pub(crate) memo: Value<Memo>,
     pub(crate) search_attributes: Value<SearchAttributes>,
+    pub(crate) reset_points: Value<ResetPoints>,
     pub(crate) close_event: Value<Option<Arc<HistoryEvent>>>,
     /// Set by retention and delete: the transition under way removes the run.
     pub(crate) deleted: bool,
@@ -93,6 +95,7 @@ impl Run {
             buffered: Value::default(),
             memo: Value::default(),
             search_attributes: Value::default(),
+            reset_points: Value::default(),
             close_event: Value::default(),
             deleted: false,
             new_events: Vec::new(),
@@ -113,7 +116,11 @@ impl Run {
     }
 
     pub fn is_open(&self) -> bool {
-        self.status() == WorkflowExecutionStatus::Running
+        matches!(self.status(), WorkflowExecutionStatus::Running | WorkflowExecutionStatus::Paused)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.status() == WorkflowExecutionStatus::Paused
     }
 
     /// The attributes of event 1.
@@ -126,8 +133,12 @@ impl Run {
         }
     }
 
+    /// A run that a reset began is younger than its first event.
     pub(crate) fn start_time(&self) -> Timestamp {
-        Timestamp::from_proto(self.started.event_time.as_ref())
+        match self.info.start_time_ns {
+            0 => Timestamp::from_proto(self.started.event_time.as_ref()),
+            time_ns => Timestamp(time_ns),
+        }
     }
 
     /// Ends a transition: what changed, if anything durable did.
@@ -147,7 +158,8 @@ impl Run {
             && self.request_ids.is_clean()
             && self.buffered.before().is_none()
             && self.memo.before().is_none()
-            && self.search_attributes.before().is_none();
+            && self.search_attributes.before().is_none()
+            && self.reset_points.before().is_none();
         if others_clean && !info_changed {
             self.info.commit();
             return None;
@@ -178,6 +190,7 @@ impl Run {
         }
         delta.memo = self.memo.commit();
         delta.search_attributes = self.search_attributes.commit();
+        delta.reset_points = self.reset_points.commit();
         Some(delta)
     }
 
@@ -197,6 +210,7 @@ impl Run {
         self.buffered.roll_back();
         self.memo.roll_back();
         self.search_attributes.roll_back();
+        self.reset_points.roll_back();
         self.close_event.roll_back();
         self.admitted.roll_back();
         self.deleted = false;
@@ -243,6 +257,9 @@ impl Run {
         if let Some(attributes) = &delta.search_attributes {
             self.search_attributes.restore(attributes.clone());
         }
+        if let Some(points) = &delta.reset_points {
+            self.reset_points.restore(points.clone());
+        }
         Ok(())
     }
 
@@ -263,6 +280,7 @@ impl Run {
             memo: Some((*self.memo).clone()),
             search_attributes: Some((*self.search_attributes).clone()),
             close_event: self.close_event.as_ref().map(|e| (**e).clone()),
+            reset_points: (!self.reset_points.points.is_empty()).then(|| (*self.reset_points).clone()),
         }
     }
 
@@ -287,6 +305,7 @@ impl Run {
         run.buffered.restore(snapshot.buffered_events.into_iter().map(Arc::new).collect());
         run.memo.restore(snapshot.memo.unwrap_or_default());
         run.search_attributes.restore(snapshot.search_attributes.unwrap_or_default());
+        run.reset_points.restore(snapshot.reset_points.unwrap_or_default());
         run.close_event.restore(snapshot.close_event.map(Arc::new));
         let activities: Vec<i64> = run.activities.keys().copied().collect();
         run.restore_delayed_offers(activities.into_iter());

@@ -157,8 +157,10 @@ impl Run {
         }
     }
 
+    /// The parent's run may be another one than when it started this child: it may have been reset since.
     pub(crate) fn check_parent(&self, expected: Option<&WorkflowExecution>) -> Result<(), Error> {
-        if expected.is_some() && self.start().parent_workflow_execution.as_ref() == expected {
+        let parent = self.start().parent_workflow_execution.as_ref().map(|parent| &parent.workflow_id);
+        if parent.is_some() && parent == expected.map(|expected| &expected.workflow_id) {
             Ok(())
         } else {
             Err(Error::not_found("workflow parent does not match"))

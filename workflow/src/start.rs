@@ -276,6 +276,12 @@ fn ended_badly(status: WorkflowExecutionStatus) -> bool {
 
 /// A text as the default converters of the SDKs encode it.
 pub(crate) fn text_payloads(text: &str) -> Payloads {
+    let metadata = [("encoding".to_owned(), bytes::Bytes::from_static(b"json/plain"))].into();
+    Payloads { payloads: vec![Payload { metadata, data: json_text(text).into(), ..Payload::default() }] }
+}
+
+/// A text in JSON.
+pub(crate) fn json_text(text: &str) -> String {
     let mut data = String::with_capacity(text.len() + 2);
     data.push('"');
     for c in text.chars() {
@@ -286,8 +292,7 @@ pub(crate) fn text_payloads(text: &str) -> Payloads {
         }
     }
     data.push('"');
-    let metadata = [("encoding".to_owned(), bytes::Bytes::from_static(b"json/plain"))].into();
-    Payloads { payloads: vec![Payload { metadata, data: data.into(), ..Payload::default() }] }
+    data
 }
 
 /// The root of the tree of workflows that a run's children belong to.

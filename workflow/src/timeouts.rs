@@ -68,7 +68,8 @@ impl Run {
     }
 
     fn first_workflow_task_at(&self) -> Option<Timestamp> {
-        let waits = self.workflow_task().is_none()
+        let waits = !self.is_paused()
+            && self.workflow_task().is_none()
             && self.info.last_completed_workflow_task_started_id == 0
             && self.info.first_workflow_task_due_ns != 0;
         waits.then_some(Timestamp(self.info.first_workflow_task_due_ns))
@@ -150,7 +151,7 @@ impl Run {
         let activities = self
             .activities
             .values()
-            .filter(|activity| activity.waits())
+            .filter(|activity| activity.waits() && !self.is_paused())
             .map(|activity| activity.info.scheduled_time_ns);
         let workflow_task = self
             .workflow_task()
@@ -171,7 +172,7 @@ impl Run {
             effects.extend(self.workflow_task_offer().map(Effect::Offer));
         }
         let due = |activity: &&crate::activity::Activity| {
-            activity.waits() && self.is_surely_due(activity.info.scheduled_time_ns)
+            activity.waits() && !self.is_paused() && self.is_surely_due(activity.info.scheduled_time_ns)
         };
         effects
             .extend(self.activities.values().filter(due).map(|activity| Effect::Offer(self.activity_offer(activity))));

@@ -166,6 +166,9 @@ impl Run {
         if !self.is_open() {
             return Err(Error::not_found("workflow execution already completed"));
         }
+        if self.is_paused() {
+            return Err(Error::failed_precondition("Workflow is paused. Cannot update the workflow."));
+        }
         self.fail_if_not_replayable("update")?;
         self.check_not_closing()?;
         self.check_update_limits(env)?;
@@ -206,6 +209,7 @@ impl Run {
         if let Some(update) = self.updates.get(update_id) {
             return Ok(match &update.outcome {
                 Some(outcome) => (Stage::Completed, Some(outcome.clone())),
+                None if self.is_open() && update.accepted_event_id == 0 => (Stage::Admitted, None),
                 None if self.is_open() => (Stage::Accepted, None),
                 None => (Stage::Completed, Some(failed(closed_before_completed()))),
             });
@@ -271,12 +275,39 @@ impl Run {
             })),
             ..Failure::default()
         };
+        // Those that an event has admitted came with the history.
+        for update_id in self.updates_admitted_by_event() {
+            self.reject_update(&update_id, failure.clone());
+        }
         self.admitted.edit().change(&AdmittedState::Sent, &AdmittedState::Rejected(Box::new(failure)));
+    }
+
+    fn updates_admitted_by_event(&self) -> Vec<String> {
+        let waits = |update: &UpdateInfo| update.accepted_event_id == 0 && update.completed_event_id == 0;
+        self.updates.values().filter(|update| waits(update)).map(|update| update.update_id.clone()).collect()
+    }
+
+    /// By the worker. What an event has admitted stays known, the rest is forgotten once its callers know.
+    pub(crate) fn reject_update(&mut self, update_id: &str, failure: Failure) {
+        match self.updates.get_mut(&update_id.to_owned()).filter(|update| update.accepted_event_id == 0) {
+            Some(update) => {
+                update.completed_event_id = update.admitted_event_id;
+                update.outcome = Some(failed(failure));
+            }
+            None => self.admitted.edit().reject(update_id, failure),
+        }
     }
 
     pub(crate) fn record_accepted_update(&mut self, update_id: &str, name: String, accepted_event_id: i64) {
         self.info.edit().update_count += 1;
-        let info = UpdateInfo { update_id: update_id.to_owned(), accepted_event_id, name, ..UpdateInfo::default() };
+        let admitted_event_id = self.updates.get(update_id).map_or(0, |update| update.admitted_event_id);
+        let info = UpdateInfo {
+            update_id: update_id.to_owned(),
+            accepted_event_id,
+            name,
+            admitted_event_id,
+            ..UpdateInfo::default()
+        };
         self.updates.insert(update_id.to_owned(), info);
     }
 }

@@ -96,7 +96,7 @@ impl Run {
         match body_of(&message)? {
             Body::Acceptance(acceptance) => self.accept_update(env, &update_id, acceptance),
             Body::Rejection(rejection) => {
-                self.admitted.edit().reject(&update_id, rejection.failure.unwrap_or_default());
+                self.reject_update(&update_id, rejection.failure.unwrap_or_default());
                 Ok(())
             }
             Body::Response(response) => self.complete_update(env, ctx, &update_id, response),
@@ -104,20 +104,23 @@ impl Run {
     }
 
     fn accept_update(&mut self, env: &Env, update_id: &str, acceptance: Acceptance) -> CommandResult {
-        if self.updates.contains_key(update_id) {
-            return Err(bad(format!("update {update_id:?} was accepted before")));
-        }
-        // After a change of owner the request is known from the acceptance only.
-        let request = self.admitted.edit().take(update_id).or(acceptance.accepted_request);
-        let Some(request) = request else {
-            return Err(bad(format!("update {update_id:?} not found")));
+        let admitted = self.updates.get(update_id).map(|update| (update.accepted_event_id, update.name.clone()));
+        let (name, request) = match admitted {
+            // The event that admitted it has the request.
+            Some((0, name)) => (name, None),
+            Some(_) => return Err(bad(format!("update {update_id:?} was accepted before"))),
+            None => {
+                // After a change of owner the request is known from the acceptance only.
+                let request = self.admitted.edit().take(update_id).or(acceptance.accepted_request);
+                let request = request.ok_or_else(|| bad(format!("update {update_id:?} not found")))?;
+                (request.input.as_ref().map(|input| input.name.clone()).unwrap_or_default(), Some(request))
+            }
         };
-        let name = request.input.as_ref().map(|input| input.name.clone()).unwrap_or_default();
         let attributes = WorkflowExecutionUpdateAcceptedEventAttributes {
             protocol_instance_id: update_id.to_owned(),
             accepted_request_message_id: acceptance.accepted_request_message_id,
             accepted_request_sequencing_event_id: acceptance.accepted_request_sequencing_event_id,
-            accepted_request: Some(request),
+            accepted_request: request,
         };
         let event_id = self.add_event(env.now, Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(attributes));
         self.record_accepted_update(update_id, name, event_id);
@@ -131,7 +134,8 @@ impl Run {
         update_id: &str,
         response: Response,
     ) -> CommandResult {
-        let Some(accepted_event_id) = self.updates.get(update_id).map(|u| u.accepted_event_id) else {
+        let accepted = self.updates.get(update_id).map(|u| u.accepted_event_id).filter(|id| *id != 0);
+        let Some(accepted_event_id) = accepted else {
             return Err(bad(format!("update {update_id:?} was completed without being accepted")));
         };
         if self.updates.get(update_id).is_some_and(|u| u.completed_event_id != 0) {

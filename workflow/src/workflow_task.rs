@@ -34,7 +34,7 @@ impl Run {
     /// Makes sure that a workflow task will look at what has just happened. Nothing to do while one is pending, except
     /// that a speculative one becomes real; nothing either before the first task is due (backoff, start delay).
     pub(crate) fn ensure_workflow_task(&mut self, env: &Env) {
-        if !self.is_open() {
+        if !self.is_open() || self.is_paused() {
             return;
         }
         if self.workflow_task().is_some() {
@@ -49,8 +49,12 @@ impl Run {
         self.schedule_workflow_task(env, env.now);
     }
 
-    /// Schedules a normal or (after failures) transient workflow task, to be offered not before `not_before`.
+    /// Schedules a normal or (after failures) transient workflow task, to be offered not before `not_before`. A paused
+    /// run gets its next one when it goes on.
     pub(crate) fn schedule_workflow_task(&mut self, env: &Env, not_before: Timestamp) {
+        if self.is_paused() {
+            return;
+        }
         let attempt = self.info.workflow_task_attempt.max(1);
         let kind = if attempt > 1 { Kind::Transient } else { Kind::Normal };
         self.create_workflow_task(env, kind, not_before);
