@@ -8,6 +8,7 @@ mod log;
 mod patient;
 mod rows;
 mod tables;
+mod visibility;
 
 pub use patient::Patient;
 
@@ -42,4 +43,8 @@ pub async fn run_under_faults<S: Store>(make: impl AsyncFn() -> S) {
     tables::history_is_read_both_ways(&Patient(make().await)).await;
     tables::names_do_not_run_into_each_other(&Patient(make().await)).await;
     tables::wakeups_are_read_by_time(&Patient(make().await)).await;
+
+    visibility::reads_agree_with_plain_rows(&Patient(make().await)).await;
+    visibility::an_older_stamp_changes_no_row(&Patient(make().await)).await;
+    visibility::pages_go_on_where_they_ended(&Patient(make().await)).await;
 }

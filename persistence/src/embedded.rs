@@ -8,6 +8,7 @@ mod dir;
 mod log;
 mod segment;
 mod tables;
+mod visibility;
 mod writer;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle};
@@ -23,8 +24,8 @@ use tables::Reader;
 use writer::{Job, TableWriter};
 
 use crate::{
-    Cas, ClusterSettings, HeadRow, HistoryRow, LogRow, NamespaceRow, Result, RunRow, SessionRow, ShardRow,
-    StampedWrite, Store, StoreError, Wakeup,
+    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, NamespaceRow, Result, RunRow, SessionRow,
+    ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
 };
 
 /// How to open an [`Embedded`] store.
@@ -224,5 +225,20 @@ impl Store for Embedded {
     ) -> Result<Vec<Wakeup>> {
         let after = after.cloned();
         self.read(move |reader| reader.wakeups(shard, after.as_ref(), until, limit)).await
+    }
+
+    async fn list_visibility(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>> {
+        let query = query.clone();
+        self.read(move |reader| reader.list_visibility(&query)).await
+    }
+
+    async fn find_visibility(&self, namespace_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
+        let (namespace_id, ids) = (namespace_id.to_owned(), ids.clone());
+        self.read(move |reader| reader.find_visibility(&namespace_id, &ids, limit)).await
+    }
+
+    async fn count_visibility(&self, namespace_id: &str) -> Result<Vec<VisibilityCount>> {
+        let namespace_id = namespace_id.to_owned();
+        self.read(move |reader| reader.count_visibility(&namespace_id)).await
     }
 }

@@ -12,5 +12,11 @@ pub mod conformance;
 pub mod embedded;
 pub mod simulated;
 mod store;
+mod visibility;
 
 pub use store::*;
+pub use perdure_types::{
+    Hidden, IdMatch, ListPlace, ListedRun, Status, StatusSet, TimeRange, VisibilityCount, VisibilityIndex,
+    VisibilityQuery, VisibilityRow,
+};
+pub use visibility::PlainRows;

@@ -20,8 +20,8 @@ use network::{Condition, Lwt, Network};
 use replica::{LwtKey, LwtRow, Mutation, Replica, Scope};
 
 use crate::{
-    Cas, ClusterSettings, HeadRow, HistoryRow, LogRow, NamespaceRow, Result, RunRow, SessionRow, ShardRow,
-    StampedWrite, Store, StoreError, Wakeup,
+    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, NamespaceRow, Result, RunRow, SessionRow,
+    ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
 };
 
 /// Kinds of operations, for counting them and making them fail.
@@ -277,5 +277,20 @@ impl Store for Simulated {
         limit: usize,
     ) -> Result<Vec<Wakeup>> {
         self.read(Scope::Wakeups(shard), |replica| replica.wakeups(shard, after, until, limit)).await
+    }
+
+    async fn list_visibility(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>> {
+        let read = |replica: &Replica| replica.visibility(&query.namespace_id).list(query);
+        self.read(Scope::Visibility(query.namespace_id.clone()), read).await
+    }
+
+    async fn find_visibility(&self, namespace_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
+        let read = |replica: &Replica| replica.visibility(namespace_id).find(ids, limit);
+        self.read(Scope::Visibility(namespace_id.into()), read).await
+    }
+
+    async fn count_visibility(&self, namespace_id: &str) -> Result<Vec<VisibilityCount>> {
+        let read = |replica: &Replica| replica.visibility(namespace_id).counts();
+        self.read(Scope::Visibility(namespace_id.into()), read).await
     }
 }

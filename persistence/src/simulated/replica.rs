@@ -12,8 +12,8 @@ use std::{
 use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
 
 use crate::{
-    ClusterSettings, HeadRow, HistoryRow, LogRow, NamespaceRow, RunRow, SessionRow, ShardRow, StampedWrite, TableWrite,
-    Wakeup,
+    ClusterSettings, HeadRow, HistoryRow, LogRow, NamespaceRow, PlainRows, RunRow, SessionRow, ShardRow, StampedWrite,
+    TableWrite,    VisibilityRow, Wakeup,
 };
 
 /// A value, or the tombstone of one (`None`), with its write timestamp.
@@ -67,6 +67,7 @@ pub(super) enum Mutation {
     History(ChainKey, Arc<str>, i64, HistoryRow),
     DeleteHistory(ChainKey, Arc<str>, i64),
     Wakeup(ShardId, Wakeup, Cell<()>),
+    Visibility(ChainKey, Arc<str>, Cell<VisibilityRow>),
 }
 
 impl Mutation {
@@ -83,6 +84,12 @@ impl Mutation {
             ],
             TableWrite::PutWakeup { shard, wakeup } => vec![Self::Wakeup(shard, wakeup, Cell::live(stamp, ()))],
             TableWrite::DeleteWakeup { shard, wakeup } => vec![Self::Wakeup(shard, wakeup, Cell::tombstone(stamp))],
+            TableWrite::PutVisibility { chain, run_id, row } => {
+                vec![Self::Visibility(chain, run_id, Cell::live(stamp, *row))]
+            }
+            TableWrite::DeleteVisibility { chain, run_id } => {
+                vec![Self::Visibility(chain, run_id, Cell::tombstone(stamp))]
+            }
         }
     }
 }
@@ -99,6 +106,7 @@ pub(super) enum Scope {
     Run(ChainKey, Arc<str>),
     History(ChainKey, Arc<str>),
     Wakeups(ShardId),
+    Visibility(Arc<str>),
 }
 
 /// Log rows carry timestamp 1, the deletion of their segment timestamp 2: once deleted, late inserts stay invisible (M3).
@@ -128,6 +136,7 @@ pub(super) struct Replica {
     runs: BTreeMap<(ChainKey, Arc<str>), Cell<RunRow>>,
     history: BTreeMap<(ChainKey, Arc<str>), History>,
     wakeups: BTreeMap<ShardId, BTreeMap<Wakeup, Cell<()>>>,
+    visibility: BTreeMap<(ChainKey, Arc<str>), Cell<VisibilityRow>>,
 }
 
 fn merge<K: Ord, T>(table: &mut BTreeMap<K, Cell<T>>, key: K, cell: Cell<T>) {
@@ -171,6 +180,7 @@ impl Replica {
                 history.rows.retain(|_, (written, _)| *written > stamp);
             }
             Mutation::Wakeup(shard, wakeup, cell) => merge(self.wakeups.entry(shard).or_default(), wakeup, cell),
+            Mutation::Visibility(chain, run_id, cell) => merge(&mut self.visibility, (chain, run_id), cell),
         }
     }
 
@@ -208,6 +218,10 @@ impl Replica {
             Scope::Wakeups(shard) => {
                 let rows = self.wakeups.get(shard).into_iter().flatten();
                 rows.map(|(wakeup, cell)| Mutation::Wakeup(*shard, wakeup.clone(), cell.clone())).collect()
+            }
+            Scope::Visibility(namespace_id) => {
+                let rows = self.visibility.iter().filter(|((chain, _), _)| chain.namespace_id == *namespace_id);
+                rows.map(|((chain, run), cell)| Mutation::Visibility(chain.clone(), run.clone(), cell.clone())).collect()
             }
         }
     }
@@ -273,6 +287,18 @@ impl Replica {
         let later = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let due = wakeups.range::<Wakeup, _>(later).take_while(|(wakeup, _)| wakeup.at <= until);
         due.filter(|(_, cell)| cell.value.is_some()).map(|(wakeup, _)| wakeup.clone()).take(limit).collect()
+    }
+}
+
+impl Replica {
+    pub fn visibility(&self, namespace_id: &str) -> PlainRows {
+        let mut rows = PlainRows::default();
+        for ((chain, run_id), cell) in &self.visibility {
+            if let Some(row) = cell.value.as_ref().filter(|_| *chain.namespace_id == *namespace_id) {
+                rows.add(chain, run_id, row.clone());
+            }
+        }
+        rows
     }
 }
 
