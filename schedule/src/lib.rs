@@ -1,0 +1,2 @@
+//! Schedules: start a workflow at the times that a specification names.
+pub mod spec;
