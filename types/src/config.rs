@@ -147,7 +147,7 @@ impl Limits {
         let (key, value) = pair.split_once('=').ok_or_else(|| ConfigError::NotAPair(pair.to_owned()))?;
         let (key, value) = (key.trim(), value.trim());
         let Some((name, knob)) = KNOBS.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)) else {
-            let nearest = KNOBS.iter().map(|(name, _)| *name).min_by_key(|name| distance(name, key)).unwrap_or("");
+            let nearest = KNOBS.iter().map(|(name, _)| *name).min_by_key(|name| edit_distance(name, key)).unwrap_or("");
             return Err(ConfigError::UnknownKey { key: key.to_owned(), nearest });
         };
         let bad = |expected| ConfigError::BadValue { key: name, expected, value: value.to_owned() };
@@ -180,8 +180,8 @@ fn parse_span(text: &str) -> Option<Duration> {
     (number > 0).then(|| Duration::from_millis(number.saturating_mul(millis)))
 }
 
-/// Levenshtein distance, for "did you mean".
-fn distance(a: &str, b: &str) -> usize {
+/// Levenshtein distance without regard to case, for "did you mean".
+pub fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.to_lowercase().chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.to_lowercase().chars().enumerate() {

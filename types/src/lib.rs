@@ -7,7 +7,7 @@ mod position;
 mod time;
 mod visibility;
 
-pub use config::{ConfigError, Limits};
+pub use config::{ConfigError, Limits, edit_distance};
 pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount};
 pub use placement::{Member, NodeId, Placement, QueueFilter, Served, UNNAMED_SESSION_GRACE};
 pub use position::{Epoch, Position, Seq};
