@@ -263,6 +263,7 @@ impl ShardTask {
         let now = self.clock.now();
         match event {
             Event::Loaded(job, result) => self.core.loaded(job, result, now),
+            Event::HistoriesRead(key, result) => self.core.histories_read(&key, result, now),
             Event::WakeupsRead(rows) => self.core.wakeups_read(rows, now),
             Event::CallResult { chain, id, result } => {
                 if !self.quiescing {

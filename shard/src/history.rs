@@ -397,6 +397,23 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// All events of a run before `until`; `tail` holds those that the store may not have.
+pub(crate) async fn whole(
+    store: &dyn Store,
+    chain: &ChainKey,
+    run_id: &str,
+    until: i64,
+    tail: Vec<TailBatch>,
+) -> Result<Vec<HistoryEvent>, Error> {
+    let then = Then::Fill { reply: Box::default(), extra: Vec::new() };
+    let (max_events, max_bytes) = (usize::MAX, SCAN_BYTES.saturating_mul(16));
+    let job = PageJob { run_id: run_id.to_owned(), from: 1, until, max_events, max_bytes, tail, then };
+    let mut page = Builder::new(&job);
+    page.push_stored(store, chain, until.min(job.tail_first()) - 1).await?;
+    page.push_tail()?;
+    Ok(page.finish().events)
+}
+
 /// As callers see trouble with the store.
 pub(crate) fn store_error(error: &StoreError) -> Error {
     match error {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use perdure_persistence::{Store, StoreError, Wakeup};
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{Offer, WorkflowCall, WorkflowReply},
+    perdure::node::v1::{Offer, RunHistory, WorkflowCall, WorkflowReply},
 };
 use perdure_types::{ChainKey, ShardId, Timestamp};
 use perdure_workflow::CallId;
@@ -24,6 +24,7 @@ use crate::{
 /// What comes back to a shard's loop, and what the node asks of it.
 pub(crate) enum Event {
     Loaded(LoadJob, Result<Loaded, StoreError>),
+    HistoriesRead(ChainKey, Result<Vec<RunHistory>, Error>),
     WakeupsRead(Option<Vec<Wakeup>>),
     CallResult {
         chain: ChainKey,
@@ -109,6 +110,13 @@ impl Jobs {
                 self.reads.spawn(async move {
                     let result = job.run(&*store).await;
                     let _ = events.send(Event::Loaded(job, result)).await;
+                });
+            }
+            Output::ReadHistories(job) => {
+                self.reads.spawn(async move {
+                    let key = job.key.clone();
+                    let result = job.run(&*store).await;
+                    let _ = events.send(Event::HistoriesRead(key, result)).await;
                 });
             }
             Output::ReadHistory { chain, job, reply } => {

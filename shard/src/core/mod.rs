@@ -7,6 +7,7 @@
 
 mod cache;
 mod gather;
+mod histories;
 mod load;
 mod release;
 mod timers;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub(crate) use gather::{FlushNote, PendingWrite, Slice};
+pub(crate) use histories::HistoriesJob;
 pub(crate) use load::{LoadJob, Loaded, restore};
 use perdure_persistence::Wakeup;
 use perdure_proto::{
@@ -55,6 +57,7 @@ pub(crate) struct NodeContext {
 #[derive(Debug)]
 pub(crate) enum Output {
     Load(LoadJob),
+    ReadHistories(HistoriesJob),
     ReadHistory { chain: ChainKey, job: PageJob, reply: ReplyTo },
     ReadWakeups { after: Option<Wakeup>, limit: usize },
     Offer(Offer),
@@ -237,6 +240,11 @@ impl Core {
             let known = run
                 .as_deref()
                 .is_none_or(|run| chain.has_run(run) || entry.absent.contains(run) || entry.is_deleted(run));
+            if known && let Some(job) = HistoriesJob::of(key, entry) {
+                entry.loading = true;
+                self.out.push(Output::ReadHistories(job));
+                return Next::Wait;
+            }
             if known {
                 return entry.queue.pop_front().map_or(Next::Idle, Next::Take);
             }
