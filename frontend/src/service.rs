@@ -88,10 +88,21 @@ service! {
         update::update_workflow_execution(UpdateWorkflowExecutionRequest) -> UpdateWorkflowExecutionResponse;
         update::poll_workflow_execution_update(PollWorkflowExecutionUpdateRequest) -> PollWorkflowExecutionUpdateResponse;
         worker::record_worker_heartbeat(RecordWorkerHeartbeatRequest) -> RecordWorkerHeartbeatResponse;
+        reset::reset_workflow_execution(ResetWorkflowExecutionRequest) -> ResetWorkflowExecutionResponse;
+        delete::delete_workflow_execution(DeleteWorkflowExecutionRequest) -> DeleteWorkflowExecutionResponse;
+        pause::pause_workflow_execution(PauseWorkflowExecutionRequest) -> PauseWorkflowExecutionResponse;
+        pause::unpause_workflow_execution(UnpauseWorkflowExecutionRequest) -> UnpauseWorkflowExecutionResponse;
+        options::update_workflow_execution_options(UpdateWorkflowExecutionOptionsRequest) -> UpdateWorkflowExecutionOptionsResponse;
+        activity_operation::update_activity_options(UpdateActivityOptionsRequest) -> UpdateActivityOptionsResponse;
+        activity_operation::pause_activity(PauseActivityRequest) -> PauseActivityResponse;
+        activity_operation::unpause_activity(UnpauseActivityRequest) -> UnpauseActivityResponse;
+        activity_operation::reset_activity(ResetActivityRequest) -> ResetActivityResponse;
+        activity_operation::pause_activity_execution(PauseActivityExecutionRequest) -> PauseActivityExecutionResponse;
+        activity_operation::reset_activity_execution(ResetActivityExecutionRequest) -> ResetActivityExecutionResponse;
+        activity_operation::unpause_activity_execution(UnpauseActivityExecutionRequest) -> UnpauseActivityExecutionResponse;
+        activity_operation::update_activity_execution_options(UpdateActivityExecutionOptionsRequest) -> UpdateActivityExecutionOptionsResponse;
     }
     unimplemented {
-        reset_workflow_execution(ResetWorkflowExecutionRequest) -> ResetWorkflowExecutionResponse;
-        delete_workflow_execution(DeleteWorkflowExecutionRequest) -> DeleteWorkflowExecutionResponse;
         list_open_workflow_executions(ListOpenWorkflowExecutionsRequest) -> ListOpenWorkflowExecutionsResponse;
         list_closed_workflow_executions(ListClosedWorkflowExecutionsRequest) -> ListClosedWorkflowExecutionsResponse;
         list_workflow_executions(ListWorkflowExecutionsRequest) -> ListWorkflowExecutionsResponse;
@@ -136,11 +147,6 @@ service! {
         poll_nexus_task_queue(PollNexusTaskQueueRequest) -> PollNexusTaskQueueResponse;
         respond_nexus_task_completed(RespondNexusTaskCompletedRequest) -> RespondNexusTaskCompletedResponse;
         respond_nexus_task_failed(RespondNexusTaskFailedRequest) -> RespondNexusTaskFailedResponse;
-        update_activity_options(UpdateActivityOptionsRequest) -> UpdateActivityOptionsResponse;
-        update_workflow_execution_options(UpdateWorkflowExecutionOptionsRequest) -> UpdateWorkflowExecutionOptionsResponse;
-        pause_activity(PauseActivityRequest) -> PauseActivityResponse;
-        unpause_activity(UnpauseActivityRequest) -> UnpauseActivityResponse;
-        reset_activity(ResetActivityRequest) -> ResetActivityResponse;
         create_workflow_rule(CreateWorkflowRuleRequest) -> CreateWorkflowRuleResponse;
         describe_workflow_rule(DescribeWorkflowRuleRequest) -> DescribeWorkflowRuleResponse;
         delete_workflow_rule(DeleteWorkflowRuleRequest) -> DeleteWorkflowRuleResponse;
@@ -152,8 +158,6 @@ service! {
         fetch_worker_config(FetchWorkerConfigRequest) -> FetchWorkerConfigResponse;
         update_worker_config(UpdateWorkerConfigRequest) -> UpdateWorkerConfigResponse;
         describe_worker(DescribeWorkerRequest) -> DescribeWorkerResponse;
-        pause_workflow_execution(PauseWorkflowExecutionRequest) -> PauseWorkflowExecutionResponse;
-        unpause_workflow_execution(UnpauseWorkflowExecutionRequest) -> UnpauseWorkflowExecutionResponse;
         start_activity_execution(StartActivityExecutionRequest) -> StartActivityExecutionResponse;
         start_nexus_operation_execution(StartNexusOperationExecutionRequest) -> StartNexusOperationExecutionResponse;
         describe_activity_execution(DescribeActivityExecutionRequest) -> DescribeActivityExecutionResponse;
@@ -168,10 +172,6 @@ service! {
         request_cancel_nexus_operation_execution(RequestCancelNexusOperationExecutionRequest) -> RequestCancelNexusOperationExecutionResponse;
         terminate_activity_execution(TerminateActivityExecutionRequest) -> TerminateActivityExecutionResponse;
         delete_activity_execution(DeleteActivityExecutionRequest) -> DeleteActivityExecutionResponse;
-        pause_activity_execution(PauseActivityExecutionRequest) -> PauseActivityExecutionResponse;
-        reset_activity_execution(ResetActivityExecutionRequest) -> ResetActivityExecutionResponse;
-        unpause_activity_execution(UnpauseActivityExecutionRequest) -> UnpauseActivityExecutionResponse;
-        update_activity_execution_options(UpdateActivityExecutionOptionsRequest) -> UpdateActivityExecutionOptionsResponse;
         terminate_nexus_operation_execution(TerminateNexusOperationExecutionRequest) -> TerminateNexusOperationExecutionResponse;
         delete_nexus_operation_execution(DeleteNexusOperationExecutionRequest) -> DeleteNexusOperationExecutionResponse;
         poll_workflow_execution_time_skipping(PollWorkflowExecutionTimeSkippingRequest) -> PollWorkflowExecutionTimeSkippingResponse;

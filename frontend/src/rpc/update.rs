@@ -10,6 +10,7 @@ use perdure_proto::{
     perdure::node::v1::{workflow_call, workflow_reply},
     temporal::api::{
         enums::v1::UpdateWorkflowExecutionLifecycleStage as Stage,
+        errordetails::v1::PermissionDeniedFailure,
         update::v1::UpdateRef,
         workflowservice::v1::{
             PollWorkflowExecutionUpdateRequest, PollWorkflowExecutionUpdateResponse, UpdateWorkflowExecutionRequest,
@@ -18,6 +19,7 @@ use perdure_proto::{
     },
 };
 use perdure_types::Limits;
+use prost::Message;
 
 use crate::{call::Call, ids::new_id, rpc::start::refuse_unbuilt, validate};
 
@@ -65,8 +67,7 @@ pub(crate) fn prepare(request: &mut UpdateWorkflowExecutionRequest, limits: &Lim
         wait.lifecycle_stage = Stage::Completed as i32;
     }
     if wait.lifecycle_stage == Stage::Admitted as i32 {
-        return Err(Error::new(
-            Code::PermissionDenied,
+        return Err(not_permitted(
             "UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.",
         ));
     }
@@ -74,6 +75,14 @@ pub(crate) fn prepare(request: &mut UpdateWorkflowExecutionRequest, limits: &Lim
         request.request.as_ref().map_or((&[][..], &[][..]), |u| (&u.links[..], &u.completion_callbacks[..]));
     validate::links(links, callbacks)?;
     refuse_unbuilt(callbacks, None, None)
+}
+
+fn not_permitted(message: &str) -> Error {
+    let detail = prost_types::Any {
+        type_url: "type.googleapis.com/temporal.api.errordetails.v1.PermissionDeniedFailure".to_owned(),
+        value: PermissionDeniedFailure::default().encode_to_vec(),
+    };
+    Error { detail: Some(detail), ..Error::new(Code::PermissionDenied, message) }
 }
 
 pub(crate) async fn poll_workflow_execution_update(
