@@ -8,6 +8,7 @@
 //! Implementations: [`embedded`] (one machine, one fsync'd log), [`simulated`] (tests: delays, losses, unknown outcomes).
 //! [`conformance`] is the one suite that each of them passes.
 
+pub mod cassandra;
 pub mod conformance;
 pub mod embedded;
 pub mod simulated;

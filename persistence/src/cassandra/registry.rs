@@ -1,0 +1,80 @@
+//! Settings and namespaces.
+
+use bytes::Bytes;
+use perdure_types::SlotCount;
+
+use super::{
+    CassandraStore,
+    cql::{Columns, Decision},
+    errors,
+    telemetry::Request,
+};
+use crate::{Cas, ClusterSettings, NamespaceRow, Result, StoreError};
+
+type NamespaceTuple = (String, Option<String>, Option<i64>, Option<Bytes>);
+
+fn namespace((name, id, version, record): NamespaceTuple) -> Option<NamespaceRow> {
+    let record = Bytes::copy_from_slice(&record?);
+    Some(NamespaceRow { id: id?, name, record, version: version? as u64 })
+}
+
+fn namespace_of(columns: &Columns) -> Result<NamespaceRow> {
+    Ok(NamespaceRow {
+        id: columns.text("id")?.to_owned(),
+        name: columns.text("name")?.to_owned(),
+        record: Bytes::copy_from_slice(columns.blob("record")?),
+        version: columns.bigint("version")? as u64,
+    })
+}
+
+impl CassandraStore {
+    pub(super) async fn settle_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings> {
+        let values = (&proposal.cluster_id, proposal.slots.get() as i32, proposal.schema_version as i32);
+        match self.cql.decide(&self.statements.create_settings, values).await? {
+            Decision::Applied => Ok(proposal),
+            Decision::Rejected(None) => Err(StoreError::Unavailable("settings were there and are gone".into())),
+            Decision::Rejected(Some(row)) => {
+                let slots = row.int("slots")?;
+                let slots = SlotCount::new(slots as u32)
+                    .ok_or_else(|| StoreError::Corrupt(format!("the cluster has {slots} slots")))?;
+                let schema_version = row.int("schema_version")? as u32;
+                Ok(ClusterSettings { cluster_id: row.text("cluster_id")?.to_owned(), slots, schema_version })
+            }
+        }
+    }
+
+    pub(super) async fn namespaces(&self) -> Result<Vec<NamespaceRow>> {
+        let rows = self
+            .cql
+            .read_all(Request::List, &self.statements.list_namespaces, (), |row: NamespaceTuple| Ok(namespace(row)))
+            .await?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn namespace_cas(&self, expected: Option<u64>, row: NamespaceRow) -> Result<Cas<NamespaceRow>> {
+        let (version, record) = (row.version as i64, &row.record);
+        let decision = match expected {
+            None => {
+                let values = (&row.name, &row.id, version, record);
+                self.cql.decide(&self.statements.create_namespace, values).await?
+            }
+            Some(expected) => {
+                let values = (&row.id, version, record, &row.name, expected as i64);
+                self.cql.decide(&self.statements.update_namespace, values).await?
+            }
+        };
+        match decision {
+            Decision::Applied => Ok(Cas::Applied),
+            Decision::Rejected(None) => Ok(Cas::Rejected(None)),
+            // A refused creation gives the whole row, a refused update only what its condition named.
+            Decision::Rejected(Some(columns)) if expected.is_none() => Ok(Cas::Rejected(Some(namespace_of(&columns)?))),
+            Decision::Rejected(Some(_)) => Ok(Cas::Rejected(self.read_namespace(&row.name).await?)),
+        }
+    }
+
+    async fn read_namespace(&self, name: &str) -> Result<Option<NamespaceRow>> {
+        let rows = self.cql.read(Request::SerialRead, &self.statements.read_namespace, (name,)).await?;
+        let row = rows.maybe_first_row::<NamespaceTuple>().map_err(|e| errors::corrupt("namespace row", e))?;
+        Ok(row.and_then(namespace))
+    }
+}

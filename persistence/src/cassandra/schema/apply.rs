@@ -1,0 +1,201 @@
+//! Brings the schema to the version of this program.
+
+use std::time::Duration;
+
+use scylla::{response::query_result::QueryRowsResult, statement::Statement};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    lease::{LEASE_SECONDS, Lease},
+    text::{self, MIGRATIONS, STATE_TABLE, VERSION},
+};
+use crate::{
+    StoreError,
+    cassandra::{
+        config::{CassandraConfig, ConnectError},
+        cql::{Columns, Cql, Decision},
+        telemetry::Request,
+    },
+};
+
+/// Between two looks at what another node does.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Time for a schema change to be run and agreed on by all nodes.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// After so long without progress something is wrong.
+const PATIENCE: Duration = Duration::from_secs(4 * LEASE_SECONDS as u64);
+
+/// Creates or migrates what is missing; returns when the schema has this program's version.
+pub(in crate::cassandra) async fn ensure(cql: &Cql, config: &CassandraConfig, me: Uuid) -> Result<(), ConnectError> {
+    let schema_error =
+        |reason: String| ConnectError::Schema { keyspace: config.keyspace.clone(), reason };
+    bootstrap(cql, config).await.map_err(schema_error)?;
+    let state = State::prepare(cql).await.map_err(|e| schema_error(e.to_string()))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match state.step(me).await {
+            Ok(Progress::Done(found)) if found > VERSION => {
+                return Err(ConnectError::NewerSchema { keyspace: config.keyspace.clone(), found, known: VERSION });
+            }
+            Ok(Progress::Done(_)) => return Ok(()),
+            Ok(Progress::Changed) => {}
+            Ok(Progress::Waiting) => tokio::time::sleep(PAUSE).await,
+            Err(StoreError::ReadOnly(reason)) => return Err(schema_error(reason)),
+            Err(error) => {
+                tracing::warn!(%error, "the schema cannot be read or changed, trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(schema_error("another node holds the lease and does not get on; see its log".into()));
+        }
+    }
+}
+
+/// Keyspace and `schema_state`, in a way that any number of nodes may run at once.
+async fn bootstrap(cql: &Cql, config: &CassandraConfig) -> Result<(), String> {
+    let mut delay = PAUSE;
+    let deadline = Instant::now() + CHANGE_TIMEOUT;
+    loop {
+        match try_bootstrap(cql, config).await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(error) => tracing::warn!(error, "the keyspace is not there yet, trying again"),
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(5));
+    }
+}
+
+async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> Result<(), String> {
+    // Who may not create keyspaces may still use one that is there.
+    let keyspaces = query(cql, "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", &cql.keyspace);
+    if keyspaces.await?.rows_num() == 0 {
+        tracing::info!(keyspace = cql.keyspace, replication_factor = config.replication_factor, "creating the keyspace");
+        change(cql, &text::keyspace(config.local_datacenter.as_deref(), config.replication_factor)).await?;
+    }
+    let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'schema_state'";
+    if query(cql, tables, &cql.keyspace).await?.rows_num() == 0 {
+        let id = table_id(&cql.keyspace, "schema_state");
+        change(cql, &format!("{STATE_TABLE} AND ID = {id}")).await?;
+    }
+    cql.session.await_schema_agreement().await.map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+async fn query(cql: &Cql, text: &str, keyspace: &str) -> Result<QueryRowsResult, String> {
+    let answer = cql.session.query_unpaged(text, (keyspace,)).await.map_err(|e| e.to_string())?;
+    answer.into_rows_result().map_err(|e| e.to_string())
+}
+
+/// Runs a schema change; the driver waits until all nodes agree on the outcome.
+async fn change(cql: &Cql, text: &str) -> Result<(), String> {
+    let mut statement = Statement::new(text.replace("{ks}", &format!("\"{}\"", cql.keyspace)));
+    statement.set_request_timeout(Some(CHANGE_TIMEOUT));
+    cql.session.query_unpaged(statement, ()).await.map_err(|e| format!("{e} ({text})"))?;
+    Ok(())
+}
+
+/// An id that everybody who creates this table gives it. Cassandra wants ids to be unique in the cluster.
+fn table_id(origin: &str, table: &str) -> Uuid {
+    let mut bytes = [0; 16];
+    for (i, half) in bytes.chunks_mut(8).enumerate() {
+        let text = format!("perdure/{i}/{origin}/{table}");
+        // FNV-1a, spread by a multiplication: no more is needed than that ids differ.
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        half.copy_from_slice(&hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    }
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+enum Progress {
+    /// The schema is complete, of this version.
+    Done(i32),
+    Changed,
+    Waiting,
+}
+
+struct State<'a> {
+    cql: &'a Cql,
+    read: scylla::statement::prepared::PreparedStatement,
+    be_born: scylla::statement::prepared::PreparedStatement,
+    first_version: scylla::statement::prepared::PreparedStatement,
+    next_version: scylla::statement::prepared::PreparedStatement,
+}
+
+impl<'a> State<'a> {
+    async fn prepare(cql: &'a Cql) -> crate::Result<Self> {
+        Ok(Self {
+            cql,
+            read: cql.prepare_serial_read("SELECT name, holder, version FROM {ks}.schema_state WHERE name = ?").await?,
+            be_born: cql
+                .prepare_conditional("INSERT INTO {ks}.schema_state (name, holder) VALUES ('birth', ?) IF NOT EXISTS")
+                .await?,
+            first_version: cql
+                .prepare_conditional("INSERT INTO {ks}.schema_state (name, version) VALUES ('version', ?) IF NOT EXISTS")
+                .await?,
+            next_version: cql
+                .prepare_conditional("UPDATE {ks}.schema_state SET version = ? WHERE name = 'version' IF version = ?")
+                .await?,
+        })
+    }
+
+    async fn version(&self) -> crate::Result<i32> {
+        let rows = self.cql.read(Request::SerialRead, &self.read, ("version",)).await?;
+        let row = rows.maybe_first_row::<(String, Option<Uuid>, Option<i32>)>();
+        let row = row.map_err(|e| StoreError::Corrupt(format!("schema version: {e}")))?;
+        Ok(row.and_then(|(_, _, version)| version).unwrap_or(0))
+    }
+
+    /// The id that table ids come from: ours if nobody was faster.
+    async fn birth(&self, me: Uuid) -> crate::Result<Uuid> {
+        match self.cql.decide(&self.be_born, (me,)).await? {
+            Decision::Applied => Ok(me),
+            Decision::Rejected(row) => row.as_ref().map_or(Ok(me), |row: &Columns| row.uuid("holder")),
+        }
+    }
+
+    async fn step(&self, me: Uuid) -> crate::Result<Progress> {
+        let version = self.version().await?;
+        if version >= VERSION {
+            return Ok(Progress::Done(version));
+        }
+        let lease = Lease::new(self.cql, me).await?;
+        if !lease.take().await? {
+            return Ok(Progress::Waiting);
+        }
+        // What was true before the lease was ours need not be.
+        let result = self.migrate(&lease, me).await;
+        lease.release().await;
+        result
+    }
+
+    async fn migrate(&self, lease: &Lease<'_>, me: Uuid) -> crate::Result<Progress> {
+        let version = self.version().await?;
+        let Some(migration) = MIGRATIONS.iter().find(|migration| migration.version == version + 1) else {
+            return Ok(Progress::Changed);
+        };
+        tracing::info!(keyspace = self.cql.keyspace, version = migration.version, "changing the schema");
+        let birth = self.birth(me).await?;
+        for step in migration.statements {
+            if !lease.renew().await? {
+                return Ok(Progress::Waiting);
+            }
+            let text::Step::Table { name, .. } = step;
+            let id = table_id(&birth.to_string(), name);
+            change(self.cql, &text::statement(step, Some(id))).await.map_err(StoreError::Unavailable)?;
+        }
+        let agreed = self.cql.session.await_schema_agreement().await;
+        agreed.map_err(|e| StoreError::Unavailable(format!("the nodes do not agree on the schema: {e}")))?;
+        let new = migration.version;
+        // Rejected or unknown: the next look tells.
+        let _ = match version {
+            0 => self.cql.decide(&self.first_version, (new,)).await?,
+            _ => self.cql.decide(&self.next_version, (new, version)).await?,
+        };
+        Ok(Progress::Changed)
+    }
+}

@@ -1,0 +1,76 @@
+//! Statements sent to Cassandra, counted by kind.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+macro_rules! requests {
+    ($($variant:ident = $label:literal),* $(,)?) => {
+        /// Kinds of statements.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Request { $($variant),* }
+
+        impl Request {
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label),* }
+            }
+        }
+    };
+}
+
+requests! {
+    Append = "append",
+    FenceRead = "fence_read",
+    ReadLog = "read_log",
+    DeleteSegment = "delete_segment",
+    ConditionalWrite = "conditional_write",
+    SerialRead = "serial_read",
+    List = "list",
+    WriteExecution = "write_execution",
+    WriteHistory = "write_history",
+    WriteWakeups = "write_wakeups",
+    WriteVisibility = "write_visibility",
+    Delete = "delete",
+    ReadExecution = "read_execution",
+    ReadHistory = "read_history",
+    ReadWakeups = "read_wakeups",
+    ReadVisibility = "read_visibility",
+}
+
+/// Describes the metrics, for exporters.
+pub fn describe() {
+    use metrics::Unit::{Count, Seconds};
+    metrics::describe_counter!("perdure_persistence_requests_total", Count, "Statements sent to the store, by kind");
+    metrics::describe_counter!("perdure_persistence_errors_total", Count, "Statements that failed, by kind");
+    metrics::describe_histogram!("perdure_persistence_request_seconds", Seconds, "Duration of a statement, by kind");
+}
+
+/// Counts of one store, for reports.
+#[derive(Debug)]
+pub(super) struct Counters(Vec<AtomicU64>);
+
+impl Counters {
+    pub fn new() -> Self {
+        Self(Request::ALL.iter().map(|_| AtomicU64::new(0)).collect())
+    }
+
+    pub fn sent(&self, request: Request) {
+        self.0[request as usize].fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("perdure_persistence_requests_total", "kind" => request.label()).increment(1);
+    }
+
+    pub fn answered(&self, request: Request, elapsed: Duration, is_ok: bool) {
+        metrics::histogram!("perdure_persistence_request_seconds", "kind" => request.label())
+            .record(elapsed.as_secs_f64());
+        if !is_ok {
+            metrics::counter!("perdure_persistence_errors_total", "kind" => request.label()).increment(1);
+        }
+    }
+
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        Request::ALL.iter().map(|request| (request.label(), self.0[*request as usize].load(Ordering::Relaxed))).collect()
+    }
+}
