@@ -1,37 +1,442 @@
-//! Delivery of calls.
+//! Delivery of calls: to their owner, here or one hop away.
+//!
+//! A call about a workflow goes to who serves its shard, else to who should; one redirect is followed. A call to a task queue
+//! goes to its home, and only there: sender and home must agree on the ring, or an offer would be kept by a node that is
+//! about to forget it. While a shard or a queue moves the call waits here, for news of the cluster.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use perdure_proto::{
-    Error,
-    perdure::node::v1::{MatchingCall, MatchingReply, WorkflowCall, WorkflowReply},
+    Code, Error,
+    perdure::node::v1::{
+        Empty, MatchingCall, MatchingReply, ReplyFrame, ShardCall, ShardReply, TaskToken, TaskUndelivered,
+        WorkflowCall, WorkflowReply, call_frame, matching_call, matching_reply, node_server::NodeServer, reply_frame,
+        workflow_call,
+    },
 };
-use perdure_types::{ChainKey, SlotCount};
+use perdure_types::{ChainKey, NodeId, ShardId, SlotCount};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout_at},
+};
 
-use crate::ports::{LocalMatching, LocalShards};
+use crate::{
+    calls::{
+        link::{CallError, Caller},
+        links::Links,
+        service::NodeService,
+        task_of,
+    },
+    membership::{Membership, Routes},
+    ports::{LocalMatching, LocalShards},
+    ring::Ring,
+};
+
+/// How long a call waits for an owner; who made it may try again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an owner-to-be holds a call for a shard that it is about to serve.
+const HOLD: Duration = Duration::from_secs(2);
+/// Between attempts when there is no news.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// A poll without a limit of its own.
+const LONGEST_POLL: Duration = Duration::from_secs(60);
 
 /// Reaches the owner of every entity and the home of every task queue. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     slots: SlotCount,
     shards: Arc<dyn LocalShards>,
     matching: Arc<dyn LocalMatching>,
+    /// None: this node is the whole cluster.
+    others: Option<Others>,
+}
+
+struct Others {
+    membership: Membership,
+    routes: watch::Receiver<Routes>,
+    links: Links,
+}
+
+/// What came of an attempt.
+enum Outcome<T> {
+    Done(Result<T, Error>),
+    /// Nothing was done; perhaps that node owns it.
+    Elsewhere(Option<NodeId>),
+    /// It may have been done.
+    Unknown,
+}
+
+impl<T> Outcome<T> {
+    fn of(result: Result<T, Error>) -> Self {
+        match result {
+            Err(error) => match error.as_not_owner() {
+                Some(hint) => Self::Elsewhere((!hint.owner.is_empty()).then(|| NodeId::new(hint.owner))),
+                None => Self::Done(Err(error)),
+            },
+            done => Self::Done(done),
+        }
+    }
+
+    fn of_call(result: Result<reply_frame::Reply, CallError>, read: impl Fn(reply_frame::Reply) -> Option<T>) -> Self {
+        match result {
+            Ok(reply_frame::Reply::Error(error)) => Self::of(Err(error)),
+            Ok(reply) => {
+                Self::Done(read(reply).ok_or_else(|| Error::internal("the owner answered with something else")))
+            }
+            Err(CallError::NotSent) => Self::Elsewhere(None),
+            Err(CallError::Broken) => Self::Unknown,
+        }
+    }
 }
 
 impl Cluster {
+    /// A cluster of this node alone: all calls are local.
     pub fn new(slots: SlotCount, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
-        Self { slots, shards, matching }
+        Self { inner: Arc::new(Inner { slots, shards, matching, others: None }) }
+    }
+
+    /// The cluster that this node is a member of.
+    pub fn joined(membership: Membership, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
+        let slots = membership.config().slots;
+        let routes = membership.routes();
+        let (refused, refusals) = mpsc::channel(16);
+        tokio::spawn(report_refusals(refusals, membership.clone()));
+        let inner = Arc::new_cyclic(|weak: &std::sync::Weak<Inner>| {
+            let weak = weak.clone();
+            let orphan = move |frame| {
+                if let Some(inner) = weak.upgrade() {
+                    Cluster { inner }.orphan(frame);
+                }
+            };
+            let caller = Caller {
+                cluster_id: membership.config().cluster_id.clone(),
+                me: membership.me().clone(),
+                clock: membership.config().clock,
+                orphan: Box::new(orphan),
+                refused,
+            };
+            let links = Links::new(Arc::new(caller), routes.clone());
+            tokio::spawn(follow_queues(routes.clone(), shards.clone(), matching.clone()));
+            Inner { slots, shards, matching, others: Some(Others { membership, routes, links }) }
+        });
+        Self { inner }
+    }
+
+    /// The service of this node's calls, for the cluster port. None: this node is the whole cluster.
+    pub fn node_service(&self) -> Option<NodeServer<impl perdure_proto::perdure::node::v1::node_server::Node + use<>>> {
+        let config = self.inner.others.as_ref()?.membership.config();
+        let service = NodeService { cluster: self.clone(), cluster_id: config.cluster_id.clone(), clock: config.clock };
+        Some(NodeServer::new(service).max_decoding_message_size(crate::calls::MAX_MESSAGE_BYTES))
+    }
+
+    pub(crate) fn me(&self) -> String {
+        self.inner.others.as_ref().map_or_else(String::new, |others| others.membership.me().to_string())
+    }
+
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.inner.others.as_ref().map(|others| &others.membership)
+    }
+
+    pub(crate) fn clock_offset_ns(&self, node: &NodeId) -> i64 {
+        self.inner.others.as_ref().map_or(0, |others| others.links.clock_offset_ns(node))
     }
 
     /// Calls the entity that `call` names.
     pub async fn workflow(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        let shard = self.shard_of(&call)?;
+        let Some(others) = &self.inner.others else {
+            return self.inner.shards.call(shard, call).await.map_err(plain);
+        };
+        let mut pause = Pause::new(others, Instant::now() + PATIENCE);
+        loop {
+            let mut target = others.routes.borrow().target(shard).cloned();
+            // The owner as far as is known here, and the one that it names.
+            for _ in 0..2 {
+                let Some(node) = target.take() else { break };
+                match self.workflow_at(others, &node, shard, call.clone()).await {
+                    Outcome::Done(result) => return result,
+                    Outcome::Elsewhere(hint) => target = hint.filter(|hint| *hint != node),
+                    Outcome::Unknown => return Err(lost()),
+                }
+            }
+            if !pause.take().await {
+                return Err(Error::unavailable("the shard of this workflow is moving, try again"));
+            }
+        }
+    }
+
+    async fn workflow_at(
+        &self,
+        others: &Others,
+        node: &NodeId,
+        shard: ShardId,
+        call: WorkflowCall,
+    ) -> Outcome<WorkflowReply> {
+        if node == others.membership.me() {
+            return Outcome::of(self.workflow_here(others, shard, call).await);
+        }
+        let reply = others.links.call(node, call_frame::Call::Workflow(call)).await;
+        Outcome::of_call(reply, |reply| match reply {
+            reply_frame::Reply::Workflow(reply) => Some(reply),
+            _ => None,
+        })
+    }
+
+    /// Handles a call at this node. A shard that this node is about to serve is waited for.
+    async fn workflow_here(&self, others: &Others, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        let mut pause = Pause::new(others, Instant::now() + HOLD);
+        loop {
+            let outcome = self.inner.shards.call(shard, call.clone()).await;
+            match outcome.as_ref().err().and_then(Error::as_not_owner) {
+                None => return outcome,
+                // Just handed over.
+                Some(hint) if !hint.owner.is_empty() && hint.owner != others.membership.me().as_str() => {
+                    return outcome;
+                }
+                Some(_) => {}
+            }
+            let owner = others.routes.borrow().placement.owner(shard).cloned();
+            let is_mine = owner.as_ref() == Some(others.membership.me());
+            if !is_mine || !pause.take().await {
+                return Err(Error::not_owner(owner.as_ref().map(NodeId::as_str)));
+            }
+        }
+    }
+
+    fn shard_of(&self, call: &WorkflowCall) -> Result<ShardId, Error> {
         let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
-        let shard = key.ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?.shard(self.slots);
-        self.shards.call(shard, call).await
+        Ok(key.ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?.shard(self.inner.slots))
     }
 
     /// Calls the home of the task queue that `call` names.
-    pub async fn matching(&self, call: MatchingCall) -> Result<MatchingReply, Error> {
-        self.matching.call(call).await
+    pub async fn matching(&self, mut call: MatchingCall) -> Result<MatchingReply, Error> {
+        let Some(others) = &self.inner.others else {
+            return self.inner.matching.call(call).await;
+        };
+        let until = patience_of(&call);
+        let (limited, repeatable) = (call.timeout_ns > 0, is_repeatable(&call));
+        let mut pause = Pause::new(others, until);
+        loop {
+            if limited {
+                let left = until.saturating_duration_since(Instant::now()).as_nanos().max(1);
+                call.timeout_ns = i64::try_from(left).unwrap_or(i64::MAX);
+            }
+            let home = others.routes.borrow().ring.home(&call.namespace_id, &call.task_queue).cloned();
+            let outcome = match home {
+                Some(home) => self.matching_at(others, &home, call.clone()).await,
+                None => Outcome::Elsewhere(None),
+            };
+            match outcome {
+                Outcome::Done(result) => return result,
+                Outcome::Unknown if !repeatable => return Err(lost()),
+                Outcome::Unknown | Outcome::Elsewhere(_) => {}
+            }
+            if !pause.take().await {
+                return nowhere(&call);
+            }
+        }
+    }
+
+    async fn matching_at(&self, others: &Others, home: &NodeId, call: MatchingCall) -> Outcome<MatchingReply> {
+        if home == others.membership.me() {
+            return Outcome::of(self.inner.matching.call(call).await);
+        }
+        let reply = others.links.call(home, call_frame::Call::Matching(call)).await;
+        Outcome::of_call(reply, |reply| match reply {
+            reply_frame::Reply::Matching(reply) => Some(reply),
+            _ => None,
+        })
+    }
+
+    /// Calls the owner of shards on that node, about a shard.
+    pub async fn shard(&self, node: &NodeId, call: ShardCall) -> Result<ShardReply, Error> {
+        let Some(others) = self.inner.others.as_ref().filter(|others| others.membership.me() != node) else {
+            return self.inner.shards.shard(call).await;
+        };
+        let reply = others.links.call(node, call_frame::Call::Shard(call)).await;
+        let read = |reply| match reply {
+            reply_frame::Reply::Shard(reply) => Some(reply),
+            _ => None,
+        };
+        match Outcome::of_call(reply, read) {
+            Outcome::Done(result) => result,
+            Outcome::Elsewhere(_) => Err(Error::not_owner(None)),
+            Outcome::Unknown => Err(lost()),
+        }
+    }
+
+    /// Answers what another node calls. Never forwards.
+    pub(crate) async fn handle(&self, call: call_frame::Call) -> Result<reply_frame::Reply, Error> {
+        let Some(others) = &self.inner.others else {
+            return Err(Error::internal("a node on its own was called by another"));
+        };
+        match call {
+            call_frame::Call::Workflow(call) => {
+                let shard = self.shard_of(&call)?;
+                self.workflow_here(others, shard, call).await.map(reply_frame::Reply::Workflow)
+            }
+            call_frame::Call::Matching(call) => {
+                let home = others.routes.borrow().ring.home(&call.namespace_id, &call.task_queue).cloned();
+                if home.as_ref() != Some(others.membership.me()) {
+                    return Err(Error::not_owner(home.as_ref().map(NodeId::as_str)));
+                }
+                self.inner.matching.call(call).await.map(reply_frame::Reply::Matching)
+            }
+            call_frame::Call::Shard(call) => self.inner.shards.shard(call).await.map(reply_frame::Reply::Shard),
+            call_frame::Call::Ping(_) | call_frame::Call::Cancel(_) => Ok(reply_frame::Reply::Pong(Empty {})),
+        }
+    }
+
+    /// An answer reaches nobody: a task that it carries is offered again.
+    pub(crate) fn orphan(&self, frame: ReplyFrame) {
+        if let Some(token) = task_of(&frame) {
+            self.undelivered(token);
+        }
+    }
+
+    pub(crate) fn undelivered(&self, token: TaskToken) {
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let call = WorkflowCall {
+                kind: token.entity_kind,
+                namespace_id: token.namespace_id.clone(),
+                workflow_id: token.workflow_id.clone(),
+                command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
+            };
+            match cluster.workflow(call).await {
+                Ok(_) => {}
+                // Closed, timed out or completed meanwhile.
+                Err(error) if error.grpc_code() == Code::NotFound => {}
+                Err(error) => tracing::warn!(%error, "an undelivered task waits for its timeout"),
+            }
+        });
+    }
+}
+
+/// Waits between attempts: for news of the cluster, or for a while.
+struct Pause {
+    routes: watch::Receiver<Routes>,
+    until: Instant,
+    next: Duration,
+}
+
+impl Pause {
+    fn new(others: &Others, until: Instant) -> Self {
+        let mut routes = others.routes.clone();
+        routes.mark_unchanged();
+        Self { routes, until, next: FIRST_PAUSE }
+    }
+
+    /// False: the time is over.
+    async fn take(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.until {
+            return false;
+        }
+        let at = (now + self.next).min(self.until);
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        if let Ok(Err(_)) = timeout_at(at, self.routes.changed()).await {
+            // No more news: this node has left.
+            tokio::time::sleep_until(at).await;
+        }
+        true
+    }
+}
+
+/// No trace of node-to-node details in what a client may see.
+fn plain(error: Error) -> Error {
+    if error.as_not_owner().is_some() { Error::unavailable(error.message) } else { error }
+}
+
+fn lost() -> Error {
+    Error::unavailable("the connection to the owner was lost, try again")
+}
+
+fn is_poll(call: &MatchingCall) -> bool {
+    use matching_call::Command;
+    matches!(call.command, Some(Command::PollWorkflowTask(_) | Command::PollActivityTask(_)))
+}
+
+/// Whether it does no harm to do it twice. A poll whose home has vanished has got no task: its shard offers it again.
+fn is_repeatable(call: &MatchingCall) -> bool {
+    use matching_call::Command;
+    match &call.command {
+        Some(
+            Command::PollWorkflowTask(_)
+            | Command::PollActivityTask(_)
+            | Command::Offer(_)
+            | Command::Query(_)
+            | Command::Describe(_)
+            | Command::ListPartitions(_)
+            | Command::ShutdownWorker(_),
+        ) => true,
+        Some(Command::RespondQuery(_)) | None => false,
+    }
+}
+
+fn patience_of(call: &MatchingCall) -> Instant {
+    let limit = if call.timeout_ns > 0 {
+        perdure_types::Duration(call.timeout_ns).to_std()
+    } else if is_poll(call) {
+        LONGEST_POLL
+    } else {
+        PATIENCE
+    };
+    Instant::now() + limit
+}
+
+/// The answer when no home was found in time.
+fn nowhere(call: &MatchingCall) -> Result<MatchingReply, Error> {
+    if is_poll(call) {
+        return Ok(MatchingReply { reply: Some(matching_reply::Reply::Empty(Empty {})) });
+    }
+    Err(Error::unavailable("the home of this task queue is moving, try again"))
+}
+
+async fn report_refusals(mut refusals: mpsc::Receiver<NodeId>, membership: Membership) {
+    while let Some(node) = refusals.recv().await {
+        membership.refused(node).await;
+    }
+}
+
+/// Tells the parts of this node when task queues get another home.
+async fn follow_queues(
+    mut routes: watch::Receiver<Routes>,
+    shards: Arc<dyn LocalShards>,
+    matching: Arc<dyn LocalMatching>,
+) {
+    let mut before: Arc<Ring> = Arc::default();
+    let mut first = true;
+    loop {
+        let (me, after) = {
+            let now = routes.borrow_and_update();
+            (now.me().clone(), now.ring.clone())
+        };
+        if first || after != before {
+            first = false;
+            let departed = after.clone();
+            let not_mine = move |namespace_id: &str, queue: &str| departed.home(namespace_id, queue) != Some(&me);
+            matching.depart(Arc::new(not_mine));
+            let is_known = !before.members().is_empty() && !after.members().is_empty();
+            if is_known {
+                let (old, new) = (before.clone(), after.clone());
+                let moved = move |namespace_id: &str, queue: &str| {
+                    old.home(namespace_id, queue) != new.home(namespace_id, queue)
+                };
+                shards.offer_again(Arc::new(moved));
+            }
+            // While this node is cut off it has no ring; what has moved meanwhile is seen afterwards.
+            if !after.members().is_empty() {
+                before = after;
+            }
+        }
+        if routes.changed().await.is_err() {
+            return;
+        }
     }
 }

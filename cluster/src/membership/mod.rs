@@ -119,13 +119,6 @@ impl Routes {
         Self { placement, ring, serving, members: members.into() }
     }
 
-    /// A node that is the whole cluster.
-    pub(crate) fn alone(me: NodeId, slots: SlotCount) -> Self {
-        let placement = Arc::new(Placement::alone(me.clone(), slots));
-        let ring = Ring::new([(me.0.clone(), me)]);
-        Self::new(slots, placement, Arc::new(ring), Vec::new())
-    }
-
     pub(crate) fn me(&self) -> &NodeId {
         &self.placement.me
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub mod node;
+
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, UdpSocket},

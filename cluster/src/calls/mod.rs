@@ -1,0 +1,47 @@
+//! Calls from node to node: one stream of frames each way between two nodes, many calls on it at once.
+//!
+//! A call has an id; its answer carries the same. Frames that wait share a message. Dropping the future of a call sends a
+//! cancellation, so that a poll whose client has gone is taken back at the task queue's home. Both directions are bounded:
+//! who reads slowly is sent slowly. Nothing here is forwarded: one hop at most.
+//!
+//! [`link`] is the calling side, [`service`] the answering one, [`links`] keeps one link to each member.
+
+pub(crate) mod link;
+pub(crate) mod links;
+pub(crate) mod service;
+
+use perdure_proto::perdure::node::v1::{ReplyFrame, TaskToken, matching_reply, reply_frame, task_token::Kind};
+use prost::Message;
+
+/// Frames in one message at most, and their size together unless the first alone is larger, bytes.
+const FRAMES_PER_MESSAGE: usize = 256;
+const BYTES_PER_MESSAGE: usize = 256 << 10;
+/// Frames that wait to be sent, each way.
+const QUEUE: usize = 1024;
+/// A larger message is refused: nothing that fits into a call of a client comes near.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// HTTP/2 windows: enough that one large history does not stop the others.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The task that a poll's answer carries, if it carries one that its shard has recorded as started.
+pub(crate) fn task_of(frame: &ReplyFrame) -> Option<TaskToken> {
+    let Some(reply_frame::Reply::Matching(reply)) = &frame.reply else { return None };
+    let token = match reply.reply.as_ref()? {
+        matching_reply::Reply::WorkflowTask(task) => &task.task_token,
+        matching_reply::Reply::ActivityTask(task) => &task.task_token,
+        _ => return None,
+    };
+    let token = TaskToken::decode(token.clone()).ok()?;
+    matches!(token.kind(), Kind::Workflow | Kind::Activity).then_some(token)
+}
+
+/// Takes more of what waits, as long as it fits into one message with what is there.
+fn fill<T: Message>(frames: &mut Vec<T>, mut next: impl FnMut() -> Option<T>) {
+    let mut bytes: usize = frames.iter().map(Message::encoded_len).sum();
+    while frames.len() < FRAMES_PER_MESSAGE && bytes < BYTES_PER_MESSAGE {
+        let Some(frame) = next() else { return };
+        bytes += frame.encoded_len();
+        frames.push(frame);
+    }
+}
