@@ -4,6 +4,8 @@ The server is chosen by the environment:
 
 PERDURE_BIN      the binary; run as `PERDURE_BIN dev --ip … --port … --db-filename … [PERDURE_ARGS]`
 PERDURE_ARGS     more arguments
+PERDURE_TEST_CASSANDRA_SEEDS  the nodes of a Cassandra: run `PERDURE_BIN server` on it, each server in a keyspace of its own
+PERDURE_TEST_REPLICATION_FACTOR  of those keyspaces, 1 unless set
 PERDURE_COMMAND  the whole command in place of `PERDURE_BIN dev`, e.g. `temporal server start-dev --headless`
 PERDURE_ADDRESS  use a server that already runs; tests that need to kill or configure the server are skipped
 """
@@ -16,6 +18,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,11 +37,18 @@ def is_perdure() -> bool:
     return "PERDURE_ADDRESS" not in os.environ and "PERDURE_COMMAND" not in os.environ
 
 
-def _command() -> list[str]:
+def _command(data: Path) -> list[str]:
+    """Runs the server; the same command runs it again on the same data."""
+    directory = ["--db-filename", str(data)]
     if command := os.environ.get("PERDURE_COMMAND"):
-        return shlex.split(command)
+        return [*shlex.split(command), *directory]
     if binary := os.environ.get("PERDURE_BIN"):
-        return [binary, "dev"]
+        if seeds := os.environ.get("PERDURE_TEST_CASSANDRA_SEEDS"):
+            keyspace = f"e2e_{uuid.uuid4().hex[:12]}"
+            replicas = os.environ.get("PERDURE_TEST_REPLICATION_FACTOR", "1")
+            options = ["--cassandra-seeds", seeds, "--keyspace", keyspace, "--replication-factor", replicas]
+            return [binary, "server", *options, "--namespace", "default"]
+        return [binary, "dev", *directory]
     raise RuntimeError("set PERDURE_BIN, PERDURE_COMMAND or PERDURE_ADDRESS (see server.py)")
 
 
@@ -56,8 +66,8 @@ class Server:
         self.address = f"127.0.0.1:{self.port}"
         self.log = directory / "server.log"
         self._command = [
-            *_command(),
-            *("--ip", "127.0.0.1", "--port", str(self.port), "--db-filename", str(directory / "data")),
+            *_command(directory / "data"),
+            *("--ip", "127.0.0.1", "--port", str(self.port)),
             *shlex.split(os.environ.get("PERDURE_ARGS", "")),
             *arguments,
         ]

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::paths;
 use crate::process::{self, command};
-use crate::server::{Profile, Server, build};
+use crate::server::{Profile, Server, Store, build};
 
 #[derive(Args)]
 pub struct Options {
@@ -24,7 +24,7 @@ pub fn run(options: &Options) -> Result<()> {
     let directory = paths::target().join("load");
     let server_arguments: Vec<String> = options.server_args.split_whitespace().map(str::to_owned).collect();
     let begun = Instant::now();
-    let server = Server::start(&binaries.join("perdure"), &directory, &server_arguments)?;
+    let server = Server::start(&binaries.join("perdure"), &directory, &Store::Embedded, &server_arguments)?;
     println!("\nlistening after {} ms", begun.elapsed().as_millis());
 
     let load = binaries.join("perdure-load");

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Cassandra(options) => cassandra::run(&options),
-        Command::Ci => check::check().and_then(|()| test::run(&test::Options::default())),
+        Command::Ci => check::check().and_then(|()| test::run(&test::Options::all())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! Builds the server, and runs it for as long as a command needs it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -13,7 +14,8 @@ use anyhow::{Context, Result, bail};
 use crate::paths;
 use crate::process::{cargo, command, run};
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+/// A new keyspace takes a while on a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(120);
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,30 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
+/// Where a server keeps its data.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// In a directory: `perdure dev`.
+    Embedded,
+    /// In a keyspace of its own: `perdure server`.
+    Cassandra { seeds: String, keyspace: String, replication_factor: u8 },
+}
+
+impl Store {
+    /// How to run the server; `directory` is for its data.
+    fn arguments(&self, directory: &Path) -> Vec<OsString> {
+        match self {
+            Self::Embedded => vec!["dev".into(), "--db-filename".into(), directory.join("data").into()],
+            Self::Cassandra { seeds, keyspace, replication_factor } => {
+                let replication_factor = replication_factor.to_string();
+                let text = ["server", "--cassandra-seeds", seeds, "--keyspace", keyspace, "--namespace", "default"];
+                let replication = ["--replication-factor", &replication_factor];
+                text.iter().chain(&replication).map(Into::into).collect()
+            }
+        }
+    }
+}
+
 /// A server process that is stopped when this value is dropped.
 pub struct Server {
     process: Child,
@@ -56,8 +82,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `perdure dev` on a fresh data directory below `directory`, which also gets its log.
-    pub fn start(binary: &Path, directory: &Path, arguments: &[String]) -> Result<Self> {
+    /// Starts a server on new data. What it keeps on disk, and its log, goes into `directory`.
+    pub fn start(binary: &Path, directory: &Path, store: &Store, arguments: &[String]) -> Result<Self> {
         if directory.exists() {
             fs::remove_dir_all(directory)?;
         }
@@ -66,8 +92,8 @@ impl Server {
         let output = File::create(&log)?;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let process = Command::new(binary)
-            .args(["dev", "--ip", "127.0.0.1", "--port", &address.port().to_string(), "--db-filename"])
-            .arg(directory.join("data"))
+            .args(store.arguments(directory))
+            .args(["--ip", "127.0.0.1", "--port", &address.port().to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

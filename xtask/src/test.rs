@@ -2,26 +2,46 @@
 //!
 //! A failing suite does not stop the others. The last line counts the tests of all of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
+use crate::cassandra::{CQL_PORT, Cluster, CommitlogSync, UpOptions};
 use crate::process::{self, cargo, command, version_of};
-use crate::server::{Profile, Server, build};
+use crate::server::{Profile, Server, Store, build};
 use crate::{paths, venv};
+
+/// Where tests find the Cassandra that is up, and how many replicas their keyspaces are to have.
+const SEEDS: &str = "PERDURE_TEST_CASSANDRA_SEEDS";
+const REPLICATION_FACTOR: &str = "PERDURE_TEST_REPLICATION_FACTOR";
 
 #[derive(Args, Default)]
 pub struct Options {
     /// Run one suite only
     #[arg(long, value_enum)]
     only: Option<Suite>,
+    /// What the end-to-end tests run on; with `cassandra` the stores' conformance tests do, too
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "embedded")]
+    store: Vec<StoreKind>,
+    /// Nodes of the Cassandra, each row on all of them
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+    nodes: u8,
     /// Run the end-to-end tests against an optimized server
     #[arg(long)]
     release: bool,
     /// More arguments for the one suite's runner, e.g. `--only python -- -k update`
     #[arg(last = true, requires = "only")]
     arguments: Vec<String>,
+}
+
+impl Options {
+    /// What CI runs.
+    pub fn all() -> Self {
+        Self { store: vec![StoreKind::Embedded, StoreKind::Cassandra], nodes: 1, ..Self::default() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,39 +54,81 @@ enum Suite {
     Go,
 }
 
-impl Suite {
-    const ALL: [Self; 3] = [Self::Unit, Self::Python, Self::Go];
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StoreKind {
+    /// `perdure dev`
+    Embedded,
+    /// `perdure server` on a Cassandra of `cargo xtask cassandra`
+    Cassandra,
+}
 
-    fn name(self) -> &'static str {
+/// One line of the summary.
+#[derive(Clone, Copy)]
+enum Part {
+    Unit,
+    Python(StoreKind),
+    Go(StoreKind),
+}
+
+impl Part {
+    fn all(options: &Options) -> Vec<Self> {
+        let mut parts = vec![(Suite::Unit, Self::Unit)];
+        for store in &options.store {
+            parts.extend([(Suite::Python, Self::Python(*store)), (Suite::Go, Self::Go(*store))]);
+        }
+        parts.retain(|(suite, _)| options.only.is_none_or(|only| only == *suite));
+        parts.into_iter().map(|(_, part)| part).collect()
+    }
+
+    fn name(self) -> String {
+        let on = |store| if store == StoreKind::Cassandra { ", on Cassandra" } else { "" };
         match self {
-            Self::Unit => "unit and property tests",
-            Self::Python => "end to end, Python SDK",
-            Self::Go => "end to end, Go SDK",
+            Self::Unit => "unit and property tests".to_owned(),
+            Self::Python(store) => format!("end to end, Python SDK{}", on(store)),
+            Self::Go(store) => format!("end to end, Go SDK{}", on(store)),
         }
     }
 
-    fn run(self, options: &Options, tally: &mut Tally) -> Result<()> {
+    fn run(self, bench: &mut Bench, tally: &mut Tally) -> Result<()> {
         match self {
-            Self::Unit => unit(options, tally),
-            Self::Python => python(options, tally),
-            Self::Go => go(options, tally),
+            Self::Unit => unit(bench, tally),
+            Self::Python(store) => python(bench, store, tally),
+            Self::Go(store) => go(bench, store, tally),
         }
     }
 }
 
+/// What the suites share.
+struct Bench<'a> {
+    options: &'a Options,
+    /// The seeds of the Cassandra, if one is needed.
+    cassandra: Option<String>,
+    /// The server under test, once it is built.
+    binary: Option<PathBuf>,
+}
+
 pub fn run(options: &Options) -> Result<()> {
+    let cassandra = Cassandra::up(options)?;
+    let seeds = cassandra.as_ref().map(|cassandra| cassandra.cluster.seeds()).transpose()?;
+    let mut bench = Bench { options, cassandra: seeds, binary: None };
+    let outcome = run_parts(&mut bench);
+    outcome.and(cassandra.map_or(Ok(()), Cassandra::down))
+}
+
+fn run_parts(bench: &mut Bench) -> Result<()> {
     let mut total = Tally::default();
     let mut summary = Vec::new();
     let mut failed = Vec::new();
-    for suite in Suite::ALL.into_iter().filter(|suite| options.only.is_none_or(|only| only == *suite)) {
-        let mut tally = Tally::default();
-        let outcome = suite.run(options, &mut tally);
+    for part in Part::all(bench.options) {
+        let (mut tally, begun) = (Tally::default(), Instant::now());
+        let outcome = part.run(bench, &mut tally);
         if let Err(error) = &outcome {
-            eprintln!("\nerror: {}: {error:#}", suite.name());
-            failed.push(suite.name());
+            eprintln!("\nerror: {}: {error:#}", part.name());
+            failed.push(part.name());
         }
         summary.extend(tally.closing.iter().map(|line| format!("  {line}")));
-        summary.push(format!("{}: {tally}{}", suite.name(), if outcome.is_err() { " — FAILED" } else { "" }));
+        let (seconds, failure) = (begun.elapsed().as_secs(), if outcome.is_err() { " — FAILED" } else { "" });
+        summary.push(format!("{}: {tally}, {seconds} s{failure}", part.name()));
         total.add(&tally);
     }
     println!("\n{}\n\n{total}", summary.join("\n"));
@@ -76,44 +138,84 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn unit(options: &Options, tally: &mut Tally) -> Result<()> {
-    let mut tests = cargo();
-    tests.args(["test", "--locked", "--no-fail-fast"]);
-    // With `--workspace`, cargo would not heed a `--package` of the arguments.
-    if options.arguments.is_empty() {
-        tests.arg("--workspace");
+/// The cluster that the tests use: one of their own, which goes when they end.
+struct Cassandra {
+    cluster: Cluster,
+    is_ours: bool,
+}
+
+impl Cassandra {
+    fn up(options: &Options) -> Result<Option<Self>> {
+        if !options.store.contains(&StoreKind::Cassandra) {
+            return Ok(None);
+        }
+        let cluster = Cluster::named(&format!("test-{}", options.nodes))?;
+        let is_ours = !cluster.exists()?;
+        cluster.up(&UpOptions { nodes: Some(options.nodes), commitlog_sync: CommitlogSync::default() })?;
+        Ok(Some(Self { cluster, is_ours }))
     }
-    tests.args(&options.arguments);
+
+    /// One that somebody else had up stays.
+    fn down(self) -> Result<()> {
+        if self.is_ours { self.cluster.down() } else { Ok(()) }
+    }
+}
+
+fn unit(bench: &mut Bench, tally: &mut Tally) -> Result<()> {
+    let test = || {
+        let mut tests = cargo();
+        tests.args(["test", "--locked"]);
+        // With `--workspace`, cargo would not heed a `--package` of the arguments.
+        if bench.options.arguments.is_empty() {
+            tests.arg("--workspace");
+        }
+        tests
+    };
+    if bench.options.arguments.is_empty() {
+        process::run(test().arg("--no-run"))?;
+        // The tests of the server needed its binary. Another build of it alone would build most dependencies again, for
+        // want of the features that only tests ask for.
+        if !bench.options.release {
+            bench.binary = Some(paths::target().join("debug/perdure"));
+        }
+    }
+    let mut tests = test();
+    tests.arg("--no-fail-fast").args(&bench.options.arguments);
+    bench.set_cassandra(&mut tests);
     process::run_watched(&mut tests, |line| tally.read_cargo(line))
 }
 
-fn python(options: &Options, tally: &mut Tally) -> Result<()> {
+fn python(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> {
     let suite = paths::root().join("e2e/python");
-    let binary = server_binary(options)?;
+    let binary = bench.server_binary()?;
     let python = venv::prepare(&paths::target().join("e2e/venv"), &suite.join("requirements.txt"))?;
-    process::run_watched(
-        command(python)
-            .args(["-m", "pytest", "-p", "no:cacheprovider"])
-            .args(&options.arguments)
-            .env("PERDURE_BIN", binary)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("PYTHONUNBUFFERED", "1")
-            .env_remove("PERDURE_ADDRESS")
-            .env_remove("PERDURE_COMMAND")
-            .current_dir(&suite),
-        |line| tally.read_pytest(line),
-    )
+    let mut tests = command(python);
+    tests
+        .args(["-m", "pytest", "-p", "no:cacheprovider"])
+        .args(&bench.options.arguments)
+        .env("PERDURE_BIN", binary)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONUNBUFFERED", "1")
+        .env_remove("PERDURE_ADDRESS")
+        .env_remove("PERDURE_COMMAND")
+        .env_remove(SEEDS)
+        .current_dir(&suite);
+    if store == StoreKind::Cassandra {
+        bench.set_cassandra(&mut tests);
+    }
+    process::run_watched(&mut tests, |line| tally.read_pytest(line))
 }
 
-fn go(options: &Options, tally: &mut Tally) -> Result<()> {
+fn go(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> {
     if version_of("go", &["version"])?.is_none() {
         println!("\nGo is not installed: the Go SDK's tests were skipped");
         tally.closing.push("skipped: Go is not installed".to_owned());
         return Ok(());
     }
-    let binary = server_binary(options)?;
-    let server = Server::start(&binary, &paths::target().join("e2e/go-server"), &[])?;
-    let outcome = go_suite(&server, &paths::root().join("e2e/go"), options, tally);
+    let binary = bench.server_binary()?;
+    let store = bench.store(store, "go")?;
+    let server = Server::start(&binary, &paths::target().join("e2e/go-server"), &store, &[])?;
+    let outcome = go_suite(&server, &paths::root().join("e2e/go"), bench.options, tally);
     outcome.and(server.stop())
 }
 
@@ -129,9 +231,39 @@ fn go_suite(server: &Server, suite: &Path, options: &Options, tally: &mut Tally)
     )
 }
 
-fn server_binary(options: &Options) -> Result<std::path::PathBuf> {
-    let profile = if options.release { Profile::Release } else { Profile::Dev };
-    Ok(build(&["perdure"], profile)?.join("perdure"))
+impl Bench<'_> {
+    fn server_binary(&mut self) -> Result<PathBuf> {
+        if let Some(binary) = &self.binary {
+            return Ok(binary.clone());
+        }
+        let profile = if self.options.release { Profile::Release } else { Profile::Dev };
+        let binary = build(&["perdure"], profile)?.join("perdure");
+        self.binary = Some(binary.clone());
+        Ok(binary)
+    }
+
+    /// Lets tests know the Cassandra that is up.
+    fn set_cassandra(&self, tests: &mut Command) {
+        if let Some(seeds) = &self.cassandra {
+            tests.env(SEEDS, with_ports(seeds)).env(REPLICATION_FACTOR, self.options.nodes.to_string());
+        }
+    }
+
+    /// A new store of that kind; `purpose` tells keyspaces of one run apart.
+    fn store(&self, kind: StoreKind, purpose: &str) -> Result<Store> {
+        match kind {
+            StoreKind::Embedded => Ok(Store::Embedded),
+            StoreKind::Cassandra => {
+                let seeds = self.cassandra.clone().context("Cassandra is not up")?;
+                let keyspace = format!("e2e_{purpose}_{}", std::process::id());
+                Ok(Store::Cassandra { seeds, keyspace, replication_factor: self.options.nodes })
+            }
+        }
+    }
+}
+
+fn with_ports(seeds: &str) -> String {
+    seeds.split(',').map(|seed| format!("{seed}:{CQL_PORT}")).collect::<Vec<_>>().join(",")
 }
 
 /// What the runners said.

@@ -118,17 +118,6 @@ impl Node {
         self.signal("CONT")
     }
 
-    /// Ends the process if there is one, gently if it listens.
-    pub fn stop(&self) -> Result<()> {
-        if self.state() == State::Serving {
-            self.signal("TERM")?;
-            if self.wait_gone(STOPS_WITHIN).is_ok() {
-                return Ok(());
-            }
-        }
-        if self.pid().is_some() { self.kill() } else { Ok(()) }
-    }
-
     pub fn state(&self) -> State {
         let Some(pid) = self.pid() else { return State::Dead };
         match process_state(pid) {
