@@ -9,7 +9,10 @@ mod faults;
 mod network;
 mod replica;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
@@ -20,7 +23,7 @@ use network::{Condition, Lwt, Network};
 use replica::{LwtKey, LwtRow, Mutation, Replica, Scope};
 
 use crate::{
-    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, NamespaceRow, Result, RunRow, SessionRow,
+    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, MemberRow, NamespaceRow, Result, RunRow, SessionRow,
     ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
 };
 
@@ -172,6 +175,20 @@ impl Store for Simulated {
         self.cas(key, Condition::NamespaceVersionIs(expected), Some(LwtRow::Namespace(row)), namespace).await
     }
 
+    async fn put_member(&self, row: MemberRow, _ttl: Duration) -> Result<()> {
+        self.run(|network| drop(network.members.insert(row.node.clone(), row))).await;
+        Ok(())
+    }
+
+    async fn list_members(&self) -> Result<Vec<MemberRow>> {
+        Ok(self.run(|network| network.members.values().cloned().collect()).await)
+    }
+
+    async fn delete_member(&self, node: &str) -> Result<()> {
+        self.run(|network| drop(network.members.remove(node))).await;
+        Ok(())
+    }
+
     async fn list_sessions(&self) -> Result<Vec<(SessionId, SessionRow)>> {
         let query = |replica: &Replica| {
             let rows = replica.lwt_rows().filter_map(|row| match row {
@@ -280,17 +297,17 @@ impl Store for Simulated {
     }
 
     async fn list_visibility(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>> {
-        let read = |replica: &Replica| replica.visibility(&query.namespace_id).list(query);
-        self.read(Scope::Visibility(query.namespace_id.clone()), read).await
+        let read = |replica: &Replica| replica.visibility(&query.list_id).list(query);
+        self.read(Scope::Visibility(query.list_id.clone()), read).await
     }
 
-    async fn find_visibility(&self, namespace_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
-        let read = |replica: &Replica| replica.visibility(namespace_id).find(ids, limit);
-        self.read(Scope::Visibility(namespace_id.into()), read).await
+    async fn find_visibility(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
+        let read = |replica: &Replica| replica.visibility(list_id).find(ids, limit);
+        self.read(Scope::Visibility(list_id.into()), read).await
     }
 
-    async fn count_visibility(&self, namespace_id: &str) -> Result<Vec<VisibilityCount>> {
-        let read = |replica: &Replica| replica.visibility(namespace_id).counts();
-        self.read(Scope::Visibility(namespace_id.into()), read).await
+    async fn count_visibility(&self, list_id: &str) -> Result<Vec<VisibilityCount>> {
+        let read = |replica: &Replica| replica.visibility(list_id).counts();
+        self.read(Scope::Visibility(list_id.into()), read).await
     }
 }

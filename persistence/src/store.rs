@@ -1,6 +1,6 @@
 //! The trait that every store implements, and the rows it speaks of.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -193,6 +193,20 @@ pub struct NamespaceRow {
     pub version: u64,
 }
 
+/// A row of `members`: where a node of the cluster is to be found. A hint, and a sign of life; never what decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    /// The node's id, unique for each start of its process.
+    pub node: String,
+    /// The same after a restart.
+    pub name: String,
+    /// `ip:port` of its node-to-node calls.
+    pub address: String,
+    pub generation: u64,
+    /// Rises with each write.
+    pub beat: u64,
+}
+
 /// A durable store. Reads are QUORUM unless they say serial; conditional writes are linearizable per row.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -202,6 +216,17 @@ pub trait Store: Send + Sync + 'static {
     async fn list_namespaces(&self) -> Result<Vec<NamespaceRow>>;
     /// Writes `row` if the stored version is `expected` (`None`: no namespace of that name). `row.version` is the new one.
     async fn cas_namespace(&self, expected: Option<u64>, row: NamespaceRow) -> Result<Cas<NamespaceRow>>;
+
+    /// Writes a row that vanishes after `ttl`. A store of one machine has no members: it forgets the row at once.
+    async fn put_member(&self, _row: MemberRow, _ttl: Duration) -> Result<()> {
+        Ok(())
+    }
+    async fn list_members(&self) -> Result<Vec<MemberRow>> {
+        Ok(Vec::new())
+    }
+    async fn delete_member(&self, _node: &str) -> Result<()> {
+        Ok(())
+    }
 
     async fn list_sessions(&self) -> Result<Vec<(SessionId, SessionRow)>>;
     /// Plain read of one's own or another's row: the fence read (A3).
@@ -256,7 +281,7 @@ pub trait Store: Send + Sync + 'static {
     /// A stretch of the list of runs, in list order.
     async fn list_visibility(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>>;
     /// Runs by their workflow id, at most `limit`, in no order.
-    async fn find_visibility(&self, namespace_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>>;
-    /// How many rows the list of a namespace has.
-    async fn count_visibility(&self, namespace_id: &str) -> Result<Vec<VisibilityCount>>;
+    async fn find_visibility(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>>;
+    /// How many rows a list has.
+    async fn count_visibility(&self, list_id: &str) -> Result<Vec<VisibilityCount>>;
 }

@@ -43,7 +43,7 @@ use telemetry::Counters;
 use wakeups::Floors;
 
 use crate::{
-    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, NamespaceRow, Result, RunRow, SessionRow,
+    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, MemberRow, NamespaceRow, Result, RunRow, SessionRow,
     ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
 };
 
@@ -121,6 +121,18 @@ impl Store for CassandraStore {
 
     async fn cas_namespace(&self, expected: Option<u64>, row: NamespaceRow) -> Result<Cas<NamespaceRow>> {
         self.namespace_cas(expected, row).await
+    }
+
+    async fn put_member(&self, row: MemberRow, ttl: std::time::Duration) -> Result<()> {
+        self.member_put(&row, ttl).await
+    }
+
+    async fn list_members(&self) -> Result<Vec<MemberRow>> {
+        self.members().await
+    }
+
+    async fn delete_member(&self, node: &str) -> Result<()> {
+        self.member_delete(node).await
     }
 
     async fn list_sessions(&self) -> Result<Vec<(SessionId, SessionRow)>> {

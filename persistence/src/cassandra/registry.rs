@@ -1,4 +1,6 @@
-//! Settings and namespaces.
+//! Settings, namespaces and members.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use perdure_types::SlotCount;
@@ -9,9 +11,16 @@ use super::{
     errors,
     telemetry::Request,
 };
-use crate::{Cas, ClusterSettings, NamespaceRow, Result, StoreError};
+use crate::{Cas, ClusterSettings, MemberRow, NamespaceRow, Result, StoreError};
 
 type NamespaceTuple = (String, Option<String>, Option<i64>, Option<Bytes>);
+
+type MemberTuple = (String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+
+/// Rows that are about to expire may lack columns.
+fn member((node, name, address, generation, beat): MemberTuple) -> Option<MemberRow> {
+    Some(MemberRow { node, name: name?, address: address?, generation: generation? as u64, beat: beat? as u64 })
+}
 
 fn namespace((name, id, version, record): NamespaceTuple) -> Option<NamespaceRow> {
     let record = Bytes::copy_from_slice(&record?);
@@ -70,6 +79,21 @@ impl CassandraStore {
             Decision::Rejected(Some(columns)) if expected.is_none() => Ok(Cas::Rejected(Some(namespace_of(&columns)?))),
             Decision::Rejected(Some(_)) => Ok(Cas::Rejected(self.read_namespace(&row.name).await?)),
         }
+    }
+
+    pub(super) async fn member_put(&self, row: &MemberRow, ttl: Duration) -> Result<()> {
+        let seconds = i32::try_from(ttl.as_secs().max(1)).unwrap_or(i32::MAX);
+        let values = (&row.node, &row.name, &row.address, row.generation as i64, row.beat as i64, seconds);
+        self.cql.write(Request::Members, &self.statements.put_member, values).await
+    }
+
+    pub(super) async fn members(&self) -> Result<Vec<MemberRow>> {
+        let rows = self.cql.read_all(Request::Members, &self.statements.list_members, (), |row: MemberTuple| Ok(member(row)));
+        Ok(rows.await?.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn member_delete(&self, node: &str) -> Result<()> {
+        self.cql.write(Request::Members, &self.statements.delete_member, (node,)).await
     }
 
     async fn read_namespace(&self, name: &str) -> Result<Option<NamespaceRow>> {

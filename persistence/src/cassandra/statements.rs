@@ -31,6 +31,12 @@ statements! {
     read_namespace: prepare_serial_read =
         "SELECT name, id, version, record FROM {ks}.namespaces WHERE registry = 0 AND name = ?";
 
+    // Signs of life: no protocol stands on them, so they carry the time of the write.
+    put_member: prepare =
+        "INSERT INTO {ks}.members (registry, node, name, address, generation, beat) VALUES (0, ?, ?, ?, ?, ?) USING TTL ?";
+    list_members: prepare = "SELECT node, name, address, generation, beat FROM {ks}.members WHERE registry = 0";
+    delete_member: prepare = "DELETE FROM {ks}.members WHERE registry = 0 AND node = ?";
+
     list_sessions: prepare = "SELECT session_id, state, sealed_at, base, base_segment FROM {ks}.sessions";
     // The fence read (A3).
     read_session: prepare =

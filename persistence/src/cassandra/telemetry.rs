@@ -29,6 +29,7 @@ requests! {
     ConditionalWrite = "conditional_write",
     SerialRead = "serial_read",
     List = "list",
+    Members = "members",
     WriteExecution = "write_execution",
     WriteHistory = "write_history",
     WriteWakeups = "write_wakeups",

@@ -15,7 +15,7 @@ use super::{
     faults::{Chance, Failure, Faults, Injected},
     replica::{Cell, LwtKey, LwtRow, Mutation, Replica, Scope},
 };
-use crate::{Cas, Result, StoreError};
+use crate::{Cas, MemberRow, Result, StoreError};
 
 /// What a conditional write asks of the row before it replaces it.
 #[derive(Debug, Clone)]
@@ -64,6 +64,8 @@ pub(super) struct Network {
     operations: u64,
     counts: BTreeMap<Op, u64>,
     chance: Chance,
+    /// Hints of no consequence: never lost, never expired.
+    pub members: BTreeMap<String, MemberRow>,
     pub faults: Faults,
     pub injected: Injected,
 }
@@ -79,6 +81,7 @@ impl Network {
             operations: 0,
             counts: BTreeMap::new(),
             chance: Chance(seed),
+            members: BTreeMap::new(),
             faults,
             injected: Injected::default(),
         }

@@ -56,6 +56,13 @@ const V1: &[Step] = &[
         columns: "registry tinyint, name text, id text, version bigint, record blob, PRIMARY KEY (registry, name)",
         options: &[SMALL],
     },
+    // One partition, read at once. Rows expire, and are written anew each second while their node lives.
+    Step::Table {
+        name: "members",
+        columns: "registry tinyint, node text, name text, address text, generation bigint, beat bigint, \
+                  PRIMARY KEY (registry, node)",
+        options: &[SMALL, "gc_grace_seconds = 3600"],
+    },
     // A partition each, so that the fence reads of many nodes don't meet on the same replicas. LWT only (G4).
     Step::Table {
         name: "sessions",
