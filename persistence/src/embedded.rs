@@ -79,7 +79,11 @@ impl Embedded {
         let io = |error: std::io::Error| OpenError::from_io(&config.directory, &error);
         let directory = Arc::new(DataDirectory::open(&config.directory)?);
         let database = match &temporary {
-            None => tables::open(&directory, config.cache_bytes)?,
+            None => {
+                let database = tables::open(&directory, config.cache_bytes)?;
+                directory.set_created()?;
+                database
+            }
             Some(_) => tables::open_unsynced(&directory, config.cache_bytes)?,
         };
         let database = Arc::new(database);
@@ -232,13 +236,13 @@ impl Store for Embedded {
         self.read(move |reader| reader.list_visibility(&query)).await
     }
 
-    async fn find_visibility(&self, namespace_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
-        let (namespace_id, ids) = (namespace_id.to_owned(), ids.clone());
-        self.read(move |reader| reader.find_visibility(&namespace_id, &ids, limit)).await
+    async fn find_visibility(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
+        let (list_id, ids) = (list_id.to_owned(), ids.clone());
+        self.read(move |reader| reader.find_visibility(&list_id, &ids, limit)).await
     }
 
-    async fn count_visibility(&self, namespace_id: &str) -> Result<Vec<VisibilityCount>> {
-        let namespace_id = namespace_id.to_owned();
-        self.read(move |reader| reader.count_visibility(&namespace_id)).await
+    async fn count_visibility(&self, list_id: &str) -> Result<Vec<VisibilityCount>> {
+        let list_id = list_id.to_owned();
+        self.read(move |reader| reader.count_visibility(&list_id)).await
     }
 }

@@ -273,6 +273,28 @@ async fn damaged_tables_are_told() {
     assert!(matches!(open(image.path()), Err(OpenError::Corrupt { .. })), "no tables, but a log");
 }
 
+/// A store that was stopped in good order may have no log left; without its tables it is still no new one.
+#[test]
+fn lost_tables_are_told_even_without_a_log() {
+    let directory = tempfile::tempdir().expect("temp");
+    drop(open(directory.path()).expect("opens"));
+    fs::remove_file(directory.path().join("tables.redb")).expect("removed");
+    let error = open(directory.path()).expect_err("refused");
+    assert!(matches!(&error, OpenError::Corrupt { .. }), "{error:?}");
+    assert!(error.to_string().contains("tables.redb is missing"), "{error}");
+    assert!(!directory.path().join("tables.redb").exists());
+}
+
+/// One made before the marker existed gets it when it is opened.
+#[test]
+fn an_older_store_is_marked() {
+    let directory = tempfile::tempdir().expect("temp");
+    drop(open(directory.path()).expect("opens"));
+    fs::remove_file(directory.path().join("CREATED")).expect("removed");
+    drop(open(directory.path()).expect("opens"));
+    assert!(directory.path().join("CREATED").exists());
+}
+
 #[tokio::test]
 async fn an_ephemeral_store_leaves_nothing() {
     let store = Embedded::ephemeral().expect("opens");

@@ -1,9 +1,13 @@
-//! The command line. `perdure dev` takes the flags of `temporal server start-dev`.
+//! The command line. `perdure dev` takes the flags of `temporal server start-dev`; those of `perdure server` are in
+//! [`crate::config`].
 
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perdure_types::Limits;
+use serde::Deserialize;
+
+use crate::config::Flags;
 
 /// Durable execution: speaks Temporal's API, so Temporal's SDKs, CLI and UI work with it unmodified.
 #[derive(Debug, Parser)]
@@ -17,6 +21,31 @@ pub struct Cli {
 pub enum Command {
     /// Run everything in one process on the embedded store
     Dev(DevArgs),
+    /// Run a server on Cassandra
+    ///
+    /// Each setting can be given by a flag, in the environment, or in a TOML file, and counts in that order. The names
+    /// that Temporal's container images have for Cassandra (CASSANDRA_SEEDS, KEYSPACE and so on) are taken too.
+    Server(Flags),
+    /// Look at the configuration of a server
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at the schema in Cassandra, or bring it up to date
+    #[command(subcommand)]
+    Schema(SchemaCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the settings that `perdure server` would run with, and print them without secrets
+    Check(Flags),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SchemaCommand {
+    /// Print the schema as CQL
+    Show(Flags),
+    /// Create or migrate the schema, as a server does when it starts
+    Apply(Flags),
 }
 
 #[derive(Debug, Args)]
@@ -50,7 +79,8 @@ pub struct DevArgs {
     pub dynamic_config_value: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     Debug,
     Info,
@@ -59,7 +89,8 @@ pub enum LogLevel {
     Never,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Text,
     Json,
@@ -84,6 +115,7 @@ mod tests {
         let all = ["perdure", "dev"].iter().chain(args);
         match Cli::try_parse_from(all).expect("valid arguments").command {
             Command::Dev(args) => args,
+            other => panic!("{other:?}"),
         }
     }
 

@@ -12,7 +12,7 @@ pub struct Failure {
 impl Failure {
     /// Anything without a code of its own.
     pub const OTHER: u8 = 1;
-    /// The command line is wrong (clap's own code).
+    /// The command line (clap's own code) or the configuration is wrong.
     pub const USAGE: u8 = 2;
     pub const PORT_TAKEN: u8 = 10;
     pub const DATA_LOCKED: u8 = 11;
@@ -20,6 +20,11 @@ impl Failure {
     pub const DATA_CORRUPT: u8 = 13;
     /// Read-only, no permission, or full.
     pub const DATA_NOT_WRITABLE: u8 = 14;
+
+    /// Cassandra does not answer.
+    pub const STORE_UNAVAILABLE: u8 = 15;
+    /// Cassandra, or its keyspace, is set up in a way that cannot be used.
+    pub const STORE_REFUSED: u8 = 16;
 
     pub fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }

@@ -3,12 +3,17 @@
 // Here the process gets its identity, and new clusters and namespaces theirs.
 #![allow(clippy::disallowed_methods)]
 
+mod cassandra;
 mod cli;
+mod config;
 mod connection;
 mod dev;
 mod exit;
 mod grpc;
 mod namespaces;
+mod node;
+mod serve;
+mod signals;
 mod telemetry;
 mod wiring;
 
@@ -17,23 +22,54 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, ConfigCommand, SchemaCommand},
+    config::{Flags, Loaded},
     exit::Failure,
 };
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Dev(args) } = Cli::parse();
-    telemetry::init_logs(args.log_level, args.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("perdure").build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(dev::run(args)),
-        Err(error) => Err(Failure::new(Failure::OTHER, format!("cannot start the runtime: {error}"))),
-    };
-    match result {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("perdure: {failure}");
             failure.exit_code()
         }
     }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(args) => {
+            telemetry::init_logs(args.log_level, args.log_format);
+            block_on(dev::run(args))
+        }
+        Command::Server(flags) => {
+            let config = load(&flags)?.config;
+            telemetry::init_logs(config.log_level, config.log_format);
+            block_on(cassandra::run(config))
+        }
+        Command::Config(ConfigCommand::Check(flags)) => {
+            print!("{}", load(&flags)?.describe());
+            Ok(())
+        }
+        Command::Schema(SchemaCommand::Show(flags)) => {
+            print!("{}", perdure_persistence::cassandra::render_schema(&load(&flags)?.config.cassandra));
+            Ok(())
+        }
+        Command::Schema(SchemaCommand::Apply(flags)) => {
+            let config = load(&flags)?.config;
+            telemetry::init_logs(config.log_level, config.log_format);
+            block_on(cassandra::apply_schema(&config.cassandra))
+        }
+    }
+}
+
+fn load(flags: &Flags) -> Result<Loaded, Failure> {
+    Loaded::load(flags).map_err(|error| Failure::new(Failure::USAGE, error.to_string()))
+}
+
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("perdure").build();
+    let runtime = runtime.map_err(|error| Failure::new(Failure::OTHER, format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(work)
 }

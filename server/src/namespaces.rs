@@ -69,7 +69,7 @@ impl NamespaceStore for StoredNamespaces {
 
 /// Creates the namespaces that are not there yet.
 pub async fn ensure_namespaces(namespaces: &Namespaces, names: &[String]) -> Result<(), Error> {
-    let wanted = [SYSTEM_NAMESPACE, "default"].into_iter().chain(names.iter().map(String::as_str));
+    let wanted = std::iter::once(SYSTEM_NAMESPACE).chain(names.iter().map(String::as_str));
     for name in wanted {
         if namespaces.by_name(name).is_none() {
             let record = NamespaceRecord {

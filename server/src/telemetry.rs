@@ -36,5 +36,6 @@ pub fn serve_metrics(address: SocketAddr) -> Result<SocketAddr, Failure> {
         .install()
         .map_err(|error| Failure::new(Failure::OTHER, format!("cannot serve metrics on {bound}: {error}")))?;
     perdure_frontend::describe_metrics();
+    perdure_persistence::cassandra::describe_metrics();
     Ok(bound)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! LOCK          held with an OS lock by the one process that has the store open
 //! FORMAT        one line: "perdure-store N"
+//! CREATED       since the tables have been made for the first time: from then on they must be there
 //! tables.redb   everything but the logs
 //! log/          session logs
 //! ```
@@ -18,6 +19,7 @@ pub const FORMAT: u32 = 1;
 const FORMAT_PREFIX: &str = "perdure-store ";
 const LOCK_FILE: &str = "LOCK";
 const FORMAT_FILE: &str = "FORMAT";
+const CREATED_FILE: &str = "CREATED";
 const TABLES_FILE: &str = "tables.redb";
 const LOG_DIRECTORY: &str = "log";
 
@@ -112,9 +114,21 @@ impl DataDirectory {
         self.path.join(TABLES_FILE)
     }
 
-    /// Whether a log holds anything: then the tables must be there too.
-    pub fn has_logs(&self) -> bool {
-        fs::read_dir(self.log()).is_ok_and(|mut entries| entries.next().is_some())
+    /// Whether the tables must be there: once made, they never go, and a log is nothing without them.
+    pub fn was_created(&self) -> bool {
+        self.path.join(CREATED_FILE).exists()
+            || fs::read_dir(self.log()).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Says, durably, that the tables are there. A crash before it makes the next opening say it.
+    pub fn set_created(&self) -> Result<(), OpenError> {
+        let io = |error: io::Error| OpenError::from_io(&self.path, &error);
+        let path = self.path.join(CREATED_FILE);
+        if path.exists() {
+            return Ok(());
+        }
+        File::create(&path).and_then(|file| file.sync_all()).map_err(io)?;
+        sync_directory(&self.path).map_err(io)
     }
 
     fn check_format(&self, text: &str) -> Result<(), OpenError> {

@@ -155,8 +155,9 @@ pub(super) fn open(directory: &DataDirectory, cache_bytes: usize) -> Result<Data
             Ok(database)
         });
     }
-    if directory.has_logs() {
-        return Err(OpenError::corrupt(directory.path(), format!("{} is missing", path.display())));
+    if directory.was_created() {
+        let detail = format!("{} is missing; bring it back from a backup, or choose a new directory", path.display());
+        return Err(OpenError::corrupt(directory.path(), detail));
     }
     // Created under another name, so that a half-made file is never taken for the tables.
     let draft = path.with_extension("new");

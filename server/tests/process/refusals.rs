@@ -79,6 +79,16 @@ async fn the_log_is_damaged() {
     check(run(dev(directory.path(), &[])), 13, &["damaged", "tables.redb is missing"]);
 }
 
+#[test]
+fn the_tables_are_lost_after_a_good_stop() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    server.signal("TERM");
+    server.wait();
+    fs::remove_file(directory.path().join("tables.redb")).unwrap();
+    check(run(dev(directory.path(), &[])), 13, &["damaged", "tables.redb is missing", "backup"]);
+}
+
 /// The one log segment of a server that was killed.
 fn only_segment(directory: &Path) -> std::path::PathBuf {
     let segments = fs::read_dir(directory.join("log")).unwrap();

@@ -1,0 +1,121 @@
+//! A node: its parts, made and tied together over a store.
+
+use std::sync::Arc;
+
+use perdure_cluster::{Cluster, Namespaces};
+use perdure_frontend::{ClusterInfo, Frontend};
+use perdure_matching::{Matching, MatchingConfig};
+use perdure_persistence::{ClusterSettings, Store, StoreError};
+use perdure_shard::{Clock, Setup, ShardConfig, Shards, StartError};
+use perdure_types::{Limits, SlotCount};
+use tokio::sync::watch;
+
+use crate::{
+    exit::Failure,
+    namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces},
+    wiring::{MatchingHere, ShardsHere, Uplink},
+};
+
+/// Shards of a new cluster (design: small enough for one machine, and it can be doubled).
+const DEFAULT_SLOTS: u32 = 64;
+const SCHEMA_VERSION: u32 = 1;
+
+/// What a node is to be.
+pub struct Plan {
+    pub limits: Limits,
+    /// Namespaces to create if they are not there.
+    pub namespaces: Vec<String>,
+    /// What clients are told about where the data is.
+    pub store_name: &'static str,
+}
+
+/// The parts of a node that the process has to hold on to.
+pub struct Node {
+    pub frontend: Frontend,
+    pub shards: Shards,
+    pub matching: Matching,
+    pub draining: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Serves when it returns. `host_name` names the process to clients.
+    pub async fn start(store: Arc<dyn Store>, plan: Plan, host_name: String) -> Result<Self, Failure> {
+        let Plan { limits, namespaces, store_name } = plan;
+        let settings = settings(&*store).await?;
+        let namespaces = load_namespaces(&store, &namespaces).await?;
+
+        let uplink = Uplink::default();
+        let matching =
+            Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name, ..MatchingConfig::default() });
+        let shards = Shards::new();
+        let cluster = Cluster::new(
+            settings.slots,
+            Arc::new(ShardsHere(shards.clone())),
+            Arc::new(MatchingHere(matching.clone())),
+        );
+        uplink.connect(cluster.clone());
+        let setup = Setup {
+            store,
+            shards: settings.slots.shards().collect(),
+            config: ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
+            clock: Arc::new(Clock::system()),
+            namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
+            tasks: Arc::new(uplink.clone()),
+            entities: Arc::new(uplink),
+        };
+        shards.start(setup).await.map_err(|error| match error {
+            StartError::Store(error) => store_failure(&error),
+            StartError::AlreadyStarted => Failure::new(Failure::OTHER, error.to_string()),
+        })?;
+
+        let (draining, watch_draining) = watch::channel(false);
+        let info = ClusterInfo {
+            cluster_id: settings.cluster_id,
+            shard_count: settings.slots.get(),
+            persistence_store: store_name.to_owned(),
+            ..ClusterInfo::default()
+        };
+        let frontend = Frontend::new(cluster, namespaces, Arc::new(limits), info, watch_draining);
+        Ok(Self { frontend, shards, matching, draining })
+    }
+}
+
+async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {
+    let proposal = ClusterSettings {
+        cluster_id: uuid::Uuid::new_v4().to_string(),
+        slots: SlotCount::new(DEFAULT_SLOTS).expect("a power of two"),
+        schema_version: SCHEMA_VERSION,
+    };
+    let settings = store.cluster_settings(proposal).await.map_err(|error| store_failure(&error))?;
+    if settings.schema_version > SCHEMA_VERSION {
+        let message = format!(
+            "the data has schema version {}, this binary knows {SCHEMA_VERSION}: use a newer perdure",
+            settings.schema_version
+        );
+        return Err(Failure::new(Failure::DATA_NEWER, message));
+    }
+    Ok(settings)
+}
+
+pub fn store_failure(error: &StoreError) -> Failure {
+    let code = match error {
+        StoreError::Corrupt(_) => Failure::DATA_CORRUPT,
+        StoreError::ReadOnly(_) => Failure::DATA_NOT_WRITABLE,
+        StoreError::Unavailable(_) | StoreError::Indeterminate(_) => Failure::STORE_UNAVAILABLE,
+    };
+    Failure::new(code, error.to_string())
+}
+
+async fn load_namespaces(store: &Arc<dyn Store>, extra: &[String]) -> Result<Arc<Namespaces>, Failure> {
+    let stored = StoredNamespaces::new(store.clone());
+    let first_failure = stored.first_failure();
+    let loaded = async {
+        let namespaces = Arc::new(Namespaces::load(Arc::new(stored)).await?);
+        ensure_namespaces(&namespaces, extra).await?;
+        Ok(namespaces)
+    };
+    loaded.await.map_err(|error: perdure_proto::Error| match first_failure.get() {
+        Some(cause) => store_failure(cause),
+        None => Failure::new(Failure::OTHER, format!("cannot load namespaces: {}", error.message)),
+    })
+}
