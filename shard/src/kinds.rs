@@ -1,8 +1,9 @@
 //! The kinds of entities that a shard hosts. A new kind is one more line here, and a crate that knows what it does.
 
 use perdure_proto::perdure::state::v1::ChainHead;
+use perdure_schedule::Schedule;
 use perdure_types::{ChainKey, EntityKind};
-use perdure_workflow::{Chain, Entity};
+use perdure_workflow::{Chain, Entity, SingleEntity};
 
 use crate::recover::RecoverError;
 
@@ -10,8 +11,8 @@ use crate::recover::RecoverError;
 pub(crate) fn from_head(key: &ChainKey, head: ChainHead) -> Result<Box<dyn Entity>, RecoverError> {
     Ok(match key.kind {
         EntityKind::Workflow => Box::new(Chain::from_head(key.clone(), head)),
-        EntityKind::Schedule
-        | EntityKind::Batch
+        EntityKind::Schedule => Box::new(SingleEntity::<Schedule>::from_head(key.clone(), head)),
+        EntityKind::Batch
         | EntityKind::Activity
         | EntityKind::Deployment
         | EntityKind::TaskQueue

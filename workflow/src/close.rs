@@ -2,7 +2,13 @@
 
 use perdure_proto::{
     Error,
-    perdure::node::v1::{ChildWorkflowClosed, WorkflowCall, WorkflowReply, workflow_call::Command},
+    perdure::{
+        node::v1::{
+            ChildWorkflowClosed, ScheduleCommand, ScheduledWorkflowClosed, WorkflowCall, WorkflowReply,
+            schedule_command, workflow_call::Command,
+        },
+        state::v1::ScheduleRef,
+    },
     temporal::api::{
         command::v1::{
             CancelWorkflowExecutionCommandAttributes, CompleteWorkflowExecutionCommandAttributes,
@@ -16,6 +22,7 @@ use perdure_proto::{
         },
     },
 };
+use perdure_types::EntityKind;
 use prost::Message;
 
 use crate::{
@@ -138,7 +145,7 @@ impl Run {
         let batch_id = self.new_events.first().map_or(event.event_id, |first| first.event.event_id);
         *self.close_event.edit() = Some(event);
 
-        let has_parent = self.start().parent_workflow_execution.is_some();
+        let has_parent = self.has_parent();
         let info = self.info.edit();
         info.set_status(status);
         info.close_time_ns = info.last_event_time_ns;
@@ -167,10 +174,18 @@ impl Run {
         self.effects.clear();
     }
 
-    /// The call that tells the parent how its child ended, until the parent has it.
+    /// Somebody is to be told how this chain of runs ends: the workflow, or the schedule, that has started it.
+    pub(crate) fn has_parent(&self) -> bool {
+        self.info.schedule.is_some() || self.start().parent_workflow_execution.is_some()
+    }
+
+    /// The call that tells the parent (or schedule) how its child ended, until the parent has it.
     pub(crate) fn parent_notification(&self) -> Option<Effect> {
         if self.is_open() || self.info.parent_notified {
             return None;
+        }
+        if let Some(schedule) = &self.info.schedule {
+            return Some(self.schedule_notification(schedule));
         }
         let start = self.start();
         let parent = start.parent_workflow_execution.as_ref()?;
@@ -191,6 +206,26 @@ impl Run {
                 ..WorkflowCall::default()
             }),
         })
+    }
+
+    fn schedule_notification(&self, schedule: &ScheduleRef) -> Effect {
+        let closed = ScheduledWorkflowClosed {
+            schedule: Some(schedule.clone()),
+            workflow_id: self.key.workflow_id.to_string(),
+            first_execution_run_id: self.start().first_execution_run_id.clone(),
+            run_id: self.run_id.clone(),
+            close_event: self.close_event.as_ref().map(|event| (**event).clone()),
+        };
+        let command = ScheduleCommand { command: Some(schedule_command::Command::WorkflowClosed(closed)) };
+        Effect::Call {
+            id: CallId { run_id: self.run_id.clone(), kind: CallKind::NotifyParent, event_id: 0 },
+            call: Box::new(WorkflowCall {
+                namespace_id: self.key.namespace_id.to_string(),
+                workflow_id: schedule.schedule_id.clone(),
+                kind: EntityKind::Schedule.number(),
+                command: Some(Command::Schedule(Box::new(command))),
+            }),
+        }
     }
 
     /// A parent that is gone, closed, or knows of the close already need not be told again.

@@ -123,6 +123,7 @@ impl Run {
             request_id: env.ids.uuid(),
         };
         let mut successor = Self::begin(self.key.clone(), run_id, env.now, beginning);
+        successor.info.edit().schedule.clone_from(&self.info.schedule);
         successor.schedule_first_workflow_task(env);
         self.successor = Some(Box::new(successor));
     }

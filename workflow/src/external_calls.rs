@@ -32,8 +32,7 @@ impl Run {
 
     /// Is somebody still to be told of the end of this closed run? Then it stays within reach.
     pub(crate) fn is_unsettled(&self) -> bool {
-        let has_parent = self.start().parent_workflow_execution.is_some();
-        !self.is_open() && (!self.children.is_empty() || (has_parent && !self.info.parent_notified))
+        !self.is_open() && (!self.children.is_empty() || (self.has_parent() && !self.info.parent_notified))
     }
 
     /// The call to make, unless it has to wait until this run's child has started.

@@ -74,6 +74,11 @@ impl Chain {
     pub(crate) fn start_workflow(&mut self, command: StartWorkflow, env: &mut Env) -> Answered {
         let request = command.request.ok_or_else(|| Error::invalid_argument("Request is not set."))?;
         let outcome = self.start_run(request, command.parent, env)?;
+        if outcome.kind == StartKind::New
+            && let Some(run) = self.current()
+        {
+            run.info.edit().schedule = command.schedule;
+        }
         Ok((Answer::Reply(Box::new(outcome.into_reply())), Release::Durable))
     }
 

@@ -6,7 +6,17 @@ use perdure_types::Duration;
 use super::calendar::{FIRST_YEAR, LAST_YEAR};
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
     "december",
 ];
 const DAYS: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
@@ -48,23 +58,20 @@ fn every_year(ranges: Vec<Range>) -> Vec<Range> {
     if ranges.iter().any(all) { Vec::new() } else { ranges }
 }
 
-/// Structured calendars know Sunday as 0 only; what is written may say 7.
+/// Structured calendars know Sunday as 0 only; what is written may say 7, also as the end of a range.
 fn sundays(ranges: Vec<Range>) -> Vec<Range> {
-    let mut out = Vec::with_capacity(ranges.len());
+    let mut out = Vec::with_capacity(ranges.len() + 1);
     for range in ranges {
-        let step = range.step.max(1);
         let end = range.end.max(range.start);
         if end < 7 {
             out.push(range);
             continue;
         }
-        let reaches_seven = (7 - range.start) % step == 0;
-        if range.start < 7 {
-            let last = if range.start == 6 { 0 } else { 6 };
-            out.push(Range { end: last, ..range });
+        if range.start > 0 && (7 - range.start) % range.step.max(1) == 0 {
+            out.push(Range::default());
         }
-        if reaches_seven && !(range.start == 0) {
-            out.push(Range { start: 0, end: 0, step: 0 });
+        if range.start < 7 {
+            out.push(Range { end: 6, ..range });
         }
     }
     out
@@ -98,7 +105,7 @@ pub(super) fn cron(text: &str) -> Result<(Cron, String), String> {
         [ref five @ ..] if five.len() == 5 => ("0", five, "*"),
         [ref five @ .., year] if five.len() == 5 => ("0", five, year),
         [second, ref five @ .., year] if five.len() == 5 => (second, five, year),
-        _ => return Err(MALFORMED.to_owned()),
+        _ => return Err("CronString does not have 5-7 fields".to_owned()),
     };
     let spec = CalendarSpec {
         second: second.to_owned(),
