@@ -118,11 +118,14 @@ pub(crate) async fn checkpoint(store: &dyn Store, claim: &Claim, covered: Seq) -
 /// Deletes sealed sessions that no shard names any more: their segments, then their row (G4: nothing of them can be in
 /// flight that anybody would read; a missing row reads as not live).
 pub(crate) async fn delete_unneeded(store: &dyn Store, own: SessionId) -> Result<(), StoreError> {
+    // Sessions first (M3): what no shard names after its seal will never be needed. The other way round, a session could
+    // begin, serve and be sealed between the two, and its log be deleted before anybody has replayed it.
+    let sessions = persist("list sessions", || store.list_sessions()).await?;
     let shards = persist("list shards", || store.list_shards()).await?;
     let needed = |id: SessionId| {
         shards.iter().any(|(_, row)| row.owner == Some(id) || row.sources.values().any(|source| source.session == id))
     };
-    for (id, row) in persist("list sessions", || store.list_sessions()).await? {
+    for (id, row) in sessions {
         let SessionState::Sealed(end) = row.state else { continue };
         if id == own || needed(id) {
             continue;

@@ -19,6 +19,8 @@ pub struct ShardConfig {
     pub segment_rows: u64,
     /// Longest time that a change waits to be written to the tables.
     pub flush_interval: Duration,
+    /// Longest time that a change which lists of runs show waits to be written there.
+    pub list_interval: Duration,
     /// Log written since the last flush that makes the next one due at once.
     pub flush_log_bytes: u64,
     /// Executions in memory, over all shards of the node, bytes.
@@ -45,6 +47,7 @@ impl Default for ShardConfig {
             segment_bytes: 16 << 20,
             segment_rows: 65_536,
             flush_interval: Duration::from_secs(5),
+            list_interval: Duration::from_millis(400),
             flush_log_bytes: 8 << 20,
             cache_bytes: 64 << 20,
             mailbox_calls: 4096,

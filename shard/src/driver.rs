@@ -90,6 +90,17 @@ impl ShardHandle {
         taken.await.ok()
     }
 
+    /// Rows for the list of runs; `None` if the shard has ended.
+    pub(crate) async fn gather_listings(&self, max_bytes: usize) -> Option<Slice> {
+        let (slice, taken) = oneshot::channel();
+        self.events.send(Event::GatherListings { max_bytes, slice }).await.ok()?;
+        taken.await.ok()
+    }
+
+    pub(crate) async fn listed(&self, notes: Vec<crate::core::ListNote>) {
+        let _ = self.events.send(Event::Listed(notes)).await;
+    }
+
     pub(crate) async fn flushed(&self, notes: Vec<crate::core::FlushNote>) {
         let _ = self.events.send(Event::Flushed(notes)).await;
     }
@@ -276,8 +287,12 @@ impl ShardTask {
                 }
             }
             Event::Gather { begin, max_bytes, slice } => {
-                let _ = slice.send(self.core.gather(begin, max_bytes));
+                let _ = slice.send(self.core.gather(begin, max_bytes, now));
             }
+            Event::GatherListings { max_bytes, slice } => {
+                let _ = slice.send(self.core.gather_listings(max_bytes, now));
+            }
+            Event::Listed(notes) => self.core.listed(notes),
             Event::Flushed(notes) => self.core.flushed(notes, now),
             Event::Quiesce(quiet) => {
                 self.quiescing = true;

@@ -58,6 +58,10 @@ pub(crate) struct RunMeta {
     pub stored_wake: Option<Timestamp>,
     /// That it does is certain: not after a crash in the middle of a flush.
     pub wake_certain: bool,
+    /// The list of runs shows it as it was, or not at all.
+    pub unlisted: bool,
+    /// A WorkflowExecutionStatus: lists show when it changes.
+    pub status: i32,
 }
 
 impl RunMeta {
@@ -75,7 +79,17 @@ impl RunMeta {
             stored_applied: None,
             stored_wake: None,
             wake_certain: true,
+            unlisted: false,
+            status: 0,
         }
+    }
+
+    /// Finds out whether the list has to show something new.
+    fn note_listing(&mut self, delta: &RunDelta) {
+        let status = delta.info.as_ref().map_or(self.status, |info| info.status);
+        let is_new = status != self.status || !delta.change.is_empty();
+        self.unlisted |= is_new || delta.memo.is_some() || delta.search_attributes.is_some();
+        self.status = status;
     }
 
     /// Appends a record's events to the tail.
@@ -106,6 +120,8 @@ pub(crate) struct DeletedRun {
     pub run_id: Arc<str>,
     pub applied: Applied,
     pub stored_wake: Option<Timestamp>,
+    /// The list may still show it.
+    pub unlisted: bool,
 }
 
 /// A caller that waits for something to become true.
@@ -164,6 +180,8 @@ pub(crate) struct Entry {
     pub timer_at: Option<TimerPlace>,
     /// In the list of what the next flush takes.
     pub listed_dirty: bool,
+    /// In the queue of those that the list of runs shows as they were.
+    pub queued_unlisted: bool,
     pub weight_bytes: usize,
     pub last_use: u64,
 }
@@ -179,7 +197,8 @@ impl Entry {
         for delta in &record.runs {
             if delta.deleted {
                 let stored_wake = self.runs.remove(&delta.run_id).and_then(|meta| meta.stored_wake);
-                self.deleted.push(DeletedRun { run_id: delta.run_id.as_str().into(), applied, stored_wake });
+                let run_id = delta.run_id.as_str().into();
+                self.deleted.push(DeletedRun { run_id, applied, stored_wake, unlisted: true });
                 continue;
             }
             self.absent.remove(&delta.run_id);
@@ -187,12 +206,18 @@ impl Entry {
             run.applied = applied;
             run.dirty = true;
             run.version += 1;
+            run.note_listing(delta);
             run.push_events(delta);
         }
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
         self.head_dirty || !self.deleted.is_empty() || self.runs.values().any(|run| run.dirty)
+    }
+
+    /// Whether the list of runs lags behind.
+    pub(crate) fn is_unlisted(&self) -> bool {
+        self.runs.values().any(|run| run.unlisted) || self.deleted.iter().any(|run| run.unlisted)
     }
 
     pub(crate) fn is_deleted(&self, run_id: &str) -> bool {

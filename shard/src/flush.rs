@@ -91,9 +91,13 @@ impl Flusher {
             tracing::warn!(%error, "old sessions are not cleaned up");
         }
         while self.log.is_live() {
-            let request = self.wait().await;
-            let done = match self.round().await {
-                Ok(done) => done,
+            let waited = self.wait().await;
+            let flushed = match waited {
+                Ok(request) => self.round().await.map(|done| (request, done)),
+                Err(stop) => Err(stop),
+            };
+            let (request, done) = match flushed {
+                Ok(flushed) => flushed,
                 Err(Stop::Session) => return,
                 Err(Stop::Store(error)) => {
                     tracing::error!(%error, "the tables cannot be written, serving ends");
@@ -108,24 +112,55 @@ impl Flusher {
         }
     }
 
-    /// Returns when a round is due: asked for, or something has been dirty for long enough.
-    async fn wait(&mut self) -> Option<FlushRequest> {
+    /// Returns when a round is due: asked for, or something has been dirty for long enough. Meanwhile it keeps the list
+    /// of runs up to date.
+    async fn wait(&mut self) -> Result<Option<FlushRequest>, Stop> {
         let log = self.log.clone();
         let ended = log.ended();
         tokio::pin!(ended);
         tokio::select! {
             biased;
-            _ = &mut ended => return None,
-            Some(request) = self.requests.recv() => return Some(request),
+            _ = &mut ended => return Ok(None),
+            Some(request) = self.requests.recv() => return Ok(Some(request)),
             () = self.log.dirty() => {}
         }
-        tokio::select! {
-            biased;
-            _ = &mut ended => None,
-            Some(request) = self.requests.recv() => Some(request),
-            () = self.log.flush_wanted() => None,
-            () = tokio::time::sleep(self.config.flush_interval) => None,
+        let due = tokio::time::sleep(self.config.flush_interval);
+        tokio::pin!(due);
+        loop {
+            let list_due = async {
+                log.unlisted().await;
+                tokio::time::sleep(self.config.list_interval).await;
+            };
+            tokio::select! {
+                biased;
+                _ = &mut ended => return Ok(None),
+                Some(request) = self.requests.recv() => return Ok(Some(request)),
+                () = self.log.flush_wanted() => return Ok(None),
+                () = &mut due => return Ok(None),
+                () = list_due => {}
+            }
+            self.bring_list_up_to_date().await?;
         }
+    }
+
+    /// Writes what lists of runs have to show, and nothing else.
+    async fn bring_list_up_to_date(&self) -> Result<(), Stop> {
+        self.log.begin_listing();
+        let mut batch = Batch::default();
+        for shard in self.shards() {
+            while shard.ownership() == Ownership::Serving {
+                let Some(slice) = shard.gather_listings(SLICE_BYTES).await else { break };
+                let more = slice.more;
+                batch.add(shard.clone(), slice);
+                if batch.bytes >= WRITE_BYTES {
+                    self.write(std::mem::take(&mut batch)).await?;
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        self.write(batch).await
     }
 
     fn shards(&self) -> Vec<ShardHandle> {
@@ -137,6 +172,7 @@ impl Flusher {
         let started = Instant::now();
         // In this order: what is submitted from here on is for the next round.
         self.log.begin_flush();
+        self.log.begin_listing();
         let cut = self.log.next_ticket();
         let shards = self.shards();
         let mut complete = true;
@@ -186,21 +222,31 @@ impl Flusher {
         for (shard, slice) in batch.slices {
             let claim = shard.claim();
             for write in slice.writes {
-                let is_history = matches!(write.write, TableWrite::PutHistory { .. });
-                let rows = if is_history { &mut events } else { &mut states };
+                let comes_first = matches!(
+                    write.write,
+                    TableWrite::PutHistory { .. }
+                        | TableWrite::PutVisibility { .. }
+                        | TableWrite::DeleteVisibility { .. }
+                );
+                let rows = if comes_first { &mut events } else { &mut states };
                 rows.push(self.stamp(&claim, write));
             }
-            notes.push((shard, slice.notes));
+            notes.push((shard, slice.notes, slice.list_notes));
         }
-        // A snapshot that is there says that the events before it are: recovery does not write them again, so that the
-        // rows of a history do not overlap.
+        // A snapshot that is there says that the events before it are, and that lists show it: recovery does not write
+        // them again, so that the rows of a history do not overlap.
         for writes in [events, states] {
             if !writes.is_empty() {
                 persist("write tables", || self.store.write(writes.clone())).await?;
             }
         }
-        for (shard, notes) in notes {
-            shard.flushed(notes).await;
+        for (shard, notes, list_notes) in notes {
+            if !list_notes.is_empty() {
+                shard.listed(list_notes).await;
+            }
+            if !notes.is_empty() {
+                shard.flushed(notes).await;
+            }
         }
         Ok(())
     }

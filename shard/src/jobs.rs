@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    core::{FlushNote, LoadJob, Loaded, Output, Slice},
+    core::{FlushNote, ListNote, LoadJob, Loaded, Output, Slice},
     log::session::persist,
     ports::{EntityCaller, TaskSink},
 };
@@ -37,7 +37,13 @@ pub(crate) enum Event {
         max_bytes: usize,
         slice: oneshot::Sender<Slice>,
     },
+    /// Rows for the list of runs only.
+    GatherListings {
+        max_bytes: usize,
+        slice: oneshot::Sender<Slice>,
+    },
     Flushed(Vec<FlushNote>),
+    Listed(Vec<ListNote>),
     /// Take nothing new; answer when nothing is held back any more.
     Quiesce(oneshot::Sender<()>),
 }

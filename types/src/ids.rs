@@ -69,6 +69,14 @@ impl ChainKey {
         EntityKind::from_number(kind).map(|kind| Self::of(kind, namespace_id, id))
     }
 
+    /// The list that its runs are in: one for each kind and namespace.
+    pub fn list_id(&self) -> Arc<str> {
+        match self.kind {
+            EntityKind::Workflow => self.namespace_id.clone(),
+            other => format!("{}/{}", other as u8, self.namespace_id).into(),
+        }
+    }
+
     /// The slot (shard) that this entity lives in. Stored data depends on it: the function never changes.
     pub fn shard(&self, slots: SlotCount) -> ShardId {
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();

@@ -138,7 +138,8 @@ impl TimeRange {
 /// A stretch of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VisibilityQuery {
-    pub namespace_id: Arc<str>,
+    /// [`ChainKey::list_id`](crate::ChainKey::list_id).
+    pub list_id: Arc<str>,
     pub index: VisibilityIndex,
     /// Open runs that started in this range.
     pub open: TimeRange,

@@ -9,7 +9,10 @@ use perdure_proto::{
         node::v1::{TaskToken, WorkflowReply, task_token, workflow_call::Command, workflow_reply},
         state::v1::{ChainHead, ChainRecord, RunSnapshot},
     },
-    temporal::api::enums::v1::{UpdateWorkflowExecutionLifecycleStage as Stage, WorkflowExecutionStatus},
+    temporal::api::{
+        enums::v1::{UpdateWorkflowExecutionLifecycleStage as Stage, WorkflowExecutionStatus},
+        workflow::v1::WorkflowExecutionInfo,
+    },
 };
 use perdure_types::{ChainKey, Timestamp};
 use prost::Message;
@@ -388,6 +391,11 @@ impl Chain {
     /// When a new owner must load this run: `None` if it has nothing to do until somebody calls.
     pub fn wake_at(&self, run_id: &str) -> Option<Timestamp> {
         self.runs.get(run_id)?.wake_at()
+    }
+
+    /// What lists show of a run.
+    pub fn listing(&self, run_id: &str) -> Option<WorkflowExecutionInfo> {
+        Some(self.runs.get(run_id)?.execution_info())
     }
 
     /// Roughly the heap that this chain holds.

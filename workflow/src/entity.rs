@@ -14,6 +14,7 @@ use perdure_proto::{
         node::v1::{WorkflowReply, workflow_call::Command},
         state::v1::{ChainHead, ChainRecord, RunDelta, RunSnapshot},
     },
+    temporal::api::workflow::v1::WorkflowExecutionInfo,
 };
 use perdure_types::{ChainKey, Timestamp};
 use prost::Message;
@@ -44,6 +45,10 @@ pub trait Entity: fmt::Debug + Send {
     fn run_view(&self, run_id: &str) -> Option<RunView>;
     fn snapshot(&self, run_id: &str) -> Option<Bytes>;
     fn wake_at(&self, run_id: &str) -> Option<Timestamp>;
+    /// What lists show of a run; `None`: it is in no list.
+    fn listing(&self, _run_id: &str) -> Option<WorkflowExecutionInfo> {
+        None
+    }
     fn weight_bytes(&self) -> usize;
 }
 
@@ -109,6 +114,10 @@ impl Entity for Chain {
         Chain::wake_at(self, run_id)
     }
 
+    fn listing(&self, run_id: &str) -> Option<WorkflowExecutionInfo> {
+        Chain::listing(self, run_id)
+    }
+
     fn weight_bytes(&self) -> usize {
         Chain::weight_bytes(self)
     }
@@ -139,6 +148,10 @@ pub trait Single: fmt::Debug + Send + Sized {
     /// Everything outstanding, derived from state. The run of call ids is the incarnation.
     fn resume(&self, incarnation: &str) -> Vec<Effect>;
     fn check(&mut self, _watch: &Watch) -> Option<Outcome> {
+        None
+    }
+    /// What lists show of it; `None`: it is in no list. Its close time says whether it is closed.
+    fn listing(&self, _incarnation: &str) -> Option<WorkflowExecutionInfo> {
         None
     }
     fn weight_bytes(&self) -> usize;
@@ -302,6 +315,10 @@ impl<T: Single> Entity for SingleEntity<T> {
 
     fn wake_at(&self, run_id: &str) -> Option<Timestamp> {
         if self.is_current(run_id) { self.state.wake_at() } else { None }
+    }
+
+    fn listing(&self, run_id: &str) -> Option<WorkflowExecutionInfo> {
+        if self.is_current(run_id) { self.state.listing(run_id) } else { None }
     }
 
     fn weight_bytes(&self) -> usize {

@@ -55,7 +55,7 @@ fn put(namespace_id: &str, i: i64, status: Status) -> TableWrite {
 
 fn query(index: VisibilityIndex) -> VisibilityQuery {
     VisibilityQuery {
-        namespace_id: "n".into(),
+        list_id: "n".into(),
         index,
         open: TimeRange::ALL,
         closed: TimeRange::ALL,

@@ -23,11 +23,11 @@ const COUNTS: TableDefinition<CountKey, u64> = TableDefinition::new("visibility_
 
 /// Stamp; type; status; start, close; hidden; made at; keywords; info.
 type RowValue<'a> = (i64, &'a str, u8, i64, Option<i64>, bool, i64, Vec<(&'a str, &'a str)>, &'a [u8]);
-/// Namespace id, hidden, type (empty: any), closed, status, time (latest first), run id.
+/// List id, hidden, type (empty: any), closed, status, time (latest first), run id.
 type StatusKey<'a> = (&'a str, bool, &'a str, bool, u8, u64, &'a str);
-/// Namespace id, name, value, closed, time (latest first), run id.
+/// List id, name, value, closed, time (latest first), run id.
 type KeywordKey<'a> = (&'a str, &'a str, &'a str, bool, u64, &'a str);
-/// Namespace id, hidden, type, status.
+/// List id, hidden, type, status.
 type CountKey<'a> = (&'a str, bool, &'a str, u8);
 
 /// Orders later times first.
@@ -85,7 +85,8 @@ impl<'t> VisibilityTables<'t> {
 
     /// Puts a row, or deletes it. An older stamp has no effect (M1).
     pub fn write(&mut self, stamp: i64, chain: &ChainKey, run_id: &Arc<str>, new: Option<VisibilityRow>) -> Result<()> {
-        let key = (&*chain.namespace_id, &*chain.workflow_id, &**run_id);
+        let list_id = chain.list_id();
+        let key = (&*list_id, &*chain.workflow_id, &**run_id);
         let old = self.rows.get(key).map_err(failure)?.map(|stored| (stored.value().0, row(stored.value())));
         if old.as_ref().is_some_and(|(written, _)| *written > stamp) {
             return Ok(());
@@ -122,7 +123,7 @@ impl<'t> VisibilityTables<'t> {
         old: Option<&VisibilityRow>,
         new: Option<&VisibilityRow>,
     ) -> Result<()> {
-        let namespace = &*chain.namespace_id;
+        let list_id = &*chain.list_id();
         let kind = |row: &VisibilityRow| (row.workflow_type.clone(), row.status, row.hidden);
         let place = |row: &VisibilityRow| (kind(row), row.place(run_id));
         if old.map(place) != new.map(place) {
@@ -130,7 +131,7 @@ impl<'t> VisibilityTables<'t> {
                 let at = descending(row.place(run_id).at.0);
                 for workflow_type in ["", &*row.workflow_type] {
                     let closed = row.close_time.is_some();
-                    let key = (namespace, row.hidden, workflow_type, closed, row.status, at, &**run_id);
+                    let key = (list_id, row.hidden, workflow_type, closed, row.status, at, &**run_id);
                     if is_new {
                         self.by_status.insert(key, &*chain.workflow_id).map_err(failure)?;
                     } else {
@@ -141,10 +142,10 @@ impl<'t> VisibilityTables<'t> {
         }
         if old.map(kind) != new.map(kind) {
             if let Some(row) = old {
-                self.count(namespace, row, |count| count.saturating_sub(1))?;
+                self.count(list_id, row, |count| count.saturating_sub(1))?;
             }
             if let Some(row) = new {
-                self.count(namespace, row, |count| count + 1)?;
+                self.count(list_id, row, |count| count + 1)?;
             }
         }
         self.index_keywords(chain, run_id, old, new)
@@ -162,10 +163,11 @@ impl<'t> VisibilityTables<'t> {
         }) {
             return Ok(());
         }
+        let list_id = chain.list_id();
         for (row, is_new) in old.iter().map(|row| (row, false)).chain(new.iter().map(|row| (row, true))) {
             let at = descending(row.place(run_id).at.0);
             for (name, value) in &row.keywords {
-                let key = (&*chain.namespace_id, &**name, &**value, row.close_time.is_some(), at, &**run_id);
+                let key = (&*list_id, &**name, &**value, row.close_time.is_some(), at, &**run_id);
                 if is_new {
                     self.by_keyword.insert(key, &*chain.workflow_id).map_err(failure)?;
                 } else {
@@ -176,8 +178,8 @@ impl<'t> VisibilityTables<'t> {
         Ok(())
     }
 
-    fn count(&mut self, namespace: &str, row: &VisibilityRow, change: impl Fn(u64) -> u64) -> Result<()> {
-        let key = (namespace, row.hidden, &*row.workflow_type, row.status);
+    fn count(&mut self, list_id: &str, row: &VisibilityRow, change: impl Fn(u64) -> u64) -> Result<()> {
+        let key = (list_id, row.hidden, &*row.workflow_type, row.status);
         let count = change(self.counts.get(key).map_err(failure)?.map_or(0, |count| count.value()));
         match count {
             0 => drop(self.counts.remove(key).map_err(failure)?),
@@ -215,11 +217,11 @@ impl Reader {
                 VisibilityIndex::Status { workflow_type, statuses, hidden } => {
                     let table = transaction.open_table(BY_STATUS).map_err(failure)?;
                     let kind = (workflow_type.as_deref().unwrap_or(""), *statuses, *hidden);
-                    by_status(&table, &query.namespace_id, kind, closed, times)?
+                    by_status(&table, &query.list_id, kind, closed, times)?
                 }
                 VisibilityIndex::Keyword { name, value } => {
                     let table = transaction.open_table(BY_KEYWORD).map_err(failure)?;
-                    vec![by_keyword(&table, (&query.namespace_id, name, value), closed, times)?]
+                    vec![by_keyword(&table, (&query.list_id, name, value), closed, times)?]
                 }
             };
             while let Some((place, workflow_id)) = next(&mut stretches)? {
@@ -229,7 +231,7 @@ impl Reader {
                 if listed.len() >= query.limit {
                     return Ok(listed);
                 }
-                let key = (&*query.namespace_id, &*workflow_id, &*place.run_id);
+                let key = (&*query.list_id, &*workflow_id, &*place.run_id);
                 if let Some(stored) = rows.get(key).map_err(failure)? {
                     let row = row(stored.value());
                     listed.push(ListedRun { workflow_id, run_id: place.run_id, row });
@@ -239,14 +241,14 @@ impl Reader {
         Ok(listed)
     }
 
-    pub fn find_visibility(&self, namespace_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
+    pub fn find_visibility(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
         let rows = self.begin()?.open_table(ROWS).map_err(failure)?;
         let (IdMatch::Is(from) | IdMatch::StartsWith(from)) = ids;
         let mut found = Vec::new();
-        for stored in rows.range::<RunKey>((namespace_id, &**from, "")..).map_err(failure)? {
+        for stored in rows.range::<RunKey>((list_id, &**from, "")..).map_err(failure)? {
             let (key, value) = stored.map_err(failure)?;
-            let (namespace, workflow_id, run_id) = key.value();
-            if namespace != namespace_id || !ids.admits(workflow_id) || found.len() >= limit {
+            let (list, workflow_id, run_id) = key.value();
+            if list != list_id || !ids.admits(workflow_id) || found.len() >= limit {
                 break;
             }
             let row = row(value.value());
@@ -255,13 +257,13 @@ impl Reader {
         Ok(found)
     }
 
-    pub fn count_visibility(&self, namespace_id: &str) -> Result<Vec<VisibilityCount>> {
+    pub fn count_visibility(&self, list_id: &str) -> Result<Vec<VisibilityCount>> {
         let counts = self.begin()?.open_table(COUNTS).map_err(failure)?;
         let mut found = Vec::new();
-        for stored in counts.range::<CountKey>((namespace_id, false, "", 0)..).map_err(failure)? {
+        for stored in counts.range::<CountKey>((list_id, false, "", 0)..).map_err(failure)? {
             let (key, count) = stored.map_err(failure)?;
-            let (namespace, hidden, workflow_type, status) = key.value();
-            if namespace != namespace_id {
+            let (list, hidden, workflow_type, status) = key.value();
+            if list != list_id {
                 break;
             }
             let workflow_type = workflow_type.into();

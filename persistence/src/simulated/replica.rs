@@ -219,8 +219,8 @@ impl Replica {
                 let rows = self.wakeups.get(shard).into_iter().flatten();
                 rows.map(|(wakeup, cell)| Mutation::Wakeup(*shard, wakeup.clone(), cell.clone())).collect()
             }
-            Scope::Visibility(namespace_id) => {
-                let rows = self.visibility.iter().filter(|((chain, _), _)| chain.namespace_id == *namespace_id);
+            Scope::Visibility(list_id) => {
+                let rows = self.visibility.iter().filter(|((chain, _), _)| chain.list_id() == *list_id);
                 rows.map(|((chain, run), cell)| Mutation::Visibility(chain.clone(), run.clone(), cell.clone())).collect()
             }
         }
@@ -291,10 +291,10 @@ impl Replica {
 }
 
 impl Replica {
-    pub fn visibility(&self, namespace_id: &str) -> PlainRows {
+    pub fn visibility(&self, list_id: &str) -> PlainRows {
         let mut rows = PlainRows::default();
         for ((chain, run_id), cell) in &self.visibility {
-            if let Some(row) = cell.value.as_ref().filter(|_| *chain.namespace_id == *namespace_id) {
+            if let Some(row) = cell.value.as_ref().filter(|_| *chain.list_id() == *list_id) {
                 rows.add(chain, run_id, row.clone());
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use perdure_persistence::{HeadRow, HistoryRow, RunRow, TableWrite, Wakeup};
 use perdure_proto::perdure::state::v1::ChainHead;
 use perdure_types::{ChainKey, Position, Timestamp};
@@ -39,11 +39,21 @@ struct RunNote {
     wake_at: Option<Timestamp>,
 }
 
+/// What was taken of one chain for the list of runs.
+#[derive(Debug)]
+pub(crate) struct ListNote {
+    key: ChainKey,
+    /// With their versions.
+    runs: Vec<(String, u64)>,
+    deleted: Vec<Arc<str>>,
+}
+
 /// A part of what changed in a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Slice {
     pub writes: Vec<PendingWrite>,
     pub notes: Vec<FlushNote>,
+    pub list_notes: Vec<ListNote>,
     /// So many tickets must be covered before any of it is written (M1).
     pub after: u64,
     pub bytes: usize,
@@ -53,7 +63,8 @@ pub(crate) struct Slice {
 
 impl Core {
     /// Takes rows of about `max_bytes`. `begin`: a new flush, of everything that has changed by now.
-    pub(crate) fn gather(&mut self, begin: bool, max_bytes: usize) -> Slice {
+    pub(crate) fn gather(&mut self, begin: bool, max_bytes: usize, now: Timestamp) -> Slice {
+        self.now = self.now.max(now);
         if begin {
             self.dirty_flag.store(false, std::sync::atomic::Ordering::SeqCst);
             let dirty = std::mem::take(&mut self.dirty);
@@ -73,11 +84,55 @@ impl Core {
             if let Some(entry) = self.chains.get_mut(&key) {
                 entry.listed_dirty = false;
                 slice.after = slice.after.max(entry.after);
+                // Before the snapshots: recovery writes these again only for runs whose snapshots lag behind.
+                gather_listing(&mut slice, &key, entry, self.now);
                 gather_chain(&mut slice, self.claim.shard, &key, entry);
             }
         }
         slice.more = !self.gathering.is_empty();
         slice
+    }
+
+    /// Takes rows for the list of runs only, of about `max_bytes`.
+    pub(crate) fn gather_listings(&mut self, max_bytes: usize, now: Timestamp) -> Slice {
+        self.now = self.now.max(now);
+        self.log.cut();
+        let mut slice = Slice::default();
+        while slice.bytes < max_bytes {
+            let Some(key) = self.unlisted.pop_front() else {
+                return slice;
+            };
+            if let Some(entry) = self.chains.get_mut(&key) {
+                entry.queued_unlisted = false;
+                slice.after = slice.after.max(entry.after);
+                gather_listing(&mut slice, &key, entry, self.now);
+            }
+        }
+        slice.more = !self.unlisted.is_empty();
+        slice
+    }
+
+    /// Queues a chain for [`Core::gather_listings`].
+    pub(super) fn note_unlisted(&mut self, key: &ChainKey, entry: &mut Entry) {
+        if !std::mem::replace(&mut entry.queued_unlisted, true) {
+            self.unlisted.push_back(key.clone());
+            self.log.mark_unlisted();
+        }
+    }
+
+    /// The list of runs shows what the notes say.
+    pub(crate) fn listed(&mut self, notes: Vec<ListNote>) {
+        for note in notes {
+            let Some(entry) = self.chains.get_mut(&note.key) else { continue };
+            for (run_id, version) in note.runs {
+                if let Some(run) = entry.runs.get_mut(&run_id).filter(|run| run.version == version) {
+                    run.unlisted = false;
+                }
+            }
+            for run in entry.deleted.iter_mut().filter(|run| note.deleted.contains(&run.run_id)) {
+                run.unlisted = false;
+            }
+        }
     }
 
     /// Rows that [`Core::gather`] gave are written.
@@ -98,6 +153,28 @@ impl Slice {
     fn push(&mut self, applied: Applied, write: TableWrite, bytes: usize) {
         self.bytes += bytes;
         self.writes.push(PendingWrite { applied, write });
+    }
+}
+
+/// Rows of the list of runs, for what it does not show as it is.
+fn gather_listing(slice: &mut Slice, key: &ChainKey, entry: &Entry, now: Timestamp) {
+    let mut note = ListNote { key: key.clone(), runs: Vec::new(), deleted: Vec::new() };
+    let Some(chain) = &entry.chain else { return };
+    for (run_id, run) in entry.runs.iter().filter(|(_, run)| run.unlisted) {
+        note.runs.push((run_id.clone(), run.version));
+        let Some(info) = chain.listing(run_id) else { continue };
+        let row = Box::new(perdure_visibility::row_of(&info, now));
+        let bytes = row.info.len();
+        let write = TableWrite::PutVisibility { chain: key.clone(), run_id: run_id.as_str().into(), row };
+        slice.push(run.applied, write, bytes + 256);
+    }
+    for run in entry.deleted.iter().filter(|run| run.unlisted) {
+        let write = TableWrite::DeleteVisibility { chain: key.clone(), run_id: run.run_id.clone() };
+        slice.push(run.applied, write, 128);
+        note.deleted.push(run.run_id.clone());
+    }
+    if !note.runs.is_empty() || !note.deleted.is_empty() {
+        slice.list_notes.push(note);
     }
 }
 

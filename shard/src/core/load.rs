@@ -106,6 +106,9 @@ impl Core {
     pub(crate) fn recovered(&mut self, key: ChainKey, mut entry: Entry) {
         entry.listed_dirty = true;
         self.dirty.push_back(key.clone());
+        if entry.is_unlisted() {
+            self.note_unlisted(&key, &mut entry);
+        }
         self.dirty_flag.store(true, std::sync::atomic::Ordering::SeqCst);
         self.chains.insert(key.clone(), entry);
         self.drain(&key);
@@ -142,7 +145,9 @@ fn insert_run(entry: &mut Entry, key: &ChainKey, run_id: String, row: &RunRow) -
         let inserted = chain.insert_run(&run_id, row.snapshot.clone());
         inserted.map_err(|e| undecodable("run", key, &e))?;
         if chain.has_run(&run_id) {
-            entry.runs.insert(run_id, RunMeta::stored(row.applied, row.wake_at));
+            let status = chain.run_view(&run_id).map_or(0, |view| view.status as i32);
+            let stored = RunMeta::stored(row.applied, row.wake_at);
+            entry.runs.insert(run_id, RunMeta { status, ..stored });
         }
     }
     Ok(())
@@ -178,10 +183,13 @@ pub(crate) async fn restore(store: &dyn Store, key: &ChainKey, replay: ChainRepl
     for (run_id, position) in &replay.deleted {
         let stored_wake = deleted_rows.iter().find(|(id, _)| id == run_id).and_then(|(_, row)| row.wake_at);
         let (run_id, applied) = (run_id.as_str().into(), Applied::At(*position));
-        entry.deleted.push(DeletedRun { run_id, applied, stored_wake });
+        entry.deleted.push(DeletedRun { run_id, applied, stored_wake, unlisted: true });
     }
     for (position, record) in replay.records {
         apply(&mut entry, position, record, &replay.deleted)?;
+    }
+    for run in entry.runs.values_mut() {
+        run.unlisted = run.dirty;
     }
     Ok(entry)
 }

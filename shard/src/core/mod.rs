@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-pub(crate) use gather::{FlushNote, PendingWrite, Slice};
+pub(crate) use gather::{FlushNote, ListNote, PendingWrite, Slice};
 pub(crate) use histories::HistoriesJob;
 pub(crate) use load::{LoadJob, Loaded, restore};
 use perdure_persistence::Wakeup;
@@ -75,6 +75,8 @@ pub(crate) struct Core {
     dirty: VecDeque<ChainKey>,
     /// What the flush under way has still to take.
     gathering: VecDeque<ChainKey>,
+    /// Changed since the list of runs was brought up to date.
+    unlisted: VecDeque<ChainKey>,
     /// The flusher reads it to know whom to ask.
     dirty_flag: Arc<AtomicBool>,
     /// Wake-up rows that belong to nothing.
@@ -117,6 +119,7 @@ impl Core {
             chains: BTreeMap::new(),
             dirty: VecDeque::new(),
             gathering: VecDeque::new(),
+            unlisted: VecDeque::new(),
             dirty_flag,
             orphans: Vec::new(),
             held: release::HeldBack::default(),
@@ -329,6 +332,10 @@ impl Core {
                 entry.after = ticket.count();
                 if !std::mem::replace(&mut entry.listed_dirty, true) {
                     self.dirty.push_back(key.clone());
+                }
+                if entry.is_unlisted() && !std::mem::replace(&mut entry.queued_unlisted, true) {
+                    self.unlisted.push_back(key.clone());
+                    self.log.mark_unlisted();
                 }
             }
         }

@@ -92,6 +92,9 @@ pub(crate) struct Shared {
     /// Set with the first record after a flush began.
     dirty: AtomicBool,
     dirty_notify: Notify,
+    /// Something changed that the list of runs shows.
+    unlisted: AtomicBool,
+    unlisted_notify: Notify,
     flush_now: Notify,
     flush_log_bytes: u64,
     queue_limit_bytes: u64,
@@ -117,6 +120,8 @@ impl Log {
             unflushed_bytes: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             dirty_notify: Notify::new(),
+            unlisted: AtomicBool::new(false),
+            unlisted_notify: Notify::new(),
             flush_now: Notify::new(),
             flush_log_bytes,
             queue_limit_bytes: queue_limit_bytes as u64,
@@ -197,6 +202,18 @@ impl Log {
     pub(crate) async fn dirty(&self) {
         while !self.shared.dirty.load(Ordering::SeqCst) {
             self.shared.dirty_notify.notified().await;
+        }
+    }
+
+    /// The list is about to be brought up to date: what changes from now on is for the next time.
+    pub(crate) fn begin_listing(&self) {
+        self.shared.unlisted.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns when the list lags behind.
+    pub(crate) async fn unlisted(&self) {
+        while !self.shared.unlisted.load(Ordering::SeqCst) {
+            self.shared.unlisted_notify.notified().await;
         }
     }
 
@@ -291,6 +308,13 @@ impl ShardLog {
             self.shared.flush_now.notify_one();
         }
         Ok(ticket)
+    }
+
+    /// The list lags behind.
+    pub(crate) fn mark_unlisted(&self) {
+        if !self.shared.unlisted.swap(true, Ordering::SeqCst) {
+            self.shared.unlisted_notify.notify_one();
+        }
     }
 
     /// Records submitted so far and later ones will not share a row. So a snapshot taken now reflects *all* records of

@@ -114,11 +114,21 @@ pub(crate) async fn cas_shard(
 }
 
 /// Creates the row of a new session and sees it live by a plain read before anything else is done with it (A1).
-/// `None`: the id is taken or already fenced; begin again with another.
+/// `None`: the id is taken, already fenced, or nobody knows; begin again with another.
+///
+/// The row is proposed once (G4). A second proposal could still be under way when the session is sealed and its row
+/// deleted; decided then, it would bring the session back to life.
 pub(crate) async fn open(store: &dyn Store, id: SessionId) -> Result<Option<SessionRow>, StoreError> {
     let row = SessionRow { state: SessionState::Live, base: Seq(1), base_segment: 0 };
-    if let Cas::Rejected(_) = cas_session(store, id, None, row.clone()).await? {
-        return Ok(None);
+    let mut backoff = Backoff::new();
+    loop {
+        match store.cas_session(id, None, row.clone()).await {
+            Ok(Cas::Applied) => break,
+            Ok(Cas::Rejected(_)) | Err(StoreError::Indeterminate(_)) => return Ok(None),
+            // Nothing was proposed.
+            Err(StoreError::Unavailable(_)) => backoff.wait().await,
+            Err(fatal) => return Err(fatal),
+        }
     }
     let seen = persist("see own session live", || store.read_session(id)).await?;
     Ok((seen.as_ref() == Some(&row)).then_some(row))
