@@ -3,18 +3,21 @@
 
 mod common;
 
-use common::{updates, *};
+use common::{operations, updates, *};
 use perdure_proto::{
     perdure::node::v1::{
-        ActivityRef, Offer, SignalWorkflow, TaskKind, TaskToken, TaskUndelivered, respond_activity_task, workflow_call,
+        ActivityRef, Offer, SignalWorkflow, TaskKind, TaskToken, TaskUndelivered,
+        activity_operation::{Activity, Operation, Pause, Reset, Unpause, UpdateOptions},
+        respond_activity_task, workflow_call,
     },
     temporal::api::{
+        activity::v1::ActivityOptions,
         command::v1::Command,
         common::v1::{RetryPolicy, WorkflowExecution},
         enums::v1::{CommandType, EventType as E, WorkflowExecutionStatus, WorkflowTaskFailedCause},
         workflowservice::v1::{
-            PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
-            SignalWorkflowExecutionRequest,
+            PollActivityTaskQueueResponse, ResetWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest,
+            RespondWorkflowTaskFailedRequest, SignalWorkflowExecutionRequest,
         },
     },
 };
@@ -35,6 +38,18 @@ enum Step {
     Signal,
     Wait { millis: i64 },
     Crash,
+    Operator(OperatorDoes),
+}
+
+#[derive(Debug, Clone)]
+enum OperatorDoes {
+    Reset { finish_event_id: i64 },
+    Pause,
+    Unpause,
+    PauseActivity { id: u8 },
+    UnpauseActivity { id: u8, reset: bool },
+    ResetActivity { id: u8, keep_paused: bool, jitter_secs: i64 },
+    ChangeActivity { id: u8, close_secs: i64, restore: bool },
 }
 
 /// What a completion says about the updates that came with its task.
@@ -84,6 +99,20 @@ fn random_command() -> impl Strategy<Value = RandomCommand> {
     ]
 }
 
+fn operator_does() -> impl Strategy<Value = OperatorDoes> {
+    prop_oneof![
+        2 => (2..30i64).prop_map(|finish_event_id| OperatorDoes::Reset { finish_event_id }),
+        2 => Just(OperatorDoes::Pause),
+        3 => Just(OperatorDoes::Unpause),
+        2 => (0..4u8).prop_map(|id| OperatorDoes::PauseActivity { id }),
+        3 => (0..4u8, any::<bool>()).prop_map(|(id, reset)| OperatorDoes::UnpauseActivity { id, reset }),
+        2 => (0..4u8, any::<bool>(), 0..5i64)
+            .prop_map(|(id, keep_paused, jitter_secs)| OperatorDoes::ResetActivity { id, keep_paused, jitter_secs }),
+        2 => (0..4u8, 1..20i64, any::<bool>())
+            .prop_map(|(id, close_secs, restore)| OperatorDoes::ChangeActivity { id, close_secs, restore }),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let answer = prop_oneof![
         1 => Just(AnswerUpdates::Nothing),
@@ -111,6 +140,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Signal),
         4 => (0..12_000i64).prop_map(|millis| Step::Wait { millis }),
         1 => Just(Step::Crash),
+        3 => operator_does().prop_map(Step::Operator),
     ]
 }
 
@@ -205,6 +235,47 @@ impl Life {
             }
             Step::Wait { millis } => self.chain.advance(Duration::from_millis(*millis)),
             Step::Crash => self.chain.crash(),
+            Step::Operator(does) => self.operate(does),
+        }
+    }
+
+    fn operate(&mut self, does: &OperatorDoes) {
+        let chain = &mut self.chain;
+        let mut on = |id: u8, operation| {
+            operations::try_operate(chain, Activity::Id(id.to_string()), operation).ok();
+        };
+        match *does {
+            OperatorDoes::PauseActivity { id } => on(id, Operation::Pause(Pause::default())),
+            OperatorDoes::UnpauseActivity { id, reset } => {
+                on(id, Operation::Unpause(Unpause { reset_attempts: reset, reset_heartbeat: reset, jitter_ns: 0 }));
+            }
+            OperatorDoes::ResetActivity { id, keep_paused, jitter_secs } => {
+                let jitter_ns = Duration::from_secs(jitter_secs).0;
+                on(id, Operation::Reset(Reset { keep_paused, jitter_ns, ..Reset::default() }));
+            }
+            OperatorDoes::ChangeActivity { id, close_secs, restore } => {
+                let options = ActivityOptions {
+                    start_to_close_timeout: Some(Duration::from_secs(close_secs).to_proto()),
+                    ..ActivityOptions::default()
+                };
+                let mask = prost_types::FieldMask { paths: vec!["start_to_close_timeout".to_owned()] };
+                on(
+                    id,
+                    Operation::UpdateOptions(UpdateOptions {
+                        options: Some(options),
+                        update_mask: (!restore).then_some(mask),
+                        restore_original: restore,
+                    }),
+                );
+            }
+            OperatorDoes::Reset { finish_event_id } => {
+                let request_id = self.chain.records.len().to_string();
+                let request =
+                    ResetWorkflowExecutionRequest { request_id, ..operations::reset_request(finish_event_id) };
+                operations::try_reset(&mut self.chain, request).ok();
+            }
+            OperatorDoes::Pause => drop(operations::try_pause(&mut self.chain, "")),
+            OperatorDoes::Unpause => drop(operations::try_unpause(&mut self.chain)),
         }
     }
 

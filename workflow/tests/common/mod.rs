@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod operations;
 pub mod updates;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -140,7 +141,10 @@ impl TestChain {
     }
 
     pub fn start_with(&mut self, request: StartWorkflowExecutionRequest) -> String {
-        let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
+        let command = workflow_call::Command::Start(Box::new(StartWorkflow {
+            request: Some(request),
+            ..StartWorkflow::default()
+        }));
         match self.call(command).message.reply {
             Some(workflow_reply::Reply::Start(start)) => start.run_id,
             other => panic!("not a start: {other:?}"),
