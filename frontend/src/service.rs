@@ -101,6 +101,12 @@ service! {
         activity_operation::reset_activity_execution(ResetActivityExecutionRequest) -> ResetActivityExecutionResponse;
         activity_operation::unpause_activity_execution(UnpauseActivityExecutionRequest) -> UnpauseActivityExecutionResponse;
         activity_operation::update_activity_execution_options(UpdateActivityExecutionOptionsRequest) -> UpdateActivityExecutionOptionsResponse;
+        schedule::create_schedule(CreateScheduleRequest) -> CreateScheduleResponse;
+        schedule::describe_schedule(DescribeScheduleRequest) -> DescribeScheduleResponse;
+        schedule::update_schedule(UpdateScheduleRequest) -> UpdateScheduleResponse;
+        schedule::patch_schedule(PatchScheduleRequest) -> PatchScheduleResponse;
+        schedule::list_schedule_matching_times(ListScheduleMatchingTimesRequest) -> ListScheduleMatchingTimesResponse;
+        schedule::delete_schedule(DeleteScheduleRequest) -> DeleteScheduleResponse;
     }
     unimplemented {
         list_open_workflow_executions(ListOpenWorkflowExecutionsRequest) -> ListOpenWorkflowExecutionsResponse;
@@ -109,12 +115,6 @@ service! {
         list_archived_workflow_executions(ListArchivedWorkflowExecutionsRequest) -> ListArchivedWorkflowExecutionsResponse;
         scan_workflow_executions(ScanWorkflowExecutionsRequest) -> ScanWorkflowExecutionsResponse;
         count_workflow_executions(CountWorkflowExecutionsRequest) -> CountWorkflowExecutionsResponse;
-        create_schedule(CreateScheduleRequest) -> CreateScheduleResponse;
-        describe_schedule(DescribeScheduleRequest) -> DescribeScheduleResponse;
-        update_schedule(UpdateScheduleRequest) -> UpdateScheduleResponse;
-        patch_schedule(PatchScheduleRequest) -> PatchScheduleResponse;
-        list_schedule_matching_times(ListScheduleMatchingTimesRequest) -> ListScheduleMatchingTimesResponse;
-        delete_schedule(DeleteScheduleRequest) -> DeleteScheduleResponse;
         list_schedules(ListSchedulesRequest) -> ListSchedulesResponse;
         count_schedules(CountSchedulesRequest) -> CountSchedulesResponse;
         update_worker_build_id_compatibility(UpdateWorkerBuildIdCompatibilityRequest) -> UpdateWorkerBuildIdCompatibilityResponse;

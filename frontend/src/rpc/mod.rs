@@ -17,6 +17,7 @@ pub(crate) mod poll;
 pub(crate) mod query;
 pub(crate) mod query_task;
 pub(crate) mod reset;
+pub(crate) mod schedule;
 pub(crate) mod search_attributes;
 pub(crate) mod signal;
 pub(crate) mod signal_with_start;
