@@ -3,11 +3,13 @@
 //! Temporal's definitions come as the compiled descriptor set of the crate `temporalio-protos`; nothing of them is
 //! copied into this repository.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, path::PathBuf, process::Command};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
-use protox::file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver};
+use protox::file::{
+    ChainFileResolver, DescriptorSetFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
+};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -20,6 +22,9 @@ const LEFT_OUT: [&str; 6] = [
     "grpc.gateway",
     "temporal.api.nexusservices",
 ];
+
+const SERVICES: [&str; 2] =
+    ["temporal/api/workflowservice/v1/service.proto", "temporal/api/operatorservice/v1/service.proto"];
 
 const OWN: [&str; 3] = ["perdure/state/v1/state.proto", "perdure/log/v1/log.proto", "perdure/node/v1/node.proto"];
 
@@ -58,7 +63,7 @@ fn main() -> Result<(), Error> {
     let api = FileDescriptorSet::decode(fs::read(env::var("DEP_TEMPORALIO_PROTOS_DESCRIPTOR_PATH")?)?.as_slice())?;
     let served = FileDescriptorSet { file: api.file.iter().filter(|f| !left_out(f.package())).cloned().collect() };
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("temporal_descriptors.bin"), served.encode_to_vec())?;
+    fs::write(out.join("temporal_descriptors.bin"), with_http_rules(&api, &served)?)?;
 
     let mut resolver = ChainFileResolver::new();
     resolver.add(IncludeFileResolver::new(PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)));
@@ -83,6 +88,51 @@ fn main() -> Result<(), Error> {
         .emit_rerun_if_changed(false)
         .compile_fds(FileDescriptorSet { file: all })?;
     Ok(())
+}
+
+/// The descriptors with the `google.api.http` annotations of the services. They are extensions, which the compiled set has
+/// lost; so the services are compiled again, from their definitions in the source of the same crate.
+fn with_http_rules(api: &FileDescriptorSet, served: &FileDescriptorSet) -> Result<Vec<u8>, Error> {
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(OnlyServices(IncludeFileResolver::new(api_source()?)));
+    resolver.add(DescriptorSetFileResolver::new(api.clone()));
+    resolver.add(GoogleFileResolver::new());
+    let mut compiler = protox::Compiler::with_file_resolver(resolver);
+    compiler.include_imports(false).include_source_info(true).open_files(SERVICES)?;
+    let others = served.file.iter().filter(|file| !SERVICES.contains(&file.name())).cloned().collect();
+    // Two encoded sets, one after the other, are the set of both.
+    let mut encoded = FileDescriptorSet { file: others }.encode_to_vec();
+    encoded.extend(compiler.encode_file_descriptor_set());
+    Ok(encoded)
+}
+
+/// Leaves all else to the descriptors that are compiled already.
+struct OnlyServices(IncludeFileResolver);
+
+impl FileResolver for OnlyServices {
+    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+        if SERVICES.contains(&name) { self.0.open_file(name) } else { Err(protox::Error::file_not_found(name)) }
+    }
+}
+
+/// Where the sources of the API's definitions are, which only cargo knows.
+fn api_source() -> Result<PathBuf, Error> {
+    let output = Command::new(env::var("CARGO")?)
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        // Sources for other platforms need not be here.
+        .args(["--filter-platform", &env::var("HOST")?])
+        .current_dir(env::var("CARGO_MANIFEST_DIR")?)
+        .output()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("cargo metadata: {error}: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let manifest = metadata["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|package| package["name"] == "temporalio-protos")
+        .and_then(|package| package["manifest_path"].as_str())
+        .ok_or("cargo metadata does not name temporalio-protos")?;
+    Ok(PathBuf::from(manifest).with_file_name("protos/api_upstream"))
 }
 
 fn left_out(package: &str) -> bool {
