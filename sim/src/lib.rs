@@ -3,9 +3,11 @@
 //!
 //! [`Node`] is one node without a network: its shards, and a worker that does whatever is offered. [`Client`] speaks to
 //! it as the frontend does. [`simulation`] drives both from a seed, with crashes and a faulty store, and checks what came
-//! of it against what was acknowledged.
+//! of it against what was acknowledged. [`model`] is the commit protocol for a model checker.
 
 mod client;
+pub mod invariants;
+pub mod model;
 mod node;
 pub mod simulation;
 mod worker;
