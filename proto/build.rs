@@ -29,7 +29,7 @@ const SERVICES: [&str; 2] =
 const OWN: [&str; 3] = ["perdure/state/v1/state.proto", "perdure/log/v1/log.proto", "perdure/node/v1/node.proto"];
 
 /// Rare and large fields. Unboxed they would set the size of every event and call: kilobytes to move and keep.
-const BOXED: [&str; 25] = [
+const BOXED: [&str; 27] = [
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_started_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_continued_as_new_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.start_child_workflow_execution_initiated_event_attributes",
@@ -51,6 +51,8 @@ const BOXED: [&str; 25] = [
     ".perdure.state.v1.RunInfo.reset",
     ".perdure.state.v1.RunInfo.pause",
     ".perdure.state.v1.RunInfo.options",
+    ".perdure.node.v1.WorkflowCall.command.batch",
+    ".perdure.node.v1.WorkflowReply.reply.batch",
     ".perdure.node.v1.WorkflowCall.command.schedule",
     ".perdure.node.v1.WorkflowReply.reply.schedule",
     ".perdure.node.v1.StartWorkflow.schedule",

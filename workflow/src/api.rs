@@ -8,7 +8,7 @@ use perdure_proto::{
         node::v1::{Offer, WorkflowCall, WorkflowReply, workflow_reply},
         state::v1::ChainRecord,
     },
-    temporal::api::history::v1::HistoryEvent,
+    temporal::api::{common::v1::SearchAttributes, history::v1::HistoryEvent},
 };
 use perdure_types::{Duration, Limits, Timestamp};
 
@@ -24,6 +24,10 @@ pub struct Env<'a> {
 pub trait NamespaceView: Send + Sync {
     fn by_name(&self, name: &str) -> Option<NamespaceInfo>;
     fn by_id(&self, id: &str) -> Option<NamespaceInfo>;
+    /// Why search attributes may not be set in a namespace (by id).
+    fn check_search_attributes(&self, _namespace_id: &str, _attributes: &SearchAttributes) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

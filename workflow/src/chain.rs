@@ -174,7 +174,7 @@ impl Chain {
             Command::Pause(c) => c.run_id.clone(),
             Command::Unpause(c) => c.run_id.clone(),
             Command::UpdateOptions(c) => execution(&c.workflow_execution),
-            Command::Schedule(_) => String::new(),
+            Command::Schedule(_) | Command::Batch(_) | Command::List(_) => String::new(),
         };
         if run_id.is_empty() { RunRef::Current } else { RunRef::Run(run_id) }
     }
@@ -229,7 +229,7 @@ impl Chain {
             Command::Pause(c) => self.pause(c, env),
             Command::Unpause(c) => self.unpause(c, env),
             Command::UpdateOptions(c) => self.update_options(*c, env),
-            Command::Schedule(_) => Err(crate::entity::foreign_command()),
+            Command::Schedule(_) | Command::Batch(_) | Command::List(_) => Err(crate::entity::foreign_command()),
             Command::GetHistory(_) | Command::GetHistoryReverse(_) => {
                 Err(Error::internal("history is read by the shard"))
             }

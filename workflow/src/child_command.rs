@@ -26,6 +26,7 @@ use crate::{
     cron,
     limits::{check_memo_bytes, check_payload_bytes, check_pending, check_task_queue},
     priority,
+    properties::check_search_attributes,
     run::{Pending, Run},
 };
 
@@ -59,6 +60,9 @@ impl Run {
         )?;
 
         let exists = !target.namespace_id.is_empty();
+        if exists {
+            check_search_attributes(env, &target.namespace_id, command.search_attributes.as_ref())?;
+        }
         let initiated = initiated_event(command, target.namespace, target.namespace_id, ctx.completed_event_id);
         let attributes = Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(Box::new(initiated.clone()));
         let id = self.add_prepared(env.now, ctx.event(attributes));

@@ -23,6 +23,7 @@ use crate::{
     command::{BadCommand, CommandContext, CommandResult},
     cron,
     limits::{check_memo_bytes, check_payload_bytes, check_task_queue},
+    properties::check_search_attributes,
     run::Run,
 };
 
@@ -195,6 +196,7 @@ impl Run {
         let place = format!("WorkflowType={workflow_type} TaskQueue={task_queue}");
         check_task_queue(&task_queue, limit)
             .map_err(|e| bad(format!("error validating {COMMAND} TaskQueue: {e}. {place}")))?;
+        check_search_attributes(env, &self.key.namespace_id, command.search_attributes.as_ref())?;
         command.workflow_type = Some(WorkflowType { name: workflow_type });
         command.task_queue = Some(normal_queue(task_queue));
 

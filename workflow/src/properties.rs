@@ -7,7 +7,7 @@ use perdure_proto::temporal::api::{
         ModifyWorkflowPropertiesCommandAttributes, RecordMarkerCommandAttributes,
         UpsertWorkflowSearchAttributesCommandAttributes,
     },
-    common::v1::Payload,
+    common::v1::{Payload, SearchAttributes},
     enums::v1::WorkflowTaskFailedCause as Cause,
     history::v1::{
         MarkerRecordedEventAttributes, UpsertWorkflowSearchAttributesEventAttributes,
@@ -76,6 +76,7 @@ impl Run {
             let message = "UpsertWorkflowSearchAttributesCommandAttributes exceeds size limit.";
             return Err(BadCommand::terminating(CAUSE, message));
         }
+        check_search_attributes(env, &self.key.namespace_id, Some(&attributes))?;
         merge(&mut self.search_attributes.edit().indexed_fields, &attributes.indexed_fields);
         let event = UpsertWorkflowSearchAttributesEventAttributes {
             workflow_task_completed_event_id: ctx.completed_event_id,
@@ -114,6 +115,17 @@ impl Run {
         self.add_prepared(env.now, ctx.event(Attributes::WorkflowPropertiesModifiedEventAttributes(event)));
         Ok(())
     }
+}
+
+/// Names, values and sizes of search attributes that a command sets in a namespace.
+pub(crate) fn check_search_attributes(
+    env: &Env,
+    namespace_id: &str,
+    attributes: Option<&SearchAttributes>,
+) -> CommandResult {
+    let Some(attributes) = attributes else { return Ok(()) };
+    let checked = env.namespaces.check_search_attributes(namespace_id, attributes);
+    checked.map_err(|refusal| BadCommand::new(Cause::BadSearchAttributes, refusal))
 }
 
 fn payloads_bytes(payloads: &HashMap<String, Payload>) -> i64 {

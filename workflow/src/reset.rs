@@ -50,13 +50,7 @@ impl Chain {
         self.check_namespace(&request.namespace, env)?;
         let named = request.workflow_execution.as_ref().map_or("", |execution| &execution.run_id);
         let base = self.run(named)?;
-        let finish = request.workflow_task_finish_event_id;
-        let next_event_id = base.info.next_event_id;
-        if finish <= 1 || finish >= next_event_id {
-            let message = "Workflow task finish ID must be > 1 && <= workflow last event ID.";
-            return Err(Error::invalid_argument(message));
-        }
-        let base_run_id = base.run_id.clone();
+        let (base_run_id, next_event_id) = (base.run_id.clone(), base.info.next_event_id);
         if let Some(run_id) = self.seen_reset(&request.request_id) {
             return reset_reply(run_id);
         }
@@ -65,6 +59,14 @@ impl Chain {
         if events.len() as i64 != next_event_id - 1 {
             // It went on while its history was read.
             return Err(Error::unavailable("the workflow is changing, try again"));
+        }
+        let finish = match &command.options {
+            Some(options) => self.run(&base_run_id)?.reset_point(&events, options)?,
+            None => request.workflow_task_finish_event_id,
+        };
+        if finish <= 1 || finish >= next_event_id {
+            let message = "Workflow task finish ID must be > 1 && <= workflow last event ID.";
+            return Err(Error::invalid_argument(message));
         }
         let reset = Reset { base_run_id, run_id: env.ids.uuid(), request };
         let late = self.end_current_run(&reset, env);

@@ -2,9 +2,14 @@
 
 #![allow(deprecated, reason = "older workers still send what newer ones replaced, and histories show both")]
 
-use perdure_proto::temporal::api::{
-    history::v1::WorkflowTaskCompletedEventAttributes,
-    workflow::v1::{ResetPointInfo, ResetPoints},
+use perdure_proto::{
+    Error,
+    temporal::api::{
+        common::v1::{ResetOptions, reset_options::Target},
+        enums::v1::EventType,
+        history::v1::{HistoryEvent, WorkflowTaskCompletedEventAttributes},
+        workflow::v1::{ResetPointInfo, ResetPoints},
+    },
 };
 use perdure_types::Timestamp;
 
@@ -41,6 +46,31 @@ impl Run {
         points.push(point);
         let excess = points.len().saturating_sub(MAX_POINTS);
         points.drain(..excess);
+    }
+
+    /// Where a reset that is described in words begins: the event that ended a workflow task.
+    pub(crate) fn reset_point(&self, events: &[HistoryEvent], options: &ResetOptions) -> Result<i64, Error> {
+        let no_point = || Error::invalid_argument("no workflow task to reset to");
+        let of_type = |kind: EventType| move |event: &&HistoryEvent| event.event_type() == kind;
+        let completed = of_type(EventType::WorkflowTaskCompleted);
+        let scheduled = of_type(EventType::WorkflowTaskScheduled);
+        match options.target {
+            Some(Target::FirstWorkflowTask(())) => {
+                let first = events.iter().find(completed).map(|event| event.event_id);
+                first.or_else(|| events.iter().find(scheduled).map(|event| event.event_id + 1)).ok_or_else(no_point)
+            }
+            Some(Target::LastWorkflowTask(())) => {
+                let last = events.iter().rfind(completed).map(|event| event.event_id);
+                last.or_else(|| events.iter().rfind(scheduled).map(|event| event.event_id + 1)).ok_or_else(no_point)
+            }
+            Some(Target::WorkflowTaskId(id)) => Ok(id),
+            Some(Target::BuildId(ref build_id)) => {
+                let here = |point: &&ResetPointInfo| point.build_id == *build_id && point.run_id == self.run_id;
+                let point = self.reset_points.points.iter().find(here).map(|p| p.first_workflow_task_completed_id);
+                point.ok_or_else(|| Error::invalid_argument(format!("build {build_id} has no reset point in this run")))
+            }
+            None => Err(Error::invalid_argument("ResetOptions.Target is not set on request.")),
+        }
     }
 
     /// What the run after this one begins with: points of this run are gone when its retention is over.

@@ -20,7 +20,7 @@ pub(crate) async fn reset_workflow_execution(
     }
     let namespace = call.namespace(&request.namespace)?;
     let workflow_id = validate::execution(request.workflow_execution.as_ref(), call.limits())?.workflow_id.clone();
-    let reset = ResetWorkflow { request: Some(request), histories: Vec::new() };
+    let reset = ResetWorkflow { request: Some(request), ..ResetWorkflow::default() };
     match call.workflow(namespace.id(), &workflow_id, workflow_call::Command::Reset(Box::new(reset))).await? {
         workflow_reply::Reply::Reset(reply) => Ok(reply),
         _ => Err(call.unexpected_reply()),

@@ -49,7 +49,7 @@ pub fn try_reset(chain: &mut TestChain, request: ResetWorkflowExecutionRequest) 
         };
         histories.push(RunHistory { run_id, history: Some(History { events }) });
     }
-    let command = ResetWorkflow { request: Some(request), histories };
+    let command = ResetWorkflow { request: Some(request), histories, options: None };
     match chain.try_call(workflow_call::Command::Reset(Box::new(command)))?.message.reply {
         Some(workflow_reply::Reply::Reset(reset)) => Ok(reset.run_id),
         other => panic!("not a reset: {other:?}"),
