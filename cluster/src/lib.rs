@@ -2,6 +2,7 @@
 //!
 //! With one member every call is local; the placement is the same ring that many members will share.
 
+mod admin;
 mod calls;
 mod membership;
 mod namespaces;

@@ -3,11 +3,21 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
+    time,
 };
 
 use async_trait::async_trait;
 use perdure_proto::{Error, perdure::state::v1::NamespaceRecord};
 use perdure_types::Duration;
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
+
+use crate::membership::Membership;
+
+/// The registry is read again after so long even if nobody tells of a change.
+const READ_AGAIN: time::Duration = time::Duration::from_secs(10);
 
 /// One namespace as this node knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,21 +53,48 @@ pub trait NamespaceStore: Send + Sync + 'static {
 pub struct Namespaces {
     store: Arc<dyn NamespaceStore>,
     by_name: RwLock<BTreeMap<String, Arc<Namespace>>>,
+    /// One read at a time: what was read before a change never replaces what was read after it.
+    reading: Mutex<()>,
+    /// Changes made through this node.
+    changes: watch::Sender<u64>,
 }
 
 impl Namespaces {
     /// Loads the registry.
     pub async fn load(store: Arc<dyn NamespaceStore>) -> Result<Self, Error> {
-        let namespaces = Self { store, by_name: RwLock::default() };
+        let namespaces = Self { store, by_name: RwLock::default(), reading: Mutex::new(()), changes: watch::Sender::new(0) };
         namespaces.refresh().await?;
         Ok(namespaces)
     }
 
     /// Reads the registry again.
     pub async fn refresh(&self) -> Result<(), Error> {
+        let _reading = self.reading.lock().await;
         let fresh = self.store.list().await?.into_iter().map(|n| (n.name().to_owned(), Arc::new(n))).collect();
         *self.by_name.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// Follows what other nodes change, and tells them what this one changes; for as long as the registry is in use.
+    pub fn follow(self: &Arc<Self>, membership: Membership) {
+        let mut own = self.changes.subscribe();
+        let teller = membership.clone();
+        tokio::spawn(async move {
+            while own.changed().await.is_ok() {
+                teller.registry_changed().await;
+            }
+        });
+        let registry = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut news = membership.registry_news();
+            loop {
+                let _ = timeout(READ_AGAIN, news.changed()).await;
+                let Some(registry) = registry.upgrade() else { return };
+                if let Err(error) = registry.refresh().await {
+                    tracing::warn!(%error, "namespaces cannot be read again");
+                }
+            }
+        });
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Namespace>> {
@@ -77,6 +114,7 @@ impl Namespaces {
     pub async fn create(&self, record: NamespaceRecord) -> Result<bool, Error> {
         let created = self.store.put(None, Namespace { record, version: 1 }).await?;
         self.refresh().await?;
+        self.changes.send_modify(|changes| *changes += 1);
         Ok(created)
     }
 
@@ -85,6 +123,7 @@ impl Namespaces {
         let next = Namespace { record, version: current.version + 1 };
         let updated = self.store.put(Some(current.version), next).await?;
         self.refresh().await?;
+        self.changes.send_modify(|changes| *changes += 1);
         Ok(updated)
     }
 }

@@ -10,17 +10,18 @@ use perdure_proto::{
     Code, Error,
     perdure::node::v1::{
         Empty, MatchingCall, MatchingReply, ReplyFrame, ShardCall, ShardReply, TaskToken, TaskUndelivered,
-        WorkflowCall, WorkflowReply, call_frame, matching_call, matching_reply, node_server::NodeServer, reply_frame,
+        WorkflowCall, WorkflowReply, admin_server::AdminServer, call_frame, matching_call, matching_reply, node_server::NodeServer, reply_frame,
         workflow_call,
     },
 };
 use perdure_types::{ChainKey, NodeId, ShardId, SlotCount};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, timeout_at},
 };
 
 use crate::{
+    admin::AdminService,
     calls::{
         link::{CallError, Caller},
         links::Links,
@@ -134,12 +135,18 @@ impl Cluster {
         Some(NodeServer::new(service).max_decoding_message_size(crate::calls::MAX_MESSAGE_BYTES))
     }
 
-    pub(crate) fn me(&self) -> String {
-        self.inner.others.as_ref().map_or_else(String::new, |others| others.membership.me().to_string())
+    /// The service of operators, for the cluster port. `drain` is told when this node is to drain and end. None: this node
+    /// is the whole cluster.
+    pub fn admin_service(
+        &self,
+        drain: Arc<Notify>,
+    ) -> Option<AdminServer<impl perdure_proto::perdure::node::v1::admin_server::Admin + use<>>> {
+        let membership = self.inner.others.as_ref()?.membership.clone();
+        Some(AdminServer::new(AdminService { cluster: self.clone(), membership, drain }))
     }
 
-    pub(crate) fn membership(&self) -> Option<&Membership> {
-        self.inner.others.as_ref().map(|others| &others.membership)
+    pub(crate) fn me(&self) -> String {
+        self.inner.others.as_ref().map_or_else(String::new, |others| others.membership.me().to_string())
     }
 
     pub(crate) fn clock_offset_ns(&self, node: &NodeId) -> i64 {

@@ -109,6 +109,10 @@ impl Shell {
         if waiter.is_gone() {
             return queue.next(now);
         }
+        if self.has_departed(&cell.key.namespace_id, &cell.key.name) {
+            waiter.answer_departed();
+            return None;
+        }
         if Instant::now() >= waiter.deadline || self.refuses(&cell.key.namespace_id, &waiter.request) {
             waiter.answer_empty();
             return queue.next(now);

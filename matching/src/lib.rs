@@ -11,6 +11,7 @@
 mod ambient;
 mod backlog;
 mod config;
+mod depart;
 mod describe;
 mod dispatch;
 mod limiter;
@@ -36,6 +37,7 @@ use perdure_proto::{
         matching_call::Command, matching_reply::Reply,
     },
 };
+use perdure_types::QueueFilter;
 pub use query::is_no_sticky_poller;
 use shell::Shell;
 
@@ -76,11 +78,11 @@ impl Matching {
             Command::Offer(offer) => Reply::Offer(self.offer(&namespace_id, &task_queue, offer)?),
             Command::PollWorkflowTask(poll) => {
                 let request = PollRequest::Workflow(poll.request.unwrap_or_default());
-                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns).await
+                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns).await?
             }
             Command::PollActivityTask(poll) => {
                 let request = PollRequest::Activity(poll.request.unwrap_or_default());
-                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns).await
+                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns).await?
             }
             Command::Query(task) => Reply::Query(self.shell.query(&namespace_id, &task_queue, task, timeout_ns).await?),
             Command::RespondQuery(request) => {
@@ -102,6 +104,12 @@ impl Matching {
     /// This node is about to leave: polls, waiting and new, are answered empty at once, so that workers go elsewhere.
     pub fn drain(&self) {
         self.shell.drain();
+    }
+
+    /// This node is not the home of the queues that `departed` names, but of all others. Polls and queries that wait in
+    /// them, and those that come, are told so ([`Error::not_owner`]).
+    pub fn depart(&self, departed: QueueFilter) {
+        self.shell.depart(departed);
     }
 
     fn offer(&self, namespace_id: &str, task_queue: &str, offer: Offer) -> Result<OfferReply, Error> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use perdure_proto::{
+    Error,
     perdure::node::v1::matching_reply::Reply,
     temporal::api::{
         enums::v1::TaskQueueKind,
@@ -86,12 +87,20 @@ impl PollRequest {
     }
 }
 
+/// How a poll ends.
+pub(crate) enum Answer {
+    Reply(Reply),
+    Empty,
+    /// The queue has another home now: the poll goes on there.
+    Departed,
+}
+
 /// The side of a poll that work is handed to.
 pub(crate) struct Waiter {
     pub request: PollRequest,
     /// From here on the poll is answered empty rather than waiting again.
     pub deadline: Instant,
-    reply: oneshot::Sender<Option<Reply>>,
+    reply: oneshot::Sender<Answer>,
 }
 
 impl Waiter {
@@ -102,15 +111,19 @@ impl Waiter {
 
     pub fn answer_empty(self: Box<Self>) {
         // If the client is gone as well, nothing is lost.
-        let _ = self.reply.send(None);
+        let _ = self.reply.send(Answer::Empty);
+    }
+
+    pub fn answer_departed(self: Box<Self>) {
+        let _ = self.reply.send(Answer::Departed);
     }
 
     /// Gives the reply back if nobody waits any more.
     #[allow(clippy::result_large_err)] // Not an error: the same value, back at its sender.
     pub fn answer(self: Box<Self>, reply: Reply) -> Result<(), Reply> {
-        match self.reply.send(Some(reply)) {
-            Ok(()) | Err(None) => Ok(()),
-            Err(Some(reply)) => Err(reply),
+        match self.reply.send(Answer::Reply(reply)) {
+            Err(Answer::Reply(reply)) => Err(reply),
+            Ok(()) | Err(Answer::Empty | Answer::Departed) => Ok(()),
         }
     }
 }
@@ -120,19 +133,18 @@ struct PollWait {
     shell: Arc<Shell>,
     cell: Arc<QueueCell>,
     poll: PollId,
-    reply: oneshot::Receiver<Option<Reply>>,
+    reply: oneshot::Receiver<Answer>,
     answered: bool,
 }
 
 impl PollWait {
-    /// `None`: an empty answer.
-    async fn wait(mut self, deadline: Instant) -> Option<Reply> {
+    async fn wait(mut self, deadline: Instant) -> Answer {
         let reply = match tokio::time::timeout_at(deadline, &mut self.reply).await {
             Ok(reply) => reply,
             Err(_) => {
                 let left = self.shell.step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::TimedOut));
                 match left {
-                    Some(_) => Ok(None),
+                    Some(_) => Ok(Answer::Empty),
                     // Matched already: the answer of the shard is on its way, and it is the last one.
                     None => (&mut self.reply).await,
                 }
@@ -140,7 +152,7 @@ impl PollWait {
         };
         self.answered = true;
         // The sender vanishes only with its runtime: an empty answer says "again, elsewhere".
-        reply.unwrap_or(None)
+        reply.unwrap_or(Answer::Empty)
     }
 }
 
@@ -153,7 +165,7 @@ impl Drop for PollWait {
         // Closed first: whoever wants to make this poll wait again, or to answer it, sees it gone.
         self.reply.close();
         self.shell.step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::Vanished));
-        if let Ok(Some(reply)) = self.reply.try_recv() {
+        if let Ok(Answer::Reply(reply)) = self.reply.try_recv() {
             let (shell, cell) = (Arc::clone(&self.shell), Arc::clone(&self.cell));
             self.shell.spawn(async move { shell.take_back(&cell, reply).await });
         }
@@ -172,50 +184,55 @@ impl Shell {
         task_queue: &str,
         request: PollRequest,
         timeout_ns: i64,
-    ) -> Reply {
+    ) -> Result<Reply, Error> {
         let kind = request.kind();
-        let reply = match self.enter_poll(namespace_id, task_queue, request, timeout_ns) {
-            Some((wait, deadline)) => wait.wait(deadline).await,
-            None => None,
+        let answer = match self.enter_poll(namespace_id, task_queue, request, timeout_ns) {
+            Ok((wait, deadline)) => wait.wait(deadline).await,
+            Err(refusal) => refusal,
         };
-        match reply {
-            Some(reply) => {
+        match answer {
+            Answer::Reply(reply) => {
                 self.telemetry.poll_succeeded(kind);
-                reply
+                Ok(reply)
             }
-            None => {
+            Answer::Empty => {
                 self.telemetry.poll_empty(kind);
-                PollRequest::empty_reply(kind)
+                Ok(PollRequest::empty_reply(kind))
             }
+            Answer::Departed => Err(Error::not_owner(None)),
         }
     }
 
-    /// Puts the poll into its queue, or in front of its first match. `None`: refused.
+    /// Puts the poll into its queue, or in front of its first match. An answer: refused.
     fn enter_poll(
         self: &Arc<Self>,
         namespace_id: &str,
         task_queue: &str,
         request: PollRequest,
         timeout_ns: i64,
-    ) -> Option<(PollWait, Instant)> {
+    ) -> Result<(PollWait, Instant), Answer> {
         let kind = request.kind();
         let name = request.task_queue().map(|q| q.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(task_queue);
         let cell = self.registry.get_or_create(self.now(), namespace_id, kind, name);
+        let name = &*Arc::clone(&cell.key.name);
         let limit = if timeout_ns > 0 { timeout_ns.min(self.config.long_poll.0) } else { self.config.long_poll.0 };
         let deadline = Instant::now() + perdure_types::Duration(limit).to_std();
         let (sender, reply) = oneshot::channel();
         let (poll, matched) = self.step(&cell, |queue, now| {
-            // Under the queue's lock: see `Shell::drain`.
+            // Under the queue's lock: see `Shell::drain` and `Shell::depart`.
+            if self.has_departed(namespace_id, name) {
+                return Err(Answer::Departed);
+            }
             if self.refuses(namespace_id, &request) {
-                return None;
+                return Err(Answer::Empty);
             }
             queue.poller_seen(now, &request.view());
-            Some(queue.poll(now, Box::new(Waiter { request, deadline, reply: sender })))
+            Ok(queue.poll(now, Box::new(Waiter { request, deadline, reply: sender })))
         })?;
         if let Some(matched) = matched {
             self.telemetry.matched(kind, false);
             self.dispatch_in_background(&cell, matched);
         }
-        Some((PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }, deadline))
+        Ok((PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }, deadline))
     }
 }

@@ -48,6 +48,7 @@ pub fn is_no_sticky_poller(error: &Error) -> bool {
 struct Pending {
     task: Arc<QueryTask>,
     namespace_id: String,
+    task_queue: Arc<str>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -73,8 +74,14 @@ impl Queries {
     }
 
     pub fn fail_all(&self, error: &Error) {
-        let all = std::mem::take(&mut *self.lock());
-        for pending in all.into_values() {
+        self.fail(error, |_, _| true);
+    }
+
+    /// Fails the queries of the queues that `chosen` names, also those that a worker is answering.
+    pub fn fail(&self, error: &Error, chosen: impl Fn(&str, &str) -> bool) {
+        let is_chosen = |_: &Uuid, pending: &mut Pending| chosen(&pending.namespace_id, &pending.task_queue);
+        let failed: Vec<(Uuid, Pending)> = self.lock().extract_if(is_chosen).collect();
+        for (_, pending) in failed {
             let _ = pending.answer.send(Err(error.clone()));
         }
     }
@@ -110,12 +117,20 @@ impl Shell {
         };
         let id = new_id();
         let (sender, answer) = oneshot::channel();
-        let pending = Pending { task: Arc::new(task), namespace_id: namespace_id.to_owned(), answer: sender };
+        let pending = Pending {
+            task: Arc::new(task),
+            namespace_id: namespace_id.to_owned(),
+            task_queue: Arc::clone(&cell.key.name),
+            answer: sender,
+        };
         self.queries.lock().insert(id, pending);
         let _wait = QueryWait { shell: Arc::clone(self), cell: Arc::clone(&cell), id };
         // After the insertion: either this sees the flag, or the drain sees the query.
         if self.is_draining() {
             return Err(Error::unavailable("This node is shutting down."));
+        }
+        if self.has_departed(namespace_id, task_queue) {
+            return Err(Error::not_owner(None));
         }
         let window = self.config.sticky_poller_window;
         let matched = self.step(&cell, |queue, now| {

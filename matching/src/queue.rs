@@ -238,6 +238,11 @@ impl<W> Queue<W> {
         self.waiting.extract_if(.., |_, waiter| chosen(waiter)).map(|(_, waiter)| waiter).collect()
     }
 
+    /// Takes out the queries that wait for a poll.
+    pub fn take_queries(&mut self) -> VecDeque<Uuid> {
+        std::mem::take(&mut self.queries)
+    }
+
     /// A worker said goodbye.
     pub fn forget_poller(&mut self, identity: &str) {
         self.pollers.forget(identity);
@@ -247,7 +252,7 @@ impl<W> Queue<W> {
     pub fn abandon(&mut self) -> (Vec<W>, Vec<TaskOffer>, VecDeque<Uuid>) {
         self.poller_seen = None;
         self.pollers.forget_all();
-        (self.take_polls(|_| true), self.backlog.drain(), std::mem::take(&mut self.queries))
+        (self.take_polls(|_| true), self.backlog.drain(), self.take_queries())
     }
 
     pub fn pollers(&self, now: Timestamp, window: Duration) -> Vec<PollerInfo> {

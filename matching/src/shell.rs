@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::{
     MatchingConfig, TaskStarter,
     ambient::Clock,
+    depart::Departures,
     offer::TaskOffer,
     poll::Waiter,
     query::Queries,
@@ -31,6 +32,7 @@ pub(crate) struct Shell {
     pub queries: Queries,
     pub stopped_workers: StoppedWorkers,
     pub telemetry: Telemetry,
+    pub departures: Departures,
     draining: AtomicBool,
     clock: Clock,
     runtime: Handle,
@@ -45,6 +47,7 @@ impl Shell {
             queries: Queries::default(),
             stopped_workers: StoppedWorkers::default(),
             telemetry: Telemetry::new(),
+            departures: Departures::default(),
             draining: AtomicBool::new(false),
             clock: Clock::new(),
             runtime: Handle::current(),
@@ -161,6 +164,7 @@ async fn sweep_until_dropped(shell: Weak<Shell>) {
         tick.tick().await;
         let Some(shell) = shell.upgrade() else { return };
         let now = shell.now();
+        shell.forget_departed(now);
         shell.registry.sweep(now, shell.config.queue_idle, shell.config.poller_history);
         shell.stopped_workers.expire(now);
     }

@@ -128,10 +128,6 @@ impl Routes {
         let serving = self.serving.get(shard.0 as usize).and_then(Option::as_ref);
         serving.or_else(|| self.placement.owner(shard))
     }
-
-    pub(crate) fn member(&self, node: &NodeId) -> Option<&MemberState> {
-        self.members.iter().find(|member| member.node == *node)
-    }
 }
 
 /// Why a node could not become a member.
@@ -232,18 +228,35 @@ impl Membership {
         let _ = self.inner.commands.send(Command::Refused(node)).await;
     }
 
-    /// Returns when the namespace registry may have changed at another node.
-    pub async fn registry_news(&self) {
-        let sum = |routes: &Routes| -> u64 {
-            let others = routes.members.iter().filter(|member| member.node != *routes.me());
-            others.map(|member| member.registry.wrapping_add(member.generation)).fold(0, u64::wrapping_add)
-        };
+    /// News of the namespace registry from now on.
+    pub(crate) fn registry_news(&self) -> RegistryNews {
         let mut routes = self.inner.routes.clone();
-        let before = sum(&routes.borrow_and_update());
-        if routes.wait_for(|now| sum(now) != before).await.is_err() {
-            std::future::pending().await
+        let seen = registry_changes(&routes.borrow_and_update());
+        RegistryNews { routes, seen }
+    }
+}
+
+/// Tells when the namespace registry may have changed at another node.
+pub(crate) struct RegistryNews {
+    routes: watch::Receiver<Routes>,
+    seen: u64,
+}
+
+impl RegistryNews {
+    pub(crate) async fn changed(&mut self) {
+        let seen = self.seen;
+        let changed = self.routes.wait_for(|routes| registry_changes(routes) != seen).await;
+        match changed.map(|routes| registry_changes(&routes)) {
+            Ok(now) => self.seen = now,
+            Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Differs when another node has changed the registry, and when members come or go: they may have changed it unheard.
+fn registry_changes(routes: &Routes) -> u64 {
+    let others = routes.members.iter().filter(|member| member.node != *routes.me());
+    others.map(|member| member.registry.wrapping_add(member.generation)).fold(0, u64::wrapping_add)
 }
 
 /// The local address from which `remote` is reached: what others on a plain network can reach this node by.

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)] // Helpers too: clippy knows only test functions as tests.
 
 mod common;
+mod departures;
 mod operations;
 mod tasks;

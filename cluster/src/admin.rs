@@ -1,0 +1,132 @@
+//! What operators ask of a cluster: the same answers from every node.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use perdure_proto::perdure::node::v1::{
+    DescribeShard, DrainRequest, DrainResponse, MemberInfo, MembersRequest, MembersResponse, ShardCall, ShardInfo,
+    ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, admin_client::AdminClient, admin_server::Admin,
+    shard_call, shard_reply,
+};
+use perdure_types::{NodeId, ShardId};
+use tokio::sync::Notify;
+use tonic::{Request, Response, Status, transport::Endpoint};
+
+use crate::{
+    membership::{Membership, MemberState, Routes},
+    route::Cluster,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers operators.
+pub(crate) struct AdminService {
+    pub cluster: Cluster,
+    pub membership: Membership,
+    /// Told when this node is to drain and end.
+    pub drain: Arc<Notify>,
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn members(&self, _request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
+        let routes = self.membership.routes().borrow().clone();
+        let mut wanted: BTreeMap<&NodeId, u32> = BTreeMap::new();
+        for owner in routes.placement.owners.iter() {
+            *wanted.entry(owner).or_default() += 1;
+        }
+        let info = |member: &MemberState| MemberInfo {
+            node: member.node.to_string(),
+            address: member.address.to_string(),
+            state: if member.draining { "draining" } else { "alive" }.to_owned(),
+            session: member.session.map(|session| session.to_string()).unwrap_or_default(),
+            shards_served: u32::try_from(member.served.shards.len()).unwrap_or(u32::MAX),
+            shards_wanted: wanted.get(&member.node).copied().unwrap_or(0),
+            started_time_ns: member.started_ns,
+            clock_offset_ns: self.cluster.clock_offset_ns(&member.node),
+            version: member.version.clone(),
+            frontend_address: member.frontend_address.clone(),
+        };
+        let mut members: Vec<MemberInfo> = routes.members.iter().map(info).collect();
+        members.sort_by(|a, b| a.node.cmp(&b.node));
+        let config = self.membership.config();
+        Ok(Response::new(MembersResponse {
+            cluster_id: config.cluster_id.clone(),
+            slots: config.slots.get(),
+            node: self.membership.me().to_string(),
+            members,
+        }))
+    }
+
+    async fn shards(&self, _request: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
+        let routes = self.membership.routes().borrow().clone();
+        let shards = self.membership.config().slots.shards().map(|shard| info(&routes, shard)).collect();
+        Ok(Response::new(ShardsResponse { shards }))
+    }
+
+    async fn shard(&self, request: Request<ShardRequest>) -> Result<Response<ShardResponse>, Status> {
+        let shard = request.into_inner().shard;
+        let slots = self.membership.config().slots.get();
+        if shard >= slots {
+            return Err(Status::not_found(format!("there is no shard {shard}: this cluster has {slots}")));
+        }
+        let routes = self.membership.routes().borrow().clone();
+        let mut status = None;
+        if let Some(node) = routes.target(ShardId(shard)) {
+            let call = ShardCall {
+                shard,
+                node: self.membership.me().to_string(),
+                command: Some(shard_call::Command::Describe(DescribeShard {})),
+                ..ShardCall::default()
+            };
+            let reply = self.cluster.shard(node, call).await.map_err(|error| error.to_status())?;
+            if let Some(shard_reply::Reply::Status(found)) = reply.reply {
+                status = Some(found);
+            }
+        }
+        Ok(Response::new(ShardResponse { info: Some(info(&routes, ShardId(shard))), status }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        let DrainRequest { node, forwarded } = request.into_inner();
+        let routes = self.membership.routes().borrow().clone();
+        let found = find(&routes, &node)?;
+        if found.node == *self.membership.me() {
+            tracing::info!("asked to drain by an operator");
+            self.drain.notify_one();
+            return Ok(Response::new(DrainResponse { node: found.node.to_string() }));
+        }
+        if forwarded {
+            return Err(Status::failed_precondition(format!("this is {}", self.membership.me())));
+        }
+        let unreachable = |error: tonic::transport::Error| Status::unavailable(format!("{}: {error}", found.node));
+        let endpoint = Endpoint::from_shared(format!("http://{}", found.address)).map_err(unreachable)?;
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(unreachable)?;
+        AdminClient::new(channel).drain(DrainRequest { node: found.node.to_string(), forwarded: true }).await
+    }
+}
+
+fn info(routes: &Routes, shard: ShardId) -> ShardInfo {
+    let served_by = routes.serving.get(shard.0 as usize).and_then(Option::as_ref);
+    let member = served_by.and_then(|node| routes.members.iter().find(|member| member.node == *node));
+    let epoch = member.and_then(|member| member.served.shards.get(&shard));
+    let name = |node: Option<&NodeId>| node.map(NodeId::to_string).unwrap_or_default();
+    ShardInfo {
+        shard: shard.0,
+        served_by: name(served_by),
+        epoch: epoch.map_or(0, |epoch| epoch.0),
+        wanted_by: name(routes.placement.owner(shard)),
+    }
+}
+
+/// The member that the beginning of an id or of an address names.
+fn find<'a>(routes: &'a Routes, text: &str) -> Result<&'a MemberState, Status> {
+    let names = |member: &&MemberState| {
+        member.node.as_str().starts_with(text) || member.address.to_string().starts_with(text)
+    };
+    let found: Vec<&MemberState> = routes.members.iter().filter(names).collect();
+    match found[..] {
+        [member] if !text.is_empty() => Ok(member),
+        [] => Err(Status::not_found(format!("no member is called {text}"))),
+        _ => Err(Status::invalid_argument(format!("{text} may be any of {} members", found.len()))),
+    }
+}
