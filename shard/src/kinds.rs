@@ -1,5 +1,6 @@
 //! The kinds of entities that a shard hosts. A new kind is one more line here, and a crate that knows what it does.
 
+use perdure_batch::Job;
 use perdure_proto::perdure::state::v1::ChainHead;
 use perdure_schedule::Schedule;
 use perdure_types::{ChainKey, EntityKind};
@@ -12,8 +13,8 @@ pub(crate) fn from_head(key: &ChainKey, head: ChainHead) -> Result<Box<dyn Entit
     Ok(match key.kind {
         EntityKind::Workflow => Box::new(Chain::from_head(key.clone(), head)),
         EntityKind::Schedule => Box::new(SingleEntity::<Schedule>::from_head(key.clone(), head)),
-        EntityKind::Batch
-        | EntityKind::Activity
+        EntityKind::Batch => Box::new(SingleEntity::<Job>::from_head(key.clone(), head)),
+        EntityKind::Activity
         | EntityKind::Deployment
         | EntityKind::TaskQueue
         | EntityKind::NexusOperation => return Err(RecoverError::UnknownKind(key.kind.number())),

@@ -8,10 +8,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("workflow", &["types", "proto"]),
     ("schedule", &["workflow", "types", "proto"]),
+    ("batch", &["workflow", "types", "proto"]),
     ("persistence", &["types"]),
     ("cluster", &["types", "proto"]),
     ("visibility", &["types", "proto"]),
-    ("shard", &["workflow", "schedule", "persistence", "visibility", "proto", "types"]),
+    ("shard", &["workflow", "schedule", "batch", "persistence", "visibility", "proto", "types"]),
     ("matching", &["proto", "types"]),
     ("frontend", &["cluster", "proto", "types", "visibility"]),
     (
