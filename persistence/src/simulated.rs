@@ -3,14 +3,18 @@
 //! It is three replicas behind a network that loses, delays and repeats messages ([`network`]); with
 //! [`Simulated::reliable`] it is one replica and nothing fails. The same seed and the same order of calls give the same
 //! results. Handles are clones of one store, which outlives the nodes of a test; a caller that drops a call does not
-//! take back what the call has sent.
+//! take back what the call has sent. [`Simulated::for_node`] is a connection that can be paused and cut by itself.
 
 mod faults;
 mod network;
 mod replica;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -44,6 +48,8 @@ pub enum Op {
 pub struct Simulated {
     network: Arc<Mutex<Network>>,
     paused: Arc<watch::Sender<bool>>,
+    /// Replicas that this connection does not reach, one bit each.
+    cut: Arc<AtomicU8>,
 }
 
 impl Simulated {
@@ -61,7 +67,29 @@ impl Simulated {
         Self {
             network: Arc::new(Mutex::new(Network::new(replicas, seed, faults))),
             paused: Arc::new(watch::Sender::new(false)),
+            cut: Arc::default(),
         }
+    }
+
+    /// The same store over a connection of its own.
+    #[must_use]
+    pub fn for_node(&self) -> Self {
+        Self { network: self.network.clone(), paused: Arc::new(watch::Sender::new(false)), cut: Arc::default() }
+    }
+
+    /// From now on this connection reaches all replicas but these.
+    pub fn cut_off(&self, replicas: &[usize]) {
+        self.cut.store(bits(replicas), Ordering::Relaxed);
+    }
+
+    /// From now on these replicas are down, for everybody. They keep what they have.
+    pub fn take_down(&self, replicas: &[usize]) {
+        self.network().down = bits(replicas);
+    }
+
+    /// Faults so far, by kind.
+    pub fn faults(&self) -> BTreeMap<&'static str, u64> {
+        self.network().happened().clone()
     }
 
     /// From now on; messages under way stay under way.
@@ -74,7 +102,7 @@ impl Simulated {
         self.network().injected.set(op, failure, times);
     }
 
-    /// Operations that have not taken effect yet wait until [`Simulated::resume`].
+    /// Operations that have not taken effect yet wait until [`Simulated::resume`], and so do replies of those that have.
     pub fn pause(&self) {
         self.paused.send_replace(true);
     }
@@ -108,15 +136,24 @@ impl Simulated {
         if !half.is_zero() {
             tokio::time::sleep(half).await;
         }
+        self.resumed().await;
+        let result = {
+            let mut network = self.network();
+            network.cut = self.cut.load(Ordering::Relaxed);
+            operation(&mut network)
+        };
+        if !half.is_zero() {
+            tokio::time::sleep(half).await;
+        }
+        self.resumed().await;
+        result
+    }
+
+    async fn resumed(&self) {
         if *self.paused.borrow() {
             // The sender lives in `self`, so this ends only by a resume.
             let _ = self.paused.subscribe().wait_for(|paused| !paused).await;
         }
-        let result = operation(&mut self.network());
-        if !half.is_zero() {
-            tokio::time::sleep(half).await;
-        }
-        result
     }
 
     async fn read<T>(&self, scope: Scope, query: impl Fn(&Replica) -> T) -> Result<T> {
@@ -135,6 +172,10 @@ impl Simulated {
             Cas::Rejected(row) => Ok(Cas::Rejected(row.and_then(unwrap))),
         }
     }
+}
+
+fn bits(replicas: &[usize]) -> u8 {
+    replicas.iter().fold(0, |mask, replica| mask | 1 << replica)
 }
 
 type Unwrap<T> = fn(LwtRow) -> Option<T>;

@@ -5,7 +5,7 @@ use std::{
     time::SystemTime,
 };
 
-use perdure_types::Timestamp;
+use perdure_types::{Duration, Timestamp};
 use tokio::time::Instant;
 
 /// Tells the time, and never tells an earlier one than before: event times do not go back (within one node).
@@ -22,6 +22,8 @@ enum Source {
     Runtime {
         start: Timestamp,
         origin: Instant,
+        /// By how much it was set, nanoseconds.
+        jumped: AtomicI64,
     },
 }
 
@@ -32,7 +34,15 @@ impl Clock {
 
     /// For tests with paused time: `start` is now.
     pub fn runtime(start: Timestamp) -> Self {
-        Self { source: Source::Runtime { start, origin: Instant::now() }, latest: AtomicI64::new(0) }
+        let source = Source::Runtime { start, origin: Instant::now(), jumped: AtomicI64::new(0) };
+        Self { source, latest: AtomicI64::new(0) }
+    }
+
+    /// For tests: somebody sets the clock. The system's is not ours to set.
+    pub fn jump(&self, by: Duration) {
+        if let Source::Runtime { jumped, .. } = &self.source {
+            jumped.fetch_add(by.0, Ordering::Relaxed);
+        }
     }
 
     #[allow(clippy::disallowed_methods, reason = "the one place where the wall clock enters")]
@@ -42,9 +52,9 @@ impl Clock {
                 let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)
             }
-            Source::Runtime { start, origin } => {
+            Source::Runtime { start, origin, jumped } => {
                 let elapsed = i64::try_from(origin.elapsed().as_nanos()).unwrap_or(i64::MAX);
-                start.0.saturating_add(elapsed)
+                start.0.saturating_add(elapsed).saturating_add(jumped.load(Ordering::Relaxed))
             }
         };
         Timestamp(self.latest.fetch_max(read, Ordering::Relaxed).max(read))

@@ -26,7 +26,8 @@ pub struct Faults {
     pub lwt_late: f64,
     /// A conditional write is decided at once, and its reply lost: `Indeterminate`.
     pub lwt_reply_lost: f64,
-    /// What "late" is, in operations of anyone on this store. Messages know no other clock.
+    /// What "late" is, in operations of anyone on this store. Messages know no other clock. One of 16 is 32 times later:
+    /// when everybody has long forgotten it.
     pub late_ops: u64,
     /// Each operation takes between these two, half of it before it takes effect and half after.
     pub latency: (Duration, Duration),

@@ -68,6 +68,11 @@ pub(super) struct Network {
     pub members: BTreeMap<String, MemberRow>,
     pub faults: Faults,
     pub injected: Injected,
+    /// Faults so far, by kind.
+    happened: BTreeMap<&'static str, u64>,
+    /// Replicas that are down, and those that the caller of this operation cannot reach: one bit each.
+    pub down: u8,
+    pub cut: u8,
 }
 
 impl Network {
@@ -84,7 +89,36 @@ impl Network {
             members: BTreeMap::new(),
             faults,
             injected: Injected::default(),
+            happened: BTreeMap::new(),
+            down: 0,
+            cut: 0,
         }
+    }
+
+    /// Faults so far, by kind.
+    pub fn happened(&self) -> &BTreeMap<&'static str, u64> {
+        &self.happened
+    }
+
+    fn note(&mut self, kind: &'static str) {
+        *self.happened.entry(kind).or_default() += 1;
+    }
+
+    /// Whether this fault happens now.
+    fn hit(&mut self, kind: &'static str, probability: f64) -> bool {
+        let happens = self.chance.of(probability);
+        if happens {
+            self.note(kind);
+        }
+        happens
+    }
+
+    fn is_reachable(&self, replica: usize) -> bool {
+        (self.down | self.cut) & (1 << replica) == 0
+    }
+
+    fn has_quorum(&self) -> bool {
+        (0..self.replicas.len()).filter(|replica| self.is_reachable(*replica)).count() >= self.quorum()
     }
 
     pub fn count(&self, op: Op) -> u64 {
@@ -113,6 +147,8 @@ impl Network {
     fn begin(&mut self, op: Op) -> Result<Option<Failure>> {
         self.operations += 1;
         *self.counts.entry(op).or_default() += 1;
+        // What is under way was sent by somebody else.
+        let cut = std::mem::take(&mut self.cut);
         while let Some(entry) = self.in_flight.first_entry() {
             if entry.key().0 > self.operations {
                 break;
@@ -120,6 +156,7 @@ impl Network {
             let message = entry.remove();
             self.deliver(message);
         }
+        self.cut = cut;
         match self.injected.take(op) {
             Some(Failure::Refused) => Err(StoreError::Unavailable("no quorum of replicas is up".into())),
             Some(Failure::DiskFull) => Err(StoreError::ReadOnly("no space left on device".into())),
@@ -128,14 +165,19 @@ impl Network {
     }
 
     fn send_late(&mut self, message: Message) {
-        let due = self.operations + 1 + self.chance.below(self.faults.late_ops);
+        let much_later = if self.chance.below(16) == 0 { 32 } else { 1 };
+        let due = self.operations + 1 + self.chance.below(self.faults.late_ops * much_later);
         self.sent += 1;
         self.in_flight.insert((due, self.sent), message);
     }
 
     fn deliver(&mut self, message: Message) {
         match message {
-            Message::Replicate { replica, mutation } => self.replicas[replica].apply(mutation),
+            Message::Replicate { replica, mutation } => {
+                if self.is_reachable(replica) {
+                    self.replicas[replica].apply(mutation);
+                }
+            }
             Message::Decide(lwt) => {
                 if let Ok(committed) = self.decide(&lwt) {
                     self.replicate(committed);
@@ -148,18 +190,25 @@ impl Network {
     fn replicate(&mut self, mutation: Mutation) -> usize {
         let mut acks = 0;
         for replica in 0..self.replicas.len() {
-            if self.chance.of(self.faults.replica_write_lost) {
+            if !self.is_reachable(replica) {
+                // Perhaps a hint brings it later.
+                if self.hit("write hinted", 0.5) {
+                    self.send_late(Message::Replicate { replica, mutation: mutation.clone() });
+                }
                 continue;
             }
-            if self.chance.of(self.faults.replica_write_late) {
+            if self.hit("replica write lost", self.faults.replica_write_lost) {
+                continue;
+            }
+            if self.hit("replica write late", self.faults.replica_write_late) {
                 self.send_late(Message::Replicate { replica, mutation: mutation.clone() });
                 continue;
             }
-            if self.chance.of(self.faults.replica_write_duplicated) {
+            if self.hit("replica write repeated", self.faults.replica_write_duplicated) {
                 self.send_late(Message::Replicate { replica, mutation: mutation.clone() });
             }
             self.replicas[replica].apply(mutation.clone());
-            acks += usize::from(!self.chance.of(self.faults.replica_ack_lost));
+            acks += usize::from(!self.hit("replica ack lost", self.faults.replica_ack_lost));
         }
         acks
     }
@@ -173,6 +222,7 @@ impl Network {
             fewest = fewest.min(self.replicate(mutation));
         }
         if fewest < self.quorum() {
+            self.note("write on a minority");
             return Err(StoreError::Unavailable(format!("timed out: {fewest} of {} acks", self.quorum())));
         }
         match failure {
@@ -201,8 +251,15 @@ impl Network {
         if self.begin(Op::Read)?.is_some() {
             return Err(StoreError::Unavailable("read timed out".into()));
         }
-        if let [replica] = self.replicas.as_slice() {
-            return if self.chance.of(self.faults.read_lost) { Err(read_lost()) } else { Ok(query(replica)) };
+        if !self.has_quorum() {
+            return Err(no_quorum());
+        }
+        if self.replicas.len() == 1 {
+            return if self.hit("read lost", self.faults.read_lost) {
+                Err(read_lost())
+            } else {
+                Ok(query(&self.replicas[0]))
+            };
         }
         let asked = self.random_quorum();
         let mut merged = Replica::default();
@@ -212,7 +269,7 @@ impl Network {
             }
         }
         for &replica in &asked {
-            if self.chance.of(self.faults.read_lost) {
+            if self.hit("read lost", self.faults.read_lost) {
                 return Err(read_lost());
             }
             for mutation in merged.extract(scope) {
@@ -223,7 +280,7 @@ impl Network {
     }
 
     fn random_quorum(&mut self) -> Vec<usize> {
-        let mut replicas: Vec<usize> = (0..self.replicas.len()).collect();
+        let mut replicas: Vec<usize> = (0..self.replicas.len()).filter(|replica| self.is_reachable(*replica)).collect();
         while replicas.len() > self.quorum() {
             let out = self.chance.below(replicas.len() as u64) as usize;
             replicas.remove(out);
@@ -233,8 +290,11 @@ impl Network {
 
     /// A read at SERIAL: sees every decided change, and brings a quorum up to date before it returns.
     pub fn read_serial(&mut self, key: &LwtKey) -> Result<Option<LwtRow>> {
-        if self.begin(Op::SerialRead)?.is_some() || self.chance.of(self.faults.read_lost) {
+        if self.begin(Op::SerialRead)?.is_some() || self.hit("serial read lost", self.faults.read_lost) {
             return Err(read_lost());
+        }
+        if !self.has_quorum() {
+            return Err(no_quorum());
         }
         self.settle(key);
         Ok(self.decided.lwt(key))
@@ -265,13 +325,16 @@ impl Network {
     /// A conditional write at SERIAL, committed at QUORUM.
     pub fn cas(&mut self, lwt: Lwt) -> Result<Cas<LwtRow>> {
         let failure = self.begin(Op::Cas)?;
-        if self.chance.of(self.faults.lwt_refused) {
+        if !self.has_quorum() {
+            return Err(no_quorum());
+        }
+        if self.hit("conditional write refused", self.faults.lwt_refused) {
             return Err(StoreError::Unavailable("no quorum to prepare".into()));
         }
-        if self.chance.of(self.faults.lwt_lost) {
+        if self.hit("conditional write lost", self.faults.lwt_lost) {
             return Err(StoreError::Indeterminate("timed out while proposing".into()));
         }
-        if self.chance.of(self.faults.lwt_late) {
+        if self.hit("conditional write late", self.faults.lwt_late) {
             self.send_late(Message::Decide(lwt));
             return Err(StoreError::Indeterminate("timed out while proposing".into()));
         }
@@ -285,11 +348,15 @@ impl Network {
                 Cas::Applied
             }
         };
-        if failure.is_some() || self.chance.of(self.faults.lwt_reply_lost) {
+        if failure.is_some() || self.hit("conditional write's reply lost", self.faults.lwt_reply_lost) {
             return Err(StoreError::Indeterminate("the reply was lost".into()));
         }
         Ok(outcome)
     }
+}
+
+fn no_quorum() -> StoreError {
+    StoreError::Unavailable("no quorum of replicas can be reached".into())
 }
 
 fn read_lost() -> StoreError {
