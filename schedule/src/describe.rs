@@ -92,7 +92,7 @@ impl Schedule {
         times
     }
 
-    /// As a workflow would be listed, in a division of its own.
+    /// As a workflow would be listed. Schedules have a list of their own.
     pub(crate) fn list_row(&self, incarnation: &str) -> Option<WorkflowExecutionInfo> {
         let definition = self.state.definition.as_ref()?;
         let mut memo = definition.memo.clone().unwrap_or_default();
@@ -100,12 +100,7 @@ impl Schedule {
         memo.fields.insert(LIST_INFO.to_owned(), info);
         let mut attributes = definition.search_attributes.clone().unwrap_or_default();
         let paused = if self.state.paused { "true" } else { "false" };
-        for (name, value) in [
-            ("TemporalNamespaceDivision", json(format!("\"{NAMESPACE_DIVISION}\""), "Keyword")),
-            ("TemporalSchedulePaused", json(paused.to_owned(), "Bool")),
-        ] {
-            attributes.indexed_fields.insert(name.to_owned(), value);
-        }
+        attributes.indexed_fields.insert(PAUSED.to_owned(), json(paused.to_owned(), "Bool"));
         let created = Timestamp(self.state.create_time_ns).to_proto();
         Some(WorkflowExecutionInfo {
             execution: Some(WorkflowExecution { workflow_id: self.id().to_owned(), run_id: incarnation.to_owned() }),
@@ -139,7 +134,6 @@ impl Schedule {
 }
 
 /// The key of the memo under which a list row carries a `ScheduleListInfo`, as the value of a payload.
-pub const LIST_INFO: &str = "ScheduleInfo";
-/// Schedules are listed apart from workflows.
-pub const NAMESPACE_DIVISION: &str = "TemporalScheduler";
+const LIST_INFO: &str = "ScheduleInfo";
+const PAUSED: &str = "TemporalSchedulePaused";
 const WORKFLOW_TYPE: &str = "temporal-sys-scheduler-workflow";

@@ -14,5 +14,4 @@ mod overlap;
 mod schedule;
 pub mod spec;
 
-pub use describe::{LIST_INFO, NAMESPACE_DIVISION};
 pub use schedule::Schedule;
