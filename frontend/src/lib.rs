@@ -23,11 +23,15 @@ mod worker_registry;
 use std::sync::Arc;
 
 use perdure_cluster::{Cluster, Namespaces};
-use perdure_proto::temporal::api::{
-    operatorservice::v1::operator_service_server::OperatorServiceServer,
-    workflowservice::v1::workflow_service_server::WorkflowServiceServer,
+use perdure_proto::{
+    Error,
+    temporal::api::{
+        operatorservice::v1::operator_service_server::OperatorServiceServer,
+        workflowservice::v1::workflow_service_server::WorkflowServiceServer,
+    },
 };
 use perdure_types::Limits;
+use perdure_visibility::Rows;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 
@@ -84,6 +88,8 @@ struct Inner {
     /// True from the moment when this node starts to shut down.
     draining: watch::Receiver<bool>,
     workers: WorkerRegistry,
+    /// Where lists come from; set by the wiring.
+    rows: Option<Arc<dyn Rows>>,
 }
 
 impl Frontend {
@@ -95,7 +101,15 @@ impl Frontend {
         draining: watch::Receiver<bool>,
     ) -> Self {
         let workers = WorkerRegistry::default();
-        Self { inner: Arc::new(Inner { cluster, namespaces, limits, info, draining, workers }) }
+        Self { inner: Arc::new(Inner { cluster, namespaces, limits, info, draining, workers, rows: None }) }
+    }
+
+    /// With lists of runs; to be called before the frontend is cloned.
+    pub fn with_lists(mut self, rows: Arc<dyn Rows>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.rows = Some(rows);
+        }
+        self
     }
 
     /// The service to add to a gRPC server.
@@ -137,6 +151,10 @@ impl Frontend {
 
     pub(crate) fn info(&self) -> &ClusterInfo {
         &self.inner.info
+    }
+
+    pub(crate) fn rows(&self) -> Result<Arc<dyn Rows>, Error> {
+        self.inner.rows.clone().ok_or_else(|| Error::unavailable("this node keeps no lists"))
     }
 
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {

@@ -10,6 +10,7 @@ const LATENCY: &str = "service_latency";
 const PENDING: &str = "service_pending_requests";
 const ERRORS: &str = "service_errors_with_type";
 const UNDELIVERED: &str = "frontend_tasks_undelivered";
+const COUNTED_BY_ROWS: &str = "visibility_counts_scanned";
 
 /// Label of a call that named no namespace, or none that exists.
 const NO_NAMESPACE: &str = "_unknown_";
@@ -21,6 +22,7 @@ pub fn describe() {
     describe_gauge!(PENDING, "API calls that are being handled");
     describe_counter!(ERRORS, "API calls answered with an error, by its type");
     describe_counter!(UNDELIVERED, "Started tasks whose worker had gone before they were written to it");
+    describe_counter!(COUNTED_BY_ROWS, "Counts of runs that no kept count answers, so that their rows were read");
 }
 
 fn label(namespace: Option<Arc<str>>) -> metrics::SharedString {
@@ -41,6 +43,10 @@ pub(crate) fn call_ended(operation: &'static str, namespace: Option<Arc<str>>, t
 pub(crate) fn call_failed(operation: &'static str, namespace: Option<Arc<str>>, error: &Error) {
     counter!(ERRORS, "operation" => operation, "namespace" => label(namespace), "error_type" => error_type(error))
         .increment(1);
+}
+
+pub(crate) fn count_scanned(namespace: &str) {
+    counter!(COUNTED_BY_ROWS, "namespace" => namespace.to_owned()).increment(1);
 }
 
 pub(crate) fn task_undelivered() {

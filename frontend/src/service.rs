@@ -75,6 +75,12 @@ service! {
         signal::signal_workflow_execution(SignalWorkflowExecutionRequest) -> SignalWorkflowExecutionResponse;
         signal_with_start::signal_with_start_workflow_execution(SignalWithStartWorkflowExecutionRequest) -> SignalWithStartWorkflowExecutionResponse;
         terminate::terminate_workflow_execution(TerminateWorkflowExecutionRequest) -> TerminateWorkflowExecutionResponse;
+        list::list_open_workflow_executions(ListOpenWorkflowExecutionsRequest) -> ListOpenWorkflowExecutionsResponse;
+        list::list_closed_workflow_executions(ListClosedWorkflowExecutionsRequest) -> ListClosedWorkflowExecutionsResponse;
+        list::list_workflow_executions(ListWorkflowExecutionsRequest) -> ListWorkflowExecutionsResponse;
+        list::list_archived_workflow_executions(ListArchivedWorkflowExecutionsRequest) -> ListArchivedWorkflowExecutionsResponse;
+        list::scan_workflow_executions(ScanWorkflowExecutionsRequest) -> ScanWorkflowExecutionsResponse;
+        count::count_workflow_executions(CountWorkflowExecutionsRequest) -> CountWorkflowExecutionsResponse;
         search_attributes::get_search_attributes(GetSearchAttributesRequest) -> GetSearchAttributesResponse;
         query_task::respond_query_task_completed(RespondQueryTaskCompletedRequest) -> RespondQueryTaskCompletedResponse;
         sticky::reset_sticky_task_queue(ResetStickyTaskQueueRequest) -> ResetStickyTaskQueueResponse;
@@ -107,16 +113,10 @@ service! {
         schedule::patch_schedule(PatchScheduleRequest) -> PatchScheduleResponse;
         schedule::list_schedule_matching_times(ListScheduleMatchingTimesRequest) -> ListScheduleMatchingTimesResponse;
         schedule::delete_schedule(DeleteScheduleRequest) -> DeleteScheduleResponse;
+        list_schedules::list_schedules(ListSchedulesRequest) -> ListSchedulesResponse;
+        list_schedules::count_schedules(CountSchedulesRequest) -> CountSchedulesResponse;
     }
     unimplemented {
-        list_open_workflow_executions(ListOpenWorkflowExecutionsRequest) -> ListOpenWorkflowExecutionsResponse;
-        list_closed_workflow_executions(ListClosedWorkflowExecutionsRequest) -> ListClosedWorkflowExecutionsResponse;
-        list_workflow_executions(ListWorkflowExecutionsRequest) -> ListWorkflowExecutionsResponse;
-        list_archived_workflow_executions(ListArchivedWorkflowExecutionsRequest) -> ListArchivedWorkflowExecutionsResponse;
-        scan_workflow_executions(ScanWorkflowExecutionsRequest) -> ScanWorkflowExecutionsResponse;
-        count_workflow_executions(CountWorkflowExecutionsRequest) -> CountWorkflowExecutionsResponse;
-        list_schedules(ListSchedulesRequest) -> ListSchedulesResponse;
-        count_schedules(CountSchedulesRequest) -> CountSchedulesResponse;
         update_worker_build_id_compatibility(UpdateWorkerBuildIdCompatibilityRequest) -> UpdateWorkerBuildIdCompatibilityResponse;
         get_worker_build_id_compatibility(GetWorkerBuildIdCompatibilityRequest) -> GetWorkerBuildIdCompatibilityResponse;
         update_worker_versioning_rules(UpdateWorkerVersioningRulesRequest) -> UpdateWorkerVersioningRulesResponse;
@@ -181,11 +181,11 @@ service! {
 service! {
     OperatorService, OPERATOR_IMPLEMENTED, OPERATOR_UNIMPLEMENTED
     implemented {
+        search_attributes::add_search_attributes(AddSearchAttributesRequest) -> AddSearchAttributesResponse;
+        search_attributes::remove_search_attributes(RemoveSearchAttributesRequest) -> RemoveSearchAttributesResponse;
         search_attributes::list_search_attributes(ListSearchAttributesRequest) -> ListSearchAttributesResponse;
     }
     unimplemented {
-        add_search_attributes(AddSearchAttributesRequest) -> AddSearchAttributesResponse;
-        remove_search_attributes(RemoveSearchAttributesRequest) -> RemoveSearchAttributesResponse;
         delete_namespace(DeleteNamespaceRequest) -> DeleteNamespaceResponse;
         add_or_update_remote_cluster(AddOrUpdateRemoteClusterRequest) -> AddOrUpdateRemoteClusterResponse;
         remove_remote_cluster(RemoveRemoteClusterRequest) -> RemoveRemoteClusterResponse;

@@ -8,14 +8,30 @@ use crate::{
     config::ServerConfig,
     exit::Failure,
     node::Plan,
-    serve::{Endpoints, serve},
+    node_service::ClusterPort,
+    serve::{Endpoints, Ports, serve},
 };
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(config: ServerConfig) -> Result<(), Failure> {
-    let endpoints = Endpoints::bind(config.ip, config.port, config.metrics_port).await?;
+    let endpoints = Endpoints::bind(Ports {
+        ip: config.ip,
+        grpc: config.port,
+        http: config.http_port,
+        metrics: config.metrics_port,
+    })
+    .await?;
+    let cluster = config.cluster;
+    let addresses = config.cassandra.addresses();
+    let cluster = ClusterPort::bind(cluster.ip, cluster.port, cluster.advertise, cluster.name, &addresses).await?;
     let store = CassandraStore::connect(config.cassandra.clone()).await.map_err(|error| connect_failure(&error))?;
-    let plan = Plan { limits: config.limits, namespaces: config.namespace, store_name: "cassandra" };
+    let plan = Plan {
+        cluster: Some(cluster),
+        shards: config.shard_config(),
+        namespaces: config.namespace,
+        search_attributes: Vec::new(),
+        store_name: "cassandra",
+    };
     let data = format!("keyspace {} on {}", config.cassandra.keyspace, config.cassandra.seeds.join(", "));
     serve(endpoints, Arc::new(store), plan, &data).await
 }

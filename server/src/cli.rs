@@ -5,9 +5,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perdure_types::Limits;
+use perdure_visibility::{CUSTOM_KINDS, Kind, is_reserved, kind_name};
 use serde::Deserialize;
 
-use crate::config::Flags;
+use crate::{admin::AdminArgs, config::Flags};
 
 /// Durable execution: speaks Temporal's API, so Temporal's SDKs, CLI and UI work with it unmodified.
 #[derive(Debug, Parser)]
@@ -26,6 +27,8 @@ pub enum Command {
     /// Each setting can be given by a flag, in the environment, or in a TOML file, and counts in that order. The names
     /// that Temporal's container images have for Cassandra (CASSANDRA_SEEDS, KEYSPACE and so on) are taken too.
     Server(Flags),
+    /// Look at a cluster and its shards, and drain nodes
+    Admin(AdminArgs),
     /// Look at the configuration of a server
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -56,12 +59,19 @@ pub struct DevArgs {
     /// Port of the gRPC API
     #[arg(long, default_value_t = 7233)]
     pub port: u16,
+    /// Port of the HTTP API; when not given, 7243 beside the default gRPC port, else chosen by the system, and logged
+    #[arg(long)]
+    pub http_port: Option<u16>,
     /// Port for /metrics; chosen by the system when not given, and logged
     #[arg(long, default_value_t = 0)]
     pub metrics_port: u16,
     /// Namespace to create at start, besides `default`; may be repeated
     #[arg(long, short, value_name = "NAME")]
     pub namespace: Vec<String>,
+    /// Search attribute of the namespaces created at start: `NAME=TYPE` with type Text, Keyword, Int, Double, Bool,
+    /// Datetime or KeywordList; may be repeated
+    #[arg(long, value_name = "NAME=TYPE", value_parser = search_attribute)]
+    pub search_attribute: Vec<(String, Kind)>,
     /// Directory that holds all data, created if need be
     #[arg(long, short = 'f', value_name = "PATH", default_value = "perdure-data", conflicts_with = "ephemeral")]
     pub db_filename: PathBuf,
@@ -94,6 +104,16 @@ pub enum LogLevel {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+fn search_attribute(pair: &str) -> Result<(String, Kind), String> {
+    let (name, kind) = pair.split_once('=').ok_or("expected NAME=TYPE")?;
+    if name.is_empty() || is_reserved(name) {
+        return Err(format!("search attribute {name:?} is reserved by the system"));
+    }
+    let found = CUSTOM_KINDS.into_iter().find(|known| kind_name(*known).eq_ignore_ascii_case(kind));
+    let known = || CUSTOM_KINDS.map(kind_name).join(", ");
+    found.map(|kind| (name.to_owned(), kind)).ok_or_else(|| format!("unknown type {kind:?}; known are {}", known()))
 }
 
 impl DevArgs {
@@ -131,6 +151,16 @@ mod tests {
         let args = dev(&["--dynamic-config-value", "limit.historyCount.error=100"]);
         assert_eq!(args.limits().expect("known knob").history_count_error, 100);
         assert!(dev(&["--dynamic-config-value", "no.such.key=1"]).limits().is_err());
+    }
+
+    #[test]
+    fn search_attributes_have_types() {
+        let args = dev(&["--search-attribute", "Customer=Keyword", "--search-attribute", "Size=int"]);
+        let expected = [("Customer".to_owned(), Kind::Keyword), ("Size".to_owned(), Kind::Int)];
+        assert_eq!(args.search_attribute, expected);
+        for bad in ["Customer", "Customer=Word", "WorkflowId=Keyword", "=Int"] {
+            assert!(Cli::try_parse_from(["perdure", "dev", "--search-attribute", bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     cli::DevArgs,
     exit::Failure,
     node::Plan,
-    serve::{Endpoints, serve},
+    serve::{Endpoints, Ports, serve},
 };
 
 /// What SDKs and tools use when they are told nothing.
@@ -17,10 +17,14 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let limits = args.limits().map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
-    let endpoints = Endpoints::bind(args.ip, args.port, args.metrics_port).await?;
+    let endpoints =
+        Endpoints::bind(Ports { ip: args.ip, grpc: args.port, http: args.http_port, metrics: args.metrics_port })
+            .await?;
     let store = Arc::new(open(&args)?);
     let namespaces = std::iter::once(DEFAULT_NAMESPACE.to_owned()).chain(args.namespace.iter().cloned()).collect();
-    let plan = Plan { limits, namespaces, store_name: "embedded" };
+    let shards = ShardConfig { limits, ..ShardConfig::default() };
+    let plan = Plan {
+        cluster: None, shards, namespaces, search_attributes: args.search_attribute.clone(), store_name: "embedded" };
     serve(endpoints, store, plan, &data_name(&args)).await
 }
 

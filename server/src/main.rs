@@ -3,6 +3,7 @@
 // Here the process gets its identity, and new clusters and namespaces theirs.
 #![allow(clippy::disallowed_methods)]
 
+mod admin;
 mod cassandra;
 mod cli;
 mod config;
@@ -10,8 +11,10 @@ mod connection;
 mod dev;
 mod exit;
 mod grpc;
+mod lists;
 mod namespaces;
 mod node;
+mod node_service;
 mod serve;
 mod signals;
 mod telemetry;
@@ -48,6 +51,7 @@ fn run(command: Command) -> Result<(), Failure> {
             telemetry::init_logs(config.log_level, config.log_format);
             block_on(cassandra::run(config))
         }
+        Command::Admin(args) => block_on(admin::run(args)),
         Command::Config(ConfigCommand::Check(flags)) => {
             print!("{}", load(&flags)?.describe());
             Ok(())

@@ -5,8 +5,13 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use perdure_cluster::{Namespace, NamespaceStore, Namespaces};
 use perdure_persistence::{Cas, NamespaceRow, Store, StoreError};
-use perdure_proto::{Error, perdure::state::v1::NamespaceRecord, temporal::api::enums::v1::NamespaceState};
+use perdure_proto::{
+    Error,
+    perdure::state::v1::NamespaceRecord,
+    temporal::api::{common::v1::SearchAttributes, enums::v1::NamespaceState},
+};
 use perdure_types::Duration;
+use perdure_visibility::{Attributes, Kind, Refusal, field_of, free_field};
 use perdure_workflow::{NamespaceInfo, NamespaceView};
 use prost::Message;
 
@@ -85,6 +90,30 @@ pub async fn ensure_namespaces(namespaces: &Namespaces, names: &[String]) -> Res
     Ok(())
 }
 
+/// Gives the namespaces the search attributes that they do not have yet.
+pub async fn ensure_search_attributes(
+    namespaces: &Namespaces,
+    names: &[String],
+    wanted: &[(String, Kind)],
+) -> Result<(), Error> {
+    for namespace in names.iter().filter_map(|name| namespaces.by_name(name)) {
+        let mut record = namespace.record.clone();
+        let aliases = &mut record.custom_search_attribute_aliases;
+        for (name, kind) in wanted {
+            if field_of(aliases, name).is_none()
+                && let Some(field) = free_field(aliases, *kind)
+            {
+                aliases.insert(field, name.clone());
+            }
+        }
+        // Whoever was faster did the same, or an operator decided otherwise.
+        if record != namespace.record && !namespaces.update(&namespace, record).await? {
+            tracing::warn!(namespace = namespace.name(), "search attributes were changed by others meanwhile");
+        }
+    }
+    Ok(())
+}
+
 /// The registry as the workflow core sees it.
 pub struct NamespaceRegistry(pub Arc<Namespaces>);
 
@@ -99,5 +128,11 @@ impl NamespaceView for NamespaceRegistry {
 
     fn by_id(&self, id: &str) -> Option<NamespaceInfo> {
         self.0.by_id(id).map(info)
+    }
+
+    fn check_search_attributes(&self, namespace_id: &str, given: &SearchAttributes) -> Result<(), String> {
+        let Some(namespace) = self.0.by_id(namespace_id) else { return Ok(()) };
+        let attributes = Attributes::from_aliases(&namespace.record.custom_search_attribute_aliases);
+        perdure_visibility::check(given, &attributes, namespace.name()).map_err(Refusal::into_message)
     }
 }

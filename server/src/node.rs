@@ -7,12 +7,15 @@ use perdure_frontend::{ClusterInfo, Frontend};
 use perdure_matching::{Matching, MatchingConfig};
 use perdure_persistence::{ClusterSettings, Store, StoreError};
 use perdure_shard::{Clock, Setup, ShardConfig, Shards, StartError};
-use perdure_types::{Limits, SlotCount};
+use perdure_types::SlotCount;
+use perdure_visibility::Kind;
 use tokio::sync::watch;
 
 use crate::{
     exit::Failure,
-    namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces},
+    lists::ListedRows,
+    namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces, ensure_search_attributes},
+    node_service::{self, ClusterPort, Joined},
     wiring::{MatchingHere, ShardsHere, Uplink},
 };
 
@@ -22,9 +25,14 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// What a node is to be.
 pub struct Plan {
-    pub limits: Limits,
+    /// Where other nodes reach this one; none: it is the whole cluster.
+    pub cluster: Option<ClusterPort>,
+    /// Its limits are those of the whole node.
+    pub shards: ShardConfig,
     /// Namespaces to create if they are not there.
     pub namespaces: Vec<String>,
+    /// Search attributes that these namespaces get if they do not have them.
+    pub search_attributes: Vec<(String, Kind)>,
     /// What clients are told about where the data is.
     pub store_name: &'static str,
 }
@@ -34,31 +42,43 @@ pub struct Node {
     pub frontend: Frontend,
     pub shards: Shards,
     pub matching: Matching,
+    /// None: this node is the whole cluster.
+    pub joined: Option<Joined>,
     pub draining: watch::Sender<bool>,
 }
 
 impl Node {
-    /// Serves when it returns. `host_name` names the process to clients.
-    pub async fn start(store: Arc<dyn Store>, plan: Plan, host_name: String) -> Result<Self, Failure> {
-        let Plan { limits, namespaces, store_name } = plan;
+    /// Serves when it returns. `address` is where clients reach it.
+    pub async fn start(store: Arc<dyn Store>, plan: Plan, address: String) -> Result<Self, Failure> {
+        let Plan { cluster: port, shards: config, namespaces, search_attributes, store_name } = plan;
+        let limits = Arc::new(config.limits.clone());
         let settings = settings(&*store).await?;
-        let namespaces = load_namespaces(&store, &namespaces).await?;
+        let namespaces = load_namespaces(&store, &namespaces, &search_attributes).await?;
 
         let uplink = Uplink::default();
         let matching =
-            Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name, ..MatchingConfig::default() });
+            Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name: address.clone(), ..MatchingConfig::default() });
         let shards = Shards::new();
-        let cluster = Cluster::new(
-            settings.slots,
-            Arc::new(ShardsHere(shards.clone())),
-            Arc::new(MatchingHere(matching.clone())),
-        );
+        let shards_here = Arc::new(ShardsHere(shards.clone()));
+        let matching_here = Arc::new(MatchingHere(matching.clone()));
+        let (cluster, joined) = match port {
+            None => (Cluster::new(settings.slots, shards_here, matching_here), None),
+            Some(port) => {
+                let membership = node_service::join(&port, &settings, store.clone(), address).await?;
+                namespaces.follow(membership.clone());
+                let cluster = Cluster::joined(membership.clone(), shards_here, matching_here);
+                let joined = node_service::serve(port, membership, &cluster);
+                (cluster, Some(joined))
+            }
+        };
         uplink.connect(cluster.clone());
+        let clock = Arc::new(Clock::system());
+        let rows = Arc::new(ListedRows::new(store.clone(), clock.clone()));
         let setup = Setup {
             store,
             shards: settings.slots.shards().collect(),
-            config: ShardConfig { limits: limits.clone(), ..ShardConfig::default() },
-            clock: Arc::new(Clock::system()),
+            config,
+            clock,
             namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
             tasks: Arc::new(uplink.clone()),
             entities: Arc::new(uplink),
@@ -75,8 +95,23 @@ impl Node {
             persistence_store: store_name.to_owned(),
             ..ClusterInfo::default()
         };
-        let frontend = Frontend::new(cluster, namespaces, Arc::new(limits), info, watch_draining);
-        Ok(Self { frontend, shards, matching, draining })
+        let frontend = Frontend::new(cluster, namespaces, limits, info, watch_draining).with_lists(rows);
+        Ok(Self { frontend, shards, matching, joined, draining })
+    }
+
+    /// Returns when an operator wants this node to end.
+    pub async fn drain_asked(&self) {
+        match &self.joined {
+            Some(joined) => joined.drain_asked.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives all shards to other members, if there are any.
+    pub async fn hand_over(&self) {
+        if let Some(joined) = &self.joined {
+            joined.membership.drain().await;
+        }
     }
 }
 
@@ -106,12 +141,17 @@ pub fn store_failure(error: &StoreError) -> Failure {
     Failure::new(code, error.to_string())
 }
 
-async fn load_namespaces(store: &Arc<dyn Store>, extra: &[String]) -> Result<Arc<Namespaces>, Failure> {
+async fn load_namespaces(
+    store: &Arc<dyn Store>,
+    extra: &[String],
+    search_attributes: &[(String, Kind)],
+) -> Result<Arc<Namespaces>, Failure> {
     let stored = StoredNamespaces::new(store.clone());
     let first_failure = stored.first_failure();
     let loaded = async {
         let namespaces = Arc::new(Namespaces::load(Arc::new(stored)).await?);
         ensure_namespaces(&namespaces, extra).await?;
+        ensure_search_attributes(&namespaces, extra, search_attributes).await?;
         Ok(namespaces)
     };
     loaded.await.map_err(|error: perdure_proto::Error| match first_failure.get() {

@@ -75,7 +75,8 @@ pub(crate) const DIVISION: &str = "TemporalNamespaceDivision";
 const RESERVED: [&str; 4] = ["NamespaceId", "Memo", "Encoding", "VisibilityTaskKey"];
 /// Fields that a namespace may have of each kind.
 const MOST_FIELDS: usize = 99;
-const CUSTOM_KINDS: [Kind; 7] = [Bool, Datetime, Double, Int, Keyword, KeywordList, Text];
+/// Those that a custom attribute may have.
+pub const CUSTOM_KINDS: [Kind; 7] = [Bool, Datetime, Double, Int, Keyword, KeywordList, Text];
 
 fn system(name: &str) -> Option<(&'static str, Kind, SetBy)> {
     TABLE.binary_search_by(|(known, ..)| (*known).cmp(name)).ok().and_then(|i| TABLE.get(i).copied())

@@ -17,11 +17,14 @@ mod query;
 mod row;
 mod syntax;
 mod token;
+mod validate;
 mod value;
 
-pub use attributes::{Attribute, Attributes, Kind, SYSTEM, field_of, free_field, is_reserved, kind_name, may_be_set};
+pub use attributes::{
+    Attribute, Attributes, CUSTOM_KINDS, Kind, SYSTEM, field_of, free_field, is_reserved, kind_name, may_be_set,
+};
 pub use count::{Count, count};
 pub use list::{Page, Request, Rows, list};
 pub use query::{Query, QueryError};
 pub use row::row_of;
-pub use value::{InvalidValue, check_value};
+pub use validate::{Refusal, check};

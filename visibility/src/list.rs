@@ -25,6 +25,8 @@ use crate::{
 pub trait Rows: Send + Sync + 'static {
     async fn list(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>, Error>;
     async fn find(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>, Error>;
+    /// By the clock of those who make the rows.
+    fn now(&self) -> Timestamp;
     async fn counts(&self, list_id: &str) -> Result<Vec<VisibilityCount>, Error>;
 }
 

@@ -14,6 +14,7 @@ use perdure_types::{Duration, Limits};
 use crate::{
     call::Call,
     rpc::{start, update},
+    search_attributes,
 };
 
 const FAILED: &str = "Update-with-Start could not be executed.";
@@ -23,7 +24,12 @@ pub(crate) async fn execute_multi_operation(
     mut request: ExecuteMultiOperationRequest,
 ) -> Result<ExecuteMultiOperationResponse, Error> {
     let namespace = call.namespace_for_start(&request.namespace)?;
-    let workflow_id = prepare(&mut request, call.limits())?;
+    let given = request.operations.first().and_then(|first| match &first.operation {
+        Some(Operation::StartWorkflow(start)) => start.search_attributes.as_ref(),
+        Some(Operation::UpdateWorkflow(_)) | None => None,
+    });
+    let checked = search_attributes::check(call, &namespace, given).await;
+    let workflow_id = prepare(&mut request, checked, call.limits())?;
     let command = workflow_call::Command::MultiOperation(request);
     let reply = call.workflow(namespace.id(), &workflow_id, command).await.map_err(named)?;
     let workflow_reply::Reply::MultiOperation(mut reply) = reply else {
@@ -46,7 +52,11 @@ fn named(mut error: Error) -> Error {
 }
 
 /// Checks both operations, so that the client learns of what is wrong with each. Gives their workflow id.
-fn prepare(request: &mut ExecuteMultiOperationRequest, limits: &Limits) -> Result<String, Error> {
+fn prepare(
+    request: &mut ExecuteMultiOperationRequest,
+    checked: Result<(), Error>,
+    limits: &Limits,
+) -> Result<String, Error> {
     let namespace = request.namespace.clone();
     let [first, second] = request.operations.as_mut_slice() else {
         return Err(not_start_and_update());
@@ -56,7 +66,7 @@ fn prepare(request: &mut ExecuteMultiOperationRequest, limits: &Limits) -> Resul
     else {
         return Err(not_start_and_update());
     };
-    let started = prepare_start(start, &namespace, limits);
+    let started = prepare_start(start, &namespace, limits).and(checked);
     let mut updated = prepare_update(update, &namespace, limits);
     let updated_id = update.workflow_execution.as_ref().map_or("", |e| e.workflow_id.as_str());
     if started.is_ok() && updated.is_ok() && updated_id != start.workflow_id {
@@ -171,7 +181,7 @@ mod tests {
     #[test]
     fn both_operations_get_the_namespace() {
         let mut request = request(start("w"), update("w"));
-        assert_eq!(prepare(&mut request, &Limits::default()).expect("valid"), "w");
+        assert_eq!(prepare(&mut request, Ok(()), &Limits::default()).expect("valid"), "w");
         let Some(Operation::UpdateWorkflow(update)) = &request.operations[1].operation else { panic!("an update") };
         assert_eq!(update.namespace, "default");
     }
@@ -179,7 +189,7 @@ mod tests {
     #[test]
     fn each_operation_has_its_status() {
         let check = |start, update, expect: [&str; 2]| {
-            let error = prepare(&mut request(start, update), &Limits::default()).expect_err("refused");
+            let error = prepare(&mut request(start, update), Ok(()), &Limits::default()).expect_err("refused");
             assert_eq!(error.grpc_code(), Code::InvalidArgument);
             assert_eq!(statuses(&error), expect);
         };
@@ -199,9 +209,9 @@ mod tests {
     fn only_start_and_update() {
         let mut other = request(start("w"), update("w"));
         other.operations.swap(0, 1);
-        let error = prepare(&mut other, &Limits::default()).expect_err("refused");
+        let error = prepare(&mut other, Ok(()), &Limits::default()).expect_err("refused");
         assert_eq!(error.message, "Operations have to be exactly [Start, Update].");
         other.operations.clear();
-        assert!(prepare(&mut other, &Limits::default()).is_err());
+        assert!(prepare(&mut other, Ok(()), &Limits::default()).is_err());
     }
 }

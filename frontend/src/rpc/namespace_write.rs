@@ -84,7 +84,7 @@ pub(crate) async fn deprecate_namespace(
 }
 
 /// Changes a namespace as it is stored now; starts anew when someone else was faster.
-async fn change(
+pub(crate) async fn change(
     call: &Call<'_>,
     name: &str,
     apply: impl Fn(&mut NamespaceRecord) -> Result<(), Error>,

@@ -1,5 +1,6 @@
 //! The RPCs of one schedule: create, describe, update, patch, delete, list the times that it matches.
 
+use perdure_cluster::Namespace;
 use perdure_proto::{
     Error,
     perdure::node::v1::{ScheduleCommand, schedule_command, schedule_reply, workflow_call, workflow_reply},
@@ -33,7 +34,8 @@ pub(crate) async fn create_schedule(
     schedule_id(&request.schedule_id, limits)?;
     validate::identity(&request.identity, limits)?;
     validate::request_id(&mut request.request_id, limits)?;
-    definition(request.schedule.as_mut(), request.memo.as_ref(), request.search_attributes.as_ref(), limits)?;
+    definition(request.schedule.as_mut(), request.memo.as_ref(), limits)?;
+    attributes(call, &namespace, request.schedule.as_ref(), request.search_attributes.as_ref()).await?;
     if let Some(initial) = &request.initial_patch {
         patch(initial)?;
     }
@@ -68,7 +70,8 @@ pub(crate) async fn update_schedule(
     schedule_id(&request.schedule_id, limits)?;
     validate::identity(&request.identity, limits)?;
     validate::request_id(&mut request.request_id, limits)?;
-    definition(request.schedule.as_mut(), request.memo.as_ref(), request.search_attributes.as_ref(), limits)?;
+    definition(request.schedule.as_mut(), request.memo.as_ref(), limits)?;
+    attributes(call, &namespace, request.schedule.as_ref(), request.search_attributes.as_ref()).await?;
     let id = request.schedule_id.clone();
     match ask(call, namespace.id(), &id, schedule_command::Command::Update(request)).await? {
         schedule_reply::Reply::Update(reply) => Ok(reply),
@@ -148,7 +151,6 @@ fn schedule_id(id: &str, limits: &Limits) -> Result<(), Error> {
 fn definition(
     schedule: Option<&mut Schedule>,
     memo: Option<&Memo>,
-    attributes: Option<&SearchAttributes>,
     limits: &Limits,
 ) -> Result<(), Error> {
     let Some(schedule) = schedule else {
@@ -163,9 +165,25 @@ fn definition(
         Some(Action::StartWorkflow(start)) => action(start, limits)?,
         None => return Err(Error::invalid_argument("ScheduleAction is not set on request.")),
     }
-    search_attributes::validate(attributes)?;
     start::memo(validate::size(memo), limits)?;
     validate::blob_size(validate::size(Some(&*schedule)), limits)
+}
+
+/// Checks the search attributes of the schedule and of what it starts.
+async fn attributes(
+    call: &Call<'_>,
+    namespace: &Namespace,
+    schedule: Option<&Schedule>,
+    own: Option<&SearchAttributes>,
+) -> Result<(), Error> {
+    search_attributes::check(call, namespace, own).await?;
+    let action = schedule.and_then(|schedule| schedule.action.as_ref()).and_then(|action| action.action.as_ref());
+    match action {
+        Some(Action::StartWorkflow(start)) => {
+            search_attributes::check(call, namespace, start.search_attributes.as_ref()).await
+        }
+        None => Ok(()),
+    }
 }
 
 /// What is wrong with the workflow that is to be started is said now, not at its time.

@@ -22,6 +22,7 @@ pub(crate) async fn signal_with_start_workflow_execution(
 ) -> Result<SignalWithStartWorkflowExecutionResponse, Error> {
     let namespace = call.namespace_for_start(&request.namespace)?;
     prepare(&mut request, call.limits())?;
+    search_attributes::check(call, &namespace, request.search_attributes.as_ref()).await?;
     let workflow_id = request.workflow_id.clone();
     match call
         .workflow(namespace.id(), &workflow_id, workflow_call::Command::SignalWithStart(Box::new(request)))
@@ -58,7 +59,6 @@ fn prepare(request: &mut SignalWithStartWorkflowExecutionRequest, limits: &Limit
         &mut request.workflow_id_conflict_policy,
         WorkflowIdConflictPolicy::UseExisting,
     );
-    search_attributes::validate(request.search_attributes.as_ref())?;
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, &[])?;
     refuse_unbuilt(&[], request.versioning_override.as_ref(), request.time_skipping_config.as_ref())?;

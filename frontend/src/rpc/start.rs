@@ -20,6 +20,7 @@ pub(crate) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = call.namespace_for_start(&request.namespace)?;
     prepare(&mut request, call.limits())?;
+    search_attributes::check(call, &namespace, request.search_attributes.as_ref()).await?;
     let workflow_id = request.workflow_id.clone();
     let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
     match call.workflow(namespace.id(), &workflow_id, command).await? {
@@ -63,7 +64,6 @@ pub(crate) fn prepare(request: &mut StartWorkflowExecutionRequest, limits: &Limi
     {
         return Err(Error::invalid_argument("attaching request ID is required for attaching completion callbacks"));
     }
-    search_attributes::validate(request.search_attributes.as_ref())?;
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, &request.completion_callbacks)?;
     refuse_unbuilt(
