@@ -72,7 +72,7 @@ impl CassandraConfig {
     }
 
     /// Seeds with their ports.
-    pub(super) fn addresses(&self) -> Vec<String> {
+    pub fn addresses(&self) -> Vec<String> {
         let with_port = |seed: &String| {
             let has_port = match seed.rsplit_once(':') {
                 // More than one colon is an IPv6 address, with a port only behind brackets.

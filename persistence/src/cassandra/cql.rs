@@ -90,6 +90,13 @@ impl Cql {
         self.prepared(statement).await
     }
 
+    /// A plain read whose rows are small and come by the page.
+    pub async fn prepare_paged(&self, cql: &str) -> Result<PreparedStatement> {
+        let mut statement = self.prepare(cql).await?;
+        statement.set_page_size(256);
+        Ok(statement)
+    }
+
     /// A conditional write: SERIAL, its commit QUORUM (G1); the driver never repeats it (G3).
     pub async fn prepare_conditional(&self, cql: &str) -> Result<PreparedStatement> {
         let mut statement = self.text(cql);

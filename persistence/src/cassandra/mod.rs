@@ -27,6 +27,7 @@ mod statements;
 mod tables;
 mod telemetry;
 mod tls;
+mod visibility;
 mod wakeups;
 
 use std::sync::Arc;
@@ -40,11 +41,12 @@ pub use schema::render as render_schema;
 use statements::Statements;
 pub use telemetry::describe as describe_metrics;
 use telemetry::Counters;
+use visibility::Listed;
 use wakeups::Floors;
 
 use crate::{
     Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, MemberRow, NamespaceRow, Result, RunRow, SessionRow,
-    ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
+    ShardRow, StampedWrite, Store, VisibilityCount, VisibilityQuery, Wakeup,
 };
 
 /// Statements of one operation that are under way at once.
@@ -56,6 +58,7 @@ pub struct CassandraStore {
     cql: Cql,
     statements: Statements,
     floors: Floors,
+    listed: Listed,
 }
 
 impl CassandraStore {
@@ -70,7 +73,7 @@ impl CassandraStore {
             reason: error.to_string(),
         })?;
         tracing::info!(keyspace = config.keyspace, seeds = config.addresses().join(", "), "connected to Cassandra");
-        Ok(Self { cql, statements, floors: Floors::default() })
+        Ok(Self { cql, statements, floors: Floors::default(), listed: Listed::default() })
     }
 
     /// How many statements were sent, by kind.
@@ -218,15 +221,15 @@ impl Store for CassandraStore {
         self.wakeups(shard, after, until, limit).await
     }
 
-    async fn list_visibility(&self, _query: &VisibilityQuery) -> Result<Vec<ListedRun>> {
-        Err(StoreError::ReadOnly("lists are not there yet".into()))
+    async fn list_visibility(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>> {
+        self.list(query).await
     }
 
-    async fn find_visibility(&self, _namespace_id: &str, _ids: &IdMatch, _limit: usize) -> Result<Vec<ListedRun>> {
-        Err(StoreError::ReadOnly("lists are not there yet".into()))
+    async fn find_visibility(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
+        self.find(list_id, ids, limit).await
     }
 
-    async fn count_visibility(&self, _namespace_id: &str) -> Result<Vec<VisibilityCount>> {
-        Err(StoreError::ReadOnly("lists are not there yet".into()))
+    async fn count_visibility(&self, list_id: &str) -> Result<Vec<VisibilityCount>> {
+        self.count(list_id).await
     }
 }

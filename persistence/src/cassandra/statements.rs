@@ -66,12 +66,12 @@ statements! {
     // The log. Rows carry timestamp 1, the deletion of their segment 2: an insert that comes late stays invisible (M3), and
     // a repeated one is the same cell (G2).
     append: prepare =
-        "INSERT INTO {ks}.node_log (session_id, segment, seq, acknowledged, bytes, checksum, batch) \
+        "INSERT INTO {ks}.node_log (session_id, segment, seq, acknowledged, bytes, checksum, records) \
          VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP 1";
     size_log: prepare =
         "SELECT seq, bytes FROM {ks}.node_log WHERE session_id = ? AND segment = ? AND seq >= ? LIMIT 2048";
     read_log: prepare =
-        "SELECT seq, acknowledged, checksum, batch FROM {ks}.node_log \
+        "SELECT seq, acknowledged, checksum, records FROM {ks}.node_log \
          WHERE session_id = ? AND segment = ? AND seq >= ? AND seq <= ?";
     delete_segment: prepare =
         "DELETE FROM {ks}.node_log USING TIMESTAMP 2 WHERE session_id = ? AND segment = ?";
@@ -132,4 +132,53 @@ statements! {
         "INSERT INTO {ks}.wakeup_floor (shard_id, epoch, bucket) VALUES (?, ?, ?) IF NOT EXISTS";
     move_floor: prepare_conditional =
         "UPDATE {ks}.wakeup_floor SET epoch = ?, bucket = ? WHERE shard_id = ? IF epoch = ? AND bucket = ?";
+
+    // The list of runs; see `visibility.rs`.
+    put_visibility: prepare =
+        "INSERT INTO {ks}.visibility_rows (list_id, closed, bucket, at, run_id, workflow_id, workflow_type, status, \
+         start_time, hidden, made_at, keywords, info) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    delete_visibility: prepare =
+        "DELETE FROM {ks}.visibility_rows USING TIMESTAMP ? \
+         WHERE list_id = ? AND closed = ? AND bucket = ? AND at = ? AND run_id = ?";
+    read_visibility: prepare_paged =
+        "SELECT at, run_id, workflow_id, workflow_type, status, start_time, hidden, made_at, keywords, info \
+         FROM {ks}.visibility_rows WHERE list_id = ? AND closed = ? AND bucket = ? AND at <= ? AND at >= ?";
+    read_visibility_named: prepare =
+        "SELECT at, run_id, workflow_id, workflow_type, status, start_time, hidden, made_at, keywords, info \
+         FROM {ks}.visibility_rows WHERE list_id = ? AND closed = ? AND bucket = ? AND (at, run_id) IN ?";
+    count_visibility: prepare =
+        "SELECT workflow_type, status, hidden FROM {ks}.visibility_rows WHERE list_id = ? AND closed = ? AND bucket = ?";
+    put_visibility_entry: prepare =
+        "INSERT INTO {ks}.visibility_index (list_id, facet, closed, bucket, at, run_id, workflow_id) \
+         VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    delete_visibility_entry: prepare =
+        "DELETE FROM {ks}.visibility_index USING TIMESTAMP ? \
+         WHERE list_id = ? AND facet = ? AND closed = ? AND bucket = ? AND at = ? AND run_id = ?";
+    read_visibility_entries: prepare_paged =
+        "SELECT at, run_id FROM {ks}.visibility_index \
+         WHERE list_id = ? AND facet = ? AND closed = ? AND bucket = ? AND at <= ? AND at >= ?";
+    put_visibility_id: prepare =
+        "INSERT INTO {ks}.visibility_ids (list_id, day, workflow_id, run_id, closed, at) \
+         VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    delete_visibility_id: prepare =
+        "DELETE FROM {ks}.visibility_ids USING TIMESTAMP ? \
+         WHERE list_id = ? AND day = ? AND workflow_id = ? AND run_id = ?";
+    read_visibility_ids: prepare_paged =
+        "SELECT workflow_id, run_id, closed, at FROM {ks}.visibility_ids \
+         WHERE list_id = ? AND day = ? AND workflow_id >= ?";
+    put_visibility_bucket: prepare =
+        "INSERT INTO {ks}.visibility_buckets (list_id, facet, closed, bucket) VALUES (?, ?, ?, ?) USING TIMESTAMP 1";
+    read_visibility_buckets: prepare =
+        "SELECT bucket FROM {ks}.visibility_buckets \
+         WHERE list_id = ? AND facet = ? AND closed = ? AND bucket >= ? AND bucket <= ? LIMIT ?";
+    read_listing: prepare =
+        "SELECT start_time, closed, at, facets, stamp FROM {ks}.visibility_runs \
+         WHERE list_id = ? AND workflow_id = ? AND run_id = ?";
+    put_listing: prepare =
+        "INSERT INTO {ks}.visibility_runs (list_id, workflow_id, run_id, start_time, closed, at, facets, stamp) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    // That it is gone has to be known for as long as an older write may come.
+    put_delisting: prepare =
+        "INSERT INTO {ks}.visibility_runs (list_id, workflow_id, run_id, start_time, closed, at, facets, stamp) \
+         VALUES (?, ?, ?, null, null, null, null, ?) USING TIMESTAMP ? AND TTL 864000";
 }

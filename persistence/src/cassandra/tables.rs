@@ -11,7 +11,7 @@ use perdure_types::{ChainKey, Epoch, Position, Seq, ShardId, Timestamp};
 use scylla::response::PagingState;
 use std::sync::Arc;
 
-use super::{CassandraStore, IN_FLIGHT, errors, telemetry::Request, wakeups::StampedWakeup};
+use super::{CassandraStore, IN_FLIGHT, errors, telemetry::Request, visibility::Change, wakeups::StampedWakeup};
 use crate::{HeadRow, HistoryRow, Result, RunRow, StampedWrite, StoreError, TableWrite};
 
 /// Rows of a history that are read at once: a history row is about 1 MiB at most, and a page has to stay well below what
@@ -49,6 +49,7 @@ struct Plan {
     wakeups: BTreeMap<ShardId, (Epoch, Vec<StampedWakeup>)>,
     /// By entity: one mutation each.
     executions: BTreeMap<ChainKey, Vec<ExecutionTuple>>,
+    listings: Vec<Change>,
     deleted_histories: Vec<DeletionTuple>,
     deleted_executions: Vec<DeletionTuple>,
     deleted_wakeups: BTreeMap<ShardId, (Epoch, Vec<StampedWakeup>)>,
@@ -85,7 +86,12 @@ impl Plan {
                 TableWrite::DeleteWakeup { shard, wakeup } => {
                     add_wakeup(&mut plan.deleted_wakeups, shard, position.epoch, (wakeup, stamp));
                 }
-                TableWrite::PutVisibility { .. } | TableWrite::DeleteVisibility { .. } => {}
+                TableWrite::PutVisibility { chain, run_id, row } => {
+                    plan.listings.push(Change { chain, run_id, row: Some(row), stamp });
+                }
+                TableWrite::DeleteVisibility { chain, run_id } => {
+                    plan.listings.push(Change { chain, run_id, row: None, stamp });
+                }
             }
         }
         plan
@@ -111,8 +117,9 @@ async fn all(writes: Writes<'_>) -> Result<()> {
 
 impl CassandraStore {
     pub(super) async fn write_tables(&self, writes: Vec<StampedWrite>) -> Result<()> {
-        let Plan { histories, wakeups, executions, deleted_histories, deleted_executions, deleted_wakeups } =
-            Plan::of(writes);
+        let plan = Plan::of(writes);
+        let Plan { histories, wakeups, executions, listings, .. } = plan;
+        let Plan { deleted_histories, deleted_executions, deleted_wakeups, .. } = plan;
         let shards: BTreeMap<ShardId, Epoch> =
             deleted_wakeups.iter().map(|(shard, (epoch, _))| (*shard, *epoch)).collect();
         let (cql, statements) = (&self.cql, &self.statements);
@@ -127,6 +134,9 @@ impl CassandraStore {
         let mut second: Writes = Vec::new();
         for rows in executions.into_values() {
             second.push(Box::pin(cql.write_partition(Request::WriteExecution, &statements.put_execution, rows)));
+        }
+        if !listings.is_empty() {
+            second.push(Box::pin(self.write_visibility(listings)));
         }
         for row in deleted_histories {
             second.push(Box::pin(cql.write(Request::Delete, &statements.delete_history, row)));

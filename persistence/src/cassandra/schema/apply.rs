@@ -15,6 +15,7 @@ use crate::{
     cassandra::{
         config::{CassandraConfig, ConnectError},
         cql::{Columns, Cql, Decision},
+        errors,
         telemetry::Request,
     },
 };
@@ -32,9 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(4 * LEASE_SECONDS as u64);
 pub(in crate::cassandra) async fn ensure(cql: &Cql, config: &CassandraConfig, me: Uuid) -> Result<(), ConnectError> {
     let schema_error =
         |reason: String| ConnectError::Schema { keyspace: config.keyspace.clone(), reason };
-    bootstrap(cql, config).await.map_err(schema_error)?;
+    bootstrap(cql, config).await.map_err(|e| schema_error(e.to_string()))?;
     let state = State::prepare(cql).await.map_err(|e| schema_error(e.to_string()))?;
     let deadline = Instant::now() + PATIENCE;
+    let mut delay = PAUSE;
     loop {
         match state.step(me).await {
             Ok(Progress::Done(found)) if found > VERSION => {
@@ -46,7 +48,8 @@ pub(in crate::cassandra) async fn ensure(cql: &Cql, config: &CassandraConfig, me
             Err(StoreError::ReadOnly(reason)) => return Err(schema_error(reason)),
             Err(error) => {
                 tracing::warn!(%error, "the schema cannot be read or changed, trying again");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(5));
             }
         }
         if Instant::now() > deadline {
@@ -56,21 +59,22 @@ pub(in crate::cassandra) async fn ensure(cql: &Cql, config: &CassandraConfig, me
 }
 
 /// Keyspace and `schema_state`, in a way that any number of nodes may run at once.
-async fn bootstrap(cql: &Cql, config: &CassandraConfig) -> Result<(), String> {
+async fn bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()> {
     let mut delay = PAUSE;
     let deadline = Instant::now() + CHANGE_TIMEOUT;
     loop {
         match try_bootstrap(cql, config).await {
             Ok(()) => return Ok(()),
+            Err(error @ StoreError::ReadOnly(_)) => return Err(error),
             Err(error) if Instant::now() > deadline => return Err(error),
-            Err(error) => tracing::warn!(error, "the keyspace is not there yet, trying again"),
+            Err(error) => tracing::warn!(%error, "the keyspace is not there yet, trying again"),
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(5));
     }
 }
 
-async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> Result<(), String> {
+async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()> {
     // Who may not create keyspaces may still use one that is there.
     let keyspaces = query(cql, "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", &cql.keyspace);
     if keyspaces.await?.rows_num() == 0 {
@@ -82,21 +86,27 @@ async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> Result<(), String
         let id = table_id(&cql.keyspace, "schema_state");
         change(cql, &format!("{STATE_TABLE} AND ID = {id}")).await?;
     }
-    cql.session.await_schema_agreement().await.map_err(|e| e.to_string())?;
-    Ok(())
+    agreement(cql).await
 }
 
-async fn query(cql: &Cql, text: &str, keyspace: &str) -> Result<QueryRowsResult, String> {
-    let answer = cql.session.query_unpaged(text, (keyspace,)).await.map_err(|e| e.to_string())?;
-    answer.into_rows_result().map_err(|e| e.to_string())
+async fn agreement(cql: &Cql) -> crate::Result<()> {
+    let agreed = cql.session.await_schema_agreement().await;
+    agreed.map(drop).map_err(|e| StoreError::Unavailable(format!("the nodes do not agree on the schema: {e}")))
+}
+
+async fn query(cql: &Cql, text: &str, keyspace: &str) -> crate::Result<QueryRowsResult> {
+    let answer = cql.session.query_unpaged(text, (keyspace,)).await.map_err(errors::plain)?;
+    answer.into_rows_result().map_err(|e| errors::corrupt("system tables", e))
 }
 
 /// Runs a schema change; the driver waits until all nodes agree on the outcome.
-async fn change(cql: &Cql, text: &str) -> Result<(), String> {
+async fn change(cql: &Cql, text: &str) -> crate::Result<()> {
     let mut statement = Statement::new(text.replace("{ks}", &format!("\"{}\"", cql.keyspace)));
     statement.set_request_timeout(Some(CHANGE_TIMEOUT));
-    cql.session.query_unpaged(statement, ()).await.map_err(|e| format!("{e} ({text})"))?;
-    Ok(())
+    cql.session.query_unpaged(statement, ()).await.map(drop).map_err(|error| {
+        tracing::debug!(text, %error, "a schema change failed");
+        errors::plain(error)
+    })
 }
 
 /// An id that everybody who creates this table gives it. Cassandra wants ids to be unique in the cluster.
@@ -186,10 +196,9 @@ impl<'a> State<'a> {
             }
             let text::Step::Table { name, .. } = step;
             let id = table_id(&birth.to_string(), name);
-            change(self.cql, &text::statement(step, Some(id))).await.map_err(StoreError::Unavailable)?;
+            change(self.cql, &text::statement(step, Some(id))).await?;
         }
-        let agreed = self.cql.session.await_schema_agreement().await;
-        agreed.map_err(|e| StoreError::Unavailable(format!("the nodes do not agree on the schema: {e}")))?;
+        agreement(self.cql).await?;
         let new = migration.version;
         // Rejected or unknown: the next look tells.
         let _ = match version {

@@ -82,7 +82,7 @@ const V1: &[Step] = &[
     // TTL: a log outlives any outage. Nothing of it is worth a cache; bloom filters only have to tell segments apart.
     Step::Table {
         name: "node_log",
-        columns: "session_id uuid, segment int, seq bigint, acknowledged bigint, bytes int, checksum int, batch blob, \
+        columns: "session_id uuid, segment int, seq bigint, acknowledged bigint, bytes int, checksum int, records blob, \
                   PRIMARY KEY ((session_id, segment), seq)",
         options: &[
             CHURN,
@@ -125,6 +125,39 @@ const V1: &[Step] = &[
         columns: "shard_id int PRIMARY KEY, epoch bigint, bucket bigint",
         options: &[SMALL],
     },
+    // The list of runs; see `visibility.rs`. Hours, days and months bound the partitions.
+    Step::Table {
+        name: "visibility_rows",
+        columns: "list_id text, closed boolean, bucket bigint, at bigint, run_id text, workflow_id text, \
+                  workflow_type text, status tinyint, start_time bigint, hidden boolean, made_at bigint, \
+                  keywords frozen<list<frozen<tuple<text, text>>>>, info blob, \
+                  PRIMARY KEY ((list_id, closed, bucket), at, run_id)",
+        options: &["CLUSTERING ORDER BY (at DESC, run_id ASC)", CHURN],
+    },
+    Step::Table {
+        name: "visibility_index",
+        columns: "list_id text, facet text, closed boolean, bucket bigint, at bigint, run_id text, workflow_id text, \
+                  PRIMARY KEY ((list_id, facet, closed, bucket), at, run_id)",
+        options: &["CLUSTERING ORDER BY (at DESC, run_id ASC)", CHURN],
+    },
+    Step::Table {
+        name: "visibility_ids",
+        columns: "list_id text, day bigint, workflow_id text, run_id text, closed boolean, at bigint, \
+                  PRIMARY KEY ((list_id, day), workflow_id, run_id)",
+        options: &[BULK],
+    },
+    Step::Table {
+        name: "visibility_buckets",
+        columns: "list_id text, facet text, closed boolean, bucket bigint, \
+                  PRIMARY KEY ((list_id, facet, closed), bucket)",
+        options: &["CLUSTERING ORDER BY (bucket DESC)", SMALL],
+    },
+    Step::Table {
+        name: "visibility_runs",
+        columns: "list_id text, workflow_id text, run_id text, start_time bigint, closed boolean, at bigint, \
+                  facets frozen<list<text>>, stamp bigint, PRIMARY KEY ((list_id, workflow_id), run_id)",
+        options: &[BULK],
+    },
 ];
 
 /// The names of all tables.
@@ -136,8 +169,8 @@ pub(super) fn tables() -> impl Iterator<Item = &'static str> {
 /// The statement, for the keyspace placeholder `{ks}`. `id` makes it the same for whoever runs it.
 pub(super) fn statement(step: &Step, id: Option<uuid::Uuid>) -> String {
     let Step::Table { name, columns, options } = step;
-    let options = ["read_repair = 'BLOCKING'"].iter().chain(*options).map(|option| (*option).to_owned());
-    let options: Vec<String> = id.map(|id| format!("ID = {id}")).into_iter().chain(options).collect();
+    let options = options.iter().chain(&["read_repair = 'BLOCKING'"]).map(|option| (*option).to_owned());
+    let options: Vec<String> = options.chain(id.map(|id| format!("ID = {id}"))).collect();
     format!("CREATE TABLE IF NOT EXISTS {{ks}}.{name} ({columns}) WITH {}", options.join(" AND "))
 }
 

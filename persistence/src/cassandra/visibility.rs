@@ -1,0 +1,355 @@
+//! The list of runs.
+//!
+//! **Rows** lie in `visibility_rows`, by list, open or closed, and hour (of the start of an open run, the close of a closed
+//! one), latest first. That is the list itself, and where filters that no index helps are evaluated.
+//!
+//! **Indexes** (`visibility_index`) hold keys of rows by a *facet*: a workflow type, a keyword. They are hints: the row is
+//! read and must still match, so an entry that was left behind is never shown. `visibility_ids` has the ids of a day's
+//! starts in their order. A directory (`visibility_buckets`) says which hours, days or months of a facet ever had
+//! something, so that rare ones need no walk over empty partitions.
+//!
+//! **Where a run is listed** stands in `visibility_runs`. It is read before a run is listed again or no more, since its
+//! place changes when it closes; its timestamp is the position that was listed, and an older one changes nothing (M1).
+
+mod read;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use perdure_types::ChainKey;
+use scylla::statement::prepared::PreparedStatement;
+
+use super::{CassandraStore, IN_FLIGHT, errors, telemetry::Request};
+use crate::{Result, StoreError, VisibilityRow};
+
+const HOUR_NANOS: i64 = 3_600_000_000_000;
+
+/// Hours of a bucket. A keyword often belongs to few runs: wide buckets keep those together.
+const ROW_HOURS: i64 = 1;
+const ID_HOURS: i64 = 24;
+const KEYWORD_HOURS: i64 = 24 * 30;
+
+/// The facet of the rows themselves, and of ids; others begin with another letter.
+const ROWS: &str = "rows";
+const IDS: &str = "ids";
+
+/// Rows of one mutation.
+const BATCH_ROWS: usize = 64;
+
+fn bucket_of(at: i64, hours: i64) -> i64 {
+    at.div_euclid(HOUR_NANOS * hours)
+}
+
+fn type_facet(workflow_type: &str) -> Arc<str> {
+    format!("t:{workflow_type}").into()
+}
+
+fn keyword_facet(name: &str, value: &str) -> Arc<str> {
+    // The length keeps names and values apart.
+    format!("k{}:{name}{value}", name.len()).into()
+}
+
+fn hours_of(facet: &str) -> i64 {
+    match facet.as_bytes().first() {
+        Some(b'k') => KEYWORD_HOURS,
+        Some(b'i') => ID_HOURS,
+        _ => ROW_HOURS,
+    }
+}
+
+/// The last change of each run: the others would be written over.
+fn latest(changes: Vec<Change>) -> Vec<Change> {
+    let mut latest: HashMap<(ChainKey, Arc<str>), Change> = HashMap::new();
+    for change in changes {
+        let key = (change.chain.clone(), change.run_id.clone());
+        match latest.get(&key) {
+            Some(newer) if newer.stamp > change.stamp => {}
+            _ => drop(latest.insert(key, change)),
+        }
+    }
+    latest.into_values().collect()
+}
+
+fn chunks<V>(rows: Vec<V>) -> Vec<Vec<V>> {
+    let mut chunks = Vec::new();
+    let mut rows = rows.into_iter().peekable();
+    while rows.peek().is_some() {
+        chunks.push(rows.by_ref().take(BATCH_ROWS).collect());
+    }
+    chunks
+}
+
+/// What has to be known of a listed run to take it from the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listing {
+    start: i64,
+    closed: bool,
+    /// The time that places it.
+    at: i64,
+    facets: Vec<Arc<str>>,
+}
+
+impl Listing {
+    fn of(row: &VisibilityRow) -> Self {
+        let keywords = row.keywords.iter().map(|(name, value)| keyword_facet(name, value));
+        let mut facets: Vec<Arc<str>> = std::iter::once(type_facet(&row.workflow_type)).chain(keywords).collect();
+        facets.sort();
+        facets.dedup();
+        let at = row.close_time.unwrap_or(row.start_time).0;
+        Self { start: row.start_time.0, closed: row.close_time.is_some(), at, facets }
+    }
+}
+
+/// Partitions, and the rows to write into each.
+type Grouped<K, V> = BTreeMap<K, Vec<V>>;
+type RowKey = (Arc<str>, bool, i64);
+type IndexKey = (Arc<str>, Arc<str>, bool, i64);
+type RowTuple = (
+    Arc<str>,
+    bool,
+    i64,
+    i64,
+    Arc<str>,
+    Arc<str>,
+    Arc<str>,
+    i8,
+    i64,
+    bool,
+    i64,
+    Vec<(Arc<str>, Arc<str>)>,
+    Bytes,
+    i64,
+);
+
+/// Changes of the list, grouped by partition: rows of one hour share their mutations.
+#[derive(Default)]
+struct Plan {
+    rows: Grouped<RowKey, RowTuple>,
+    deleted_rows: Grouped<RowKey, (i64, i64, Arc<str>)>,
+    entries: Grouped<IndexKey, (i64, Arc<str>, Arc<str>, i64)>,
+    deleted_entries: Grouped<IndexKey, (i64, i64, Arc<str>)>,
+    ids: Grouped<(Arc<str>, i64), (Arc<str>, Arc<str>, bool, i64, i64)>,
+    deleted_ids: Grouped<(Arc<str>, i64), (i64, Arc<str>, Arc<str>)>,
+    runs: Vec<(Arc<str>, Arc<str>, Arc<str>, Option<Listing>, i64)>,
+}
+
+/// A change of one run's listing; `None`: it is to be listed no more.
+pub(super) struct Change {
+    pub chain: ChainKey,
+    pub run_id: Arc<str>,
+    pub row: Option<Box<VisibilityRow>>,
+    pub stamp: i64,
+}
+
+impl Plan {
+    fn add(&mut self, change: Change, old: Option<Listing>) {
+        let Change { chain, run_id, row, stamp } = change;
+        let list: Arc<str> = chain.list_id();
+        let id = chain.workflow_id;
+        let new = row.as_deref().map(Listing::of);
+        if let Some(old) = old.filter(|old| Some(old) != new.as_ref()) {
+            self.remove(&list, &id, &run_id, &old, new.as_ref(), stamp);
+        }
+        if let (Some(row), Some(new)) = (row, &new) {
+            let row_status = row.status as i8;
+            for facet in &new.facets {
+                let key = (list.clone(), facet.clone(), new.closed, bucket_of(new.at, hours_of(facet)));
+                self.entries.entry(key).or_default().push((new.at, run_id.clone(), id.clone(), stamp));
+            }
+            let day = bucket_of(new.start, ID_HOURS);
+            let entry = (id.clone(), run_id.clone(), new.closed, new.at, stamp);
+            self.ids.entry((list.clone(), day)).or_default().push(entry);
+            let key = (list.clone(), new.closed, bucket_of(new.at, ROW_HOURS));
+            let (list_id, closed, bucket) = key.clone();
+            let VisibilityRow { workflow_type, start_time, hidden, made_at, keywords, info, .. } = *row;
+            let tuple = (
+                list_id,
+                closed,
+                bucket,
+                new.at,
+                run_id.clone(),
+                id.clone(),
+                workflow_type,
+                row_status,
+                start_time.0,
+                hidden,
+                made_at.0,
+                keywords,
+                info,
+                stamp,
+            );
+            self.rows.entry(key).or_default().push(tuple);
+        }
+        self.runs.push((list, id, run_id, new, stamp));
+    }
+
+    /// What the new listing does not write over.
+    fn remove(
+        &mut self,
+        list: &Arc<str>,
+        id: &Arc<str>,
+        run_id: &Arc<str>,
+        old: &Listing,
+        new: Option<&Listing>,
+        stamp: i64,
+    ) {
+        let moved = new.is_none_or(|new| (new.closed, new.at) != (old.closed, old.at));
+        if moved {
+            let key = (list.clone(), old.closed, bucket_of(old.at, ROW_HOURS));
+            self.deleted_rows.entry(key).or_default().push((stamp, old.at, run_id.clone()));
+        }
+        for facet in old.facets.iter().filter(|facet| moved || new.is_none_or(|new| !new.facets.contains(facet))) {
+            let key = (list.clone(), facet.clone(), old.closed, bucket_of(old.at, hours_of(facet)));
+            self.deleted_entries.entry(key).or_default().push((stamp, old.at, run_id.clone()));
+        }
+        if new.is_none_or(|new| new.start != old.start) {
+            let key = (list.clone(), bucket_of(old.start, ID_HOURS));
+            self.deleted_ids.entry(key).or_default().push((stamp, id.clone(), run_id.clone()));
+        }
+    }
+
+    /// Buckets that have to be in their directories before anything is put into them.
+    fn buckets(&self) -> Vec<(Arc<str>, Arc<str>, bool, i64)> {
+        let rows = self.rows.keys().map(|(list, closed, bucket)| (list.clone(), ROWS.into(), *closed, *bucket));
+        let ids = self.ids.keys().map(|(list, day)| (list.clone(), IDS.into(), false, *day));
+        rows.chain(self.entries.keys().cloned()).chain(ids).collect()
+    }
+}
+
+/// Buckets known to be in their directories; forgetting costs a write.
+#[derive(Debug, Default)]
+pub(super) struct Listed(Mutex<HashSet<IndexKey>>);
+
+const LISTED: usize = 16_384;
+
+impl Listed {
+    fn contains(&self, key: &IndexKey) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    fn insert(&self, key: IndexKey) {
+        let mut listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if listed.len() >= LISTED {
+            listed.clear();
+        }
+        listed.insert(key);
+    }
+}
+
+impl CassandraStore {
+    pub(super) async fn write_visibility(&self, changes: Vec<Change>) -> Result<()> {
+        let olds: Vec<Option<(Change, Option<Listing>)>> = stream::iter(latest(changes))
+            .map(|change| self.with_listing(change))
+            .buffer_unordered(IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let mut plan = Plan::default();
+        for (change, old) in olds.into_iter().flatten() {
+            plan.add(change, old);
+        }
+        let unlisted: Vec<_> = plan.buckets().into_iter().filter(|key| !self.listed.contains(key)).collect();
+        stream::iter(unlisted)
+            .map(|key| async move {
+                self.cql.write(Request::WriteVisibility, &self.statements.put_visibility_bucket, &key).await?;
+                self.listed.insert(key);
+                Ok::<_, StoreError>(())
+            })
+            .buffer_unordered(IN_FLIGHT)
+            .try_collect::<()>()
+            .await?;
+        self.carry_out(plan).await
+    }
+
+    /// The change with what is listed of its run; `None`: something as new or newer is.
+    async fn with_listing(&self, change: Change) -> Result<Option<(Change, Option<Listing>)>> {
+        let chain = &change.chain;
+        let values = (chain.list_id(), &chain.workflow_id, &change.run_id);
+        let rows = self.cql.read(Request::ReadVisibility, &self.statements.read_listing, values).await?;
+        let row = rows.maybe_first_row::<(Option<i64>, Option<bool>, Option<i64>, Option<Vec<String>>, Option<i64>)>();
+        let row = row.map_err(|e| errors::corrupt("listing of a run", e))?;
+        let Some((start, closed, at, facets, Some(stamp))) = row else { return Ok(Some((change, None))) };
+        if stamp > change.stamp {
+            return Ok(None);
+        }
+        let old = match (start, closed, at) {
+            (Some(start), Some(closed), Some(at)) => {
+                let facets = facets.unwrap_or_default().into_iter().map(Arc::from).collect();
+                Some(Listing { start, closed, at, facets })
+            }
+            _ => None,
+        };
+        Ok(Some((change, old)))
+    }
+
+    async fn carry_out(&self, plan: Plan) -> Result<()> {
+        let s = &self.statements;
+        let mut writes: Vec<futures::future::BoxFuture<'_, Result<()>>> = Vec::new();
+        for chunk in plan.rows.into_values().flat_map(chunks) {
+            writes.push(self.partition(&s.put_visibility, chunk));
+        }
+        for ((list, closed, bucket), rows) in plan.deleted_rows {
+            for chunk in chunks(rows) {
+                let values = chunk.into_iter().map(|(stamp, at, run)| (stamp, list.clone(), closed, bucket, at, run));
+                writes.push(self.partition(&s.delete_visibility, values.collect()));
+            }
+        }
+        for ((list, facet, closed, bucket), rows) in plan.entries {
+            for chunk in chunks(rows) {
+                let key = (&list, &facet);
+                let values = chunk.into_iter().map(|(at, run, id, stamp)| {
+                    (key.0.clone(), key.1.clone(), closed, bucket, at, run, id, stamp)
+                });
+                writes.push(self.partition(&s.put_visibility_entry, values.collect()));
+            }
+        }
+        for ((list, facet, closed, bucket), rows) in plan.deleted_entries {
+            for chunk in chunks(rows) {
+                let key = (&list, &facet);
+                let values =
+                    chunk.into_iter().map(|(stamp, at, run)| (stamp, key.0.clone(), key.1.clone(), closed, bucket, at, run));
+                writes.push(self.partition(&s.delete_visibility_entry, values.collect()));
+            }
+        }
+        for ((list, day), rows) in plan.ids {
+            for chunk in chunks(rows) {
+                let values = chunk.into_iter().map(|(id, run, closed, at, stamp)| (list.clone(), day, id, run, closed, at, stamp));
+                writes.push(self.partition(&s.put_visibility_id, values.collect()));
+            }
+        }
+        for ((list, day), rows) in plan.deleted_ids {
+            for chunk in chunks(rows) {
+                let values = chunk.into_iter().map(|(stamp, id, run)| (stamp, list.clone(), day, id, run));
+                writes.push(self.partition(&s.delete_visibility_id, values.collect()));
+            }
+        }
+        stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect::<()>().await?;
+        // Last: until it says so, the next attempt finds what this one has left undone.
+        stream::iter(plan.runs)
+            .map(|(list, id, run_id, listing, stamp)| async move {
+                match listing {
+                    Some(l) => {
+                        let values = (list, id, run_id, l.start, l.closed, l.at, l.facets, stamp, stamp);
+                        self.cql.write(Request::WriteVisibility, &s.put_listing, values).await
+                    }
+                    None => {
+                        let values = (list, id, run_id, stamp, stamp);
+                        self.cql.write(Request::WriteVisibility, &s.put_delisting, values).await
+                    }
+                }
+            })
+            .buffer_unordered(IN_FLIGHT)
+            .try_collect::<()>()
+            .await
+    }
+
+    fn partition<'a, V>(&'a self, statement: &'a PreparedStatement, rows: Vec<V>) -> futures::future::BoxFuture<'a, Result<()>>
+    where
+        V: scylla::serialize::row::SerializeRow + Send + Sync + 'a,
+    {
+        Box::pin(self.cql.write_partition(Request::WriteVisibility, statement, rows))
+    }
+}
