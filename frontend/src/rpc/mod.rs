@@ -11,7 +11,6 @@ pub(crate) mod describe;
 pub(crate) mod history;
 pub(crate) mod list;
 pub(crate) mod list_schedules;
-pub(crate) mod list_schedules;
 pub(crate) mod multi_operation;
 pub(crate) mod namespace_read;
 pub(crate) mod namespace_write;

@@ -105,7 +105,7 @@ pub(crate) fn info_of(record: &NamespaceRecord, limits: &Limits) -> NamespaceInf
             memo_size_limit_error: limits.memo_size_error_bytes,
             workflow_task_completion_size_limit_error: MAX_REQUEST_BYTES as i64,
         }),
-        supports_schedules: false,
+        supports_schedules: true,
     }
 }
 

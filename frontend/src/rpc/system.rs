@@ -47,7 +47,7 @@ fn capabilities(limits: &Limits) -> Capabilities {
         upsert_memo: true,
         eager_workflow_start: limits.eager_workflow_start,
         sdk_metadata: true,
-        supports_schedules: false,
+        supports_schedules: true,
         build_id_based_versioning: false,
         count_group_by_execution_status: false,
         nexus: false,
