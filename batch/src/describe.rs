@@ -15,10 +15,8 @@ use crate::{
     job::{Job, phase},
 };
 
-/// Jobs are listed apart from workflows.
-pub const NAMESPACE_DIVISION: &str = "TemporalBatcher";
 const WORKFLOW_TYPE: &str = "temporal-sys-batch-workflow-protobuf";
-/// Of the memo of a list row: the number of a BatchOperationType.
+/// Of the memo of a list row: the number of a BatchOperationType. The frontend reads it.
 const TYPE_MEMO: &str = "batch_operation_type";
 
 impl Job {
@@ -45,7 +43,7 @@ impl Job {
         }
     }
 
-    /// As a workflow would be listed, in a division of its own.
+    /// As a workflow would be listed; jobs have a list of their own.
     pub(crate) fn list_row(&self, incarnation: &str) -> Option<WorkflowExecutionInfo> {
         let request = self.state.request.as_ref()?;
         let status = match phase(&self.state) {
@@ -62,10 +60,7 @@ impl Job {
             data: format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")).into(),
             ..Payload::default()
         };
-        let attributes = [
-            ("TemporalNamespaceDivision", keyword(NAMESPACE_DIVISION)),
-            ("BatcherUser", keyword(&self.state.identity)),
-        ];
+        let attributes = [("BatcherUser", keyword(&self.state.identity))];
         let kind = Payload { data: (type_of(request) as i32).to_string().into(), ..Payload::default() };
         let started = Timestamp(self.state.start_time_ns).to_proto();
         Some(WorkflowExecutionInfo {
@@ -84,21 +79,6 @@ impl Job {
             }),
             ..WorkflowExecutionInfo::default()
         })
-    }
-}
-
-/// Of a row of the list of jobs.
-pub fn operation_type_of(info: &WorkflowExecutionInfo) -> i32 {
-    let number = info.memo.as_ref().and_then(|memo| memo.fields.get(TYPE_MEMO)).map(|payload| payload.data.clone());
-    number.and_then(|number| std::str::from_utf8(&number).ok()?.parse().ok()).unwrap_or_default()
-}
-
-/// Of a row of the list of jobs.
-pub fn state_of(info: &WorkflowExecutionInfo) -> BatchOperationState {
-    match info.status() {
-        WorkflowExecutionStatus::Running => BatchOperationState::Running,
-        WorkflowExecutionStatus::Completed => BatchOperationState::Completed,
-        _ => BatchOperationState::Failed,
     }
 }
 

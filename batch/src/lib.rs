@@ -11,5 +11,4 @@ mod calls;
 mod describe;
 mod job;
 
-pub use describe::{NAMESPACE_DIVISION, operation_type_of, state_of};
 pub use job::Job;

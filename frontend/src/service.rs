@@ -107,6 +107,10 @@ service! {
         activity_operation::reset_activity_execution(ResetActivityExecutionRequest) -> ResetActivityExecutionResponse;
         activity_operation::unpause_activity_execution(UnpauseActivityExecutionRequest) -> UnpauseActivityExecutionResponse;
         activity_operation::update_activity_execution_options(UpdateActivityExecutionOptionsRequest) -> UpdateActivityExecutionOptionsResponse;
+        batch::start_batch_operation(StartBatchOperationRequest) -> StartBatchOperationResponse;
+        batch::stop_batch_operation(StopBatchOperationRequest) -> StopBatchOperationResponse;
+        batch::describe_batch_operation(DescribeBatchOperationRequest) -> DescribeBatchOperationResponse;
+        batch::list_batch_operations(ListBatchOperationsRequest) -> ListBatchOperationsResponse;
         schedule::create_schedule(CreateScheduleRequest) -> CreateScheduleResponse;
         schedule::describe_schedule(DescribeScheduleRequest) -> DescribeScheduleResponse;
         schedule::update_schedule(UpdateScheduleRequest) -> UpdateScheduleResponse;
@@ -140,10 +144,6 @@ service! {
         validate_worker_deployment_version_compute_config(ValidateWorkerDeploymentVersionComputeConfigRequest) -> ValidateWorkerDeploymentVersionComputeConfigResponse;
         update_worker_deployment_version_metadata(UpdateWorkerDeploymentVersionMetadataRequest) -> UpdateWorkerDeploymentVersionMetadataResponse;
         set_worker_deployment_manager(SetWorkerDeploymentManagerRequest) -> SetWorkerDeploymentManagerResponse;
-        start_batch_operation(StartBatchOperationRequest) -> StartBatchOperationResponse;
-        stop_batch_operation(StopBatchOperationRequest) -> StopBatchOperationResponse;
-        describe_batch_operation(DescribeBatchOperationRequest) -> DescribeBatchOperationResponse;
-        list_batch_operations(ListBatchOperationsRequest) -> ListBatchOperationsResponse;
         poll_nexus_task_queue(PollNexusTaskQueueRequest) -> PollNexusTaskQueueResponse;
         respond_nexus_task_completed(RespondNexusTaskCompletedRequest) -> RespondNexusTaskCompletedResponse;
         respond_nexus_task_failed(RespondNexusTaskFailedRequest) -> RespondNexusTaskFailedResponse;

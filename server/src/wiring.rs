@@ -5,28 +5,47 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use perdure_cluster::{Cluster, LocalMatching, LocalShards};
+use perdure_frontend::Frontend;
 use perdure_matching::{Matching, TaskStarter};
 use perdure_proto::{
     Error,
     perdure::node::v1::{
         MatchingCall, MatchingReply, Offer, OfferReply, WorkflowCall, WorkflowReply, matching_call, matching_reply,
+        workflow_call, workflow_reply,
     },
+    temporal::api::workflowservice::v1::{ListWorkflowExecutionsRequest, workflow_service_server::WorkflowService},
 };
 use perdure_shard::{EntityCaller, Shards, TaskSink};
-use perdure_types::ShardId;
+use perdure_types::{QueueFilter, ShardId};
 
 /// The way back up to the cluster for parts that are made before it is.
 #[derive(Clone, Default)]
-pub struct Uplink(Arc<OnceLock<Cluster>>);
+pub struct Uplink {
+    cluster: Arc<OnceLock<Cluster>>,
+    lists: Arc<OnceLock<Frontend>>,
+}
 
 impl Uplink {
     pub fn connect(&self, cluster: Cluster) {
         // Wiring runs once: a second cluster would be a bug, and the first one stays.
-        let _ = self.0.set(cluster);
+        let _ = self.cluster.set(cluster);
+    }
+
+    /// Where entities read lists.
+    pub fn serve_lists(&self, frontend: Frontend) {
+        let _ = self.lists.set(frontend);
+    }
+
+    /// As a client would.
+    async fn list(&self, request: ListWorkflowExecutionsRequest) -> Result<WorkflowReply, Error> {
+        let frontend = self.lists.get().ok_or_else(|| Error::unavailable("this node is still starting"))?;
+        let listed = frontend.list_workflow_executions(tonic::Request::new(request)).await;
+        let response = listed.map_err(|status| Error::new(status.code(), status.message()))?.into_inner();
+        Ok(WorkflowReply { reply: Some(workflow_reply::Reply::List(response)) })
     }
 
     fn cluster(&self) -> Result<&Cluster, Error> {
-        self.0.get().ok_or_else(|| Error::unavailable("this node is still starting"))
+        self.cluster.get().ok_or_else(|| Error::unavailable("this node is still starting"))
     }
 }
 
@@ -40,6 +59,9 @@ impl TaskStarter for Uplink {
 #[async_trait]
 impl EntityCaller for Uplink {
     async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        if let Some(workflow_call::Command::List(request)) = call.command {
+            return self.list(request).await;
+        }
         self.cluster()?.workflow(call).await
     }
 }
@@ -77,5 +99,9 @@ pub struct MatchingHere(pub Matching);
 impl LocalMatching for MatchingHere {
     async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error> {
         self.0.call(call).await
+    }
+
+    fn depart(&self, departed: QueueFilter) {
+        self.0.depart(departed);
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod activity;
 pub(crate) mod activity_by_id;
 pub(crate) mod activity_by_token;
 pub(crate) mod activity_operation;
+pub(crate) mod batch;
 pub(crate) mod cancel;
 pub(crate) mod count;
 pub(crate) mod delete;

@@ -1,0 +1,166 @@
+//! StartBatchOperation, StopBatchOperation, DescribeBatchOperation and ListBatchOperations.
+
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{BatchCommand, batch_command, batch_reply, workflow_call, workflow_reply},
+    temporal::api::{
+        batch::v1::BatchOperationInfo,
+        enums::v1::{BatchOperationState, WorkflowExecutionStatus},
+        workflow::v1::WorkflowExecutionInfo,
+        workflowservice::v1::{
+            DescribeBatchOperationRequest, DescribeBatchOperationResponse, ListBatchOperationsRequest,
+            ListBatchOperationsResponse, StartBatchOperationRequest, StartBatchOperationResponse,
+            StopBatchOperationRequest, StopBatchOperationResponse, start_batch_operation_request::Operation,
+        },
+    },
+};
+use perdure_types::EntityKind;
+
+use super::list::page_of;
+use crate::{call::Call, search_attributes, validate};
+
+/// Temporal's `frontend.MaxExecutionCountBatchOperationPerNamespace`.
+const MAX_EXECUTIONS: usize = 1_000;
+/// Where a row of the list says what the job does: the number of a BatchOperationType.
+const TYPE_MEMO: &str = "batch_operation_type";
+
+pub(crate) async fn start_batch_operation(
+    call: &Call<'_>,
+    request: StartBatchOperationRequest,
+) -> Result<StartBatchOperationResponse, Error> {
+    let namespace = call.namespace_for_start(&request.namespace)?;
+    check(call, &request)?;
+    if !request.visibility_query.is_empty() {
+        let query = &request.visibility_query;
+        search_attributes::parse_query(call, &namespace, query, perdure_visibility::Query::check_list).await?;
+    }
+    let job_id = request.job_id.clone();
+    match send(call, namespace.id(), &job_id, batch_command::Command::Start(request)).await? {
+        batch_reply::Reply::Start(reply) => Ok(reply),
+        _ => Err(call.unexpected_reply()),
+    }
+}
+
+#[allow(deprecated, reason = "older clients still send what newer ones replaced")]
+fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Error> {
+    let refuse = |message: &str| Err(Error::invalid_argument(message));
+    let named = request.executions.len() + request.target_executions.len();
+    if request.job_id.is_empty() {
+        return refuse("JobId is not set on request.");
+    }
+    if validate::is_too_long(&request.job_id, call.limits()) {
+        return refuse("JobId length exceeds limit.");
+    }
+    if request.reason.is_empty() {
+        return refuse("Reason is not set on request.");
+    }
+    if !request.visibility_query.is_empty() && named > 0 {
+        return refuse("batch query and executions are mutually exclusive");
+    }
+    let finds_by_type = matches!(&request.operation, Some(Operation::UnpauseActivitiesOperation(_)));
+    if request.visibility_query.is_empty() && named == 0 && !finds_by_type {
+        return refuse("VisibilityQuery or Executions must be set on request.");
+    }
+    if named > MAX_EXECUTIONS {
+        return Err(Error::invalid_argument(format!(
+            "batch executions count exceeded, max {MAX_EXECUTIONS}, requested {named}"
+        )));
+    }
+    match &request.operation {
+        None => refuse("The operation type is not set on request."),
+        Some(Operation::SignalOperation(signal)) if signal.signal.is_empty() => refuse("must provide signal name"),
+        Some(Operation::ResetOperation(reset))
+            if reset.options.as_ref().is_none_or(|options| options.target.is_none()) && reset.reset_type == 0 =>
+        {
+            refuse("reset operation requires a target")
+        }
+        Some(Operation::UnpauseActivitiesOperation(o)) if o.activity.is_none() => no_activity(),
+        Some(Operation::ResetActivitiesOperation(o)) if o.activity.is_none() => no_activity(),
+        Some(Operation::UpdateActivityOptionsOperation(o)) if o.activity.is_none() => no_activity(),
+        Some(
+            Operation::CancelActivitiesOperation(_)
+            | Operation::TerminateActivitiesOperation(_)
+            | Operation::DeleteActivitiesOperation(_),
+        ) => refuse("The operation type is not supported for this namespace"),
+        Some(_) => Ok(()),
+    }
+}
+
+fn no_activity() -> Result<(), Error> {
+    Err(Error::invalid_argument("must provide ActivityType or MatchAll"))
+}
+
+pub(crate) async fn stop_batch_operation(
+    call: &Call<'_>,
+    request: StopBatchOperationRequest,
+) -> Result<StopBatchOperationResponse, Error> {
+    let namespace = call.namespace(&request.namespace)?;
+    if request.job_id.is_empty() {
+        return Err(Error::invalid_argument("JobId is not set on request."));
+    }
+    if request.reason.is_empty() {
+        return Err(Error::invalid_argument("Reason is not set on request."));
+    }
+    let job_id = request.job_id.clone();
+    match send(call, namespace.id(), &job_id, batch_command::Command::Stop(request)).await? {
+        batch_reply::Reply::Stop(reply) => Ok(reply),
+        _ => Err(call.unexpected_reply()),
+    }
+}
+
+pub(crate) async fn describe_batch_operation(
+    call: &Call<'_>,
+    request: DescribeBatchOperationRequest,
+) -> Result<DescribeBatchOperationResponse, Error> {
+    let namespace = call.namespace(&request.namespace)?;
+    if request.job_id.is_empty() {
+        return Err(Error::invalid_argument("JobId is not set on request."));
+    }
+    let job_id = request.job_id.clone();
+    match send(call, namespace.id(), &job_id, batch_command::Command::Describe(request)).await? {
+        batch_reply::Reply::Describe(reply) => Ok(reply),
+        _ => Err(call.unexpected_reply()),
+    }
+}
+
+pub(crate) async fn list_batch_operations(
+    call: &Call<'_>,
+    request: ListBatchOperationsRequest,
+) -> Result<ListBatchOperationsResponse, Error> {
+    let (size, token) = (request.page_size, &request.next_page_token);
+    let page = page_of(EntityKind::Batch, call, &request.namespace, "", size, token).await?;
+    Ok(ListBatchOperationsResponse {
+        operation_info: page.executions.into_iter().map(entry).collect(),
+        next_page_token: page.next_page_token,
+    })
+}
+
+fn entry(row: WorkflowExecutionInfo) -> BatchOperationInfo {
+    let state = match row.status() {
+        WorkflowExecutionStatus::Running => BatchOperationState::Running,
+        WorkflowExecutionStatus::Completed => BatchOperationState::Completed,
+        _ => BatchOperationState::Failed,
+    };
+    let kind = row.memo.as_ref().and_then(|memo| memo.fields.get(TYPE_MEMO)).map(|payload| &payload.data);
+    let kind = kind.and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+    BatchOperationInfo {
+        job_id: row.execution.map(|execution| execution.workflow_id).unwrap_or_default(),
+        state: state as i32,
+        start_time: row.start_time,
+        close_time: row.close_time,
+        operation_type: kind.unwrap_or_default(),
+    }
+}
+
+async fn send(
+    call: &Call<'_>,
+    namespace_id: &str,
+    job_id: &str,
+    command: batch_command::Command,
+) -> Result<batch_reply::Reply, Error> {
+    let command = workflow_call::Command::Batch(Box::new(BatchCommand { command: Some(command) }));
+    match call.entity(EntityKind::Batch, namespace_id, job_id, command).await? {
+        workflow_reply::Reply::Batch(reply) => reply.reply.ok_or_else(|| call.unexpected_reply()),
+        _ => Err(call.unexpected_reply()),
+    }
+}
