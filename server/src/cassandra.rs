@@ -21,7 +21,7 @@ pub async fn run(config: ServerConfig) -> Result<(), Failure> {
         metrics: config.metrics_port,
     })
     .await?;
-    let cluster = config.cluster;
+    let cluster = config.cluster.clone();
     let addresses = config.cassandra.addresses();
     let cluster = ClusterPort::bind(cluster.ip, cluster.port, cluster.advertise, cluster.name, &addresses).await?;
     let store = CassandraStore::connect(config.cassandra.clone()).await.map_err(|error| connect_failure(&error))?;

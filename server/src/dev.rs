@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use perdure_persistence::embedded::{Config, Embedded, OpenError};
+use perdure_shard::ShardConfig;
 
 use crate::{
     cli::DevArgs,

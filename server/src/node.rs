@@ -81,7 +81,7 @@ impl Node {
             clock,
             namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
             tasks: Arc::new(uplink.clone()),
-            entities: Arc::new(uplink),
+            entities: Arc::new(uplink.clone()),
         };
         shards.start(setup).await.map_err(|error| match error {
             StartError::Store(error) => store_failure(&error),
@@ -96,6 +96,7 @@ impl Node {
             ..ClusterInfo::default()
         };
         let frontend = Frontend::new(cluster, namespaces, limits, info, watch_draining).with_lists(rows);
+        uplink.serve_lists(frontend.clone());
         Ok(Self { frontend, shards, matching, joined, draining })
     }
 

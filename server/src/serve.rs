@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use perdure_frontend::Frontend;
 use perdure_persistence::Store;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -17,6 +18,10 @@ use crate::{
     telemetry,
 };
 
+/// Temporal's ports of the gRPC and the HTTP API.
+const GRPC_PORT: u16 = 7233;
+const HTTP_PORT: u16 = 7243;
+
 /// How long a stopping server waits for calls under way.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -24,43 +29,64 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Endpoints {
     listener: TcpListener,
     address: SocketAddr,
+    http_listener: TcpListener,
+    http: SocketAddr,
     metrics: SocketAddr,
+}
+
+/// Where to listen. Port 0: the system chooses.
+pub struct Ports {
+    pub ip: IpAddr,
+    pub grpc: u16,
+    /// Not given: 7243 beside the default gRPC port, chosen by the system beside others.
+    pub http: Option<u16>,
+    pub metrics: u16,
 }
 
 impl Endpoints {
     /// Before the store is opened: a second server usually fails on both, and the port says it best.
-    pub async fn bind(ip: IpAddr, port: u16, metrics_port: u16) -> Result<Self, Failure> {
-        let address = SocketAddr::new(ip, port);
-        let listener = TcpListener::bind(address).await.map_err(|error| port_failure(address, &error))?;
-        // The system chose it when 0 was asked for.
-        let address = listener.local_addr().unwrap_or(address);
-        let metrics = telemetry::serve_metrics(SocketAddr::new(ip, metrics_port))?;
-        Ok(Self { listener, address, metrics })
+    pub async fn bind(ports: Ports) -> Result<Self, Failure> {
+        let Ports { ip, grpc, http, metrics } = ports;
+        let (listener, address) = listen(SocketAddr::new(ip, grpc), "--port").await?;
+        let http = http.unwrap_or(if grpc == GRPC_PORT { HTTP_PORT } else { 0 });
+        let (http_listener, http) = listen(SocketAddr::new(ip, http), "--http-port").await?;
+        let metrics = telemetry::serve_metrics(SocketAddr::new(ip, metrics))?;
+        Ok(Self { listener, address, http_listener, http, metrics })
     }
+}
+
+/// Takes a port; with the address that the system chose when 0 was asked for.
+async fn listen(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listener = TcpListener::bind(address).await.map_err(|error| port_failure(address, &error, flag))?;
+    let address = listener.local_addr().unwrap_or(address);
+    Ok((listener, address))
 }
 
 /// Runs until Ctrl-C or SIGTERM. `data` says in the log where the data is.
 pub async fn serve(endpoints: Endpoints, store: Arc<dyn Store>, plan: Plan, data: &str) -> Result<(), Failure> {
-    let Endpoints { listener, address, metrics } = endpoints;
+    let Endpoints { listener, address, http_listener, http, metrics } = endpoints;
     let node = Node::start(store, plan, address.to_string()).await?;
 
     let (stop, stopped) = watch::channel(false);
+    let http_server = http_api(http_listener, &node.frontend, stopped.clone())?;
     let (health, server) = grpc::serve(listener, &node.frontend, stopped)?;
-    let server = tokio::spawn(server);
+    let server = tokio::spawn(async move { tokio::join!(server, http_server) });
     // From here on: while it starts, a signal ends it at once, which is safe.
     let mut signals = Signals::listen()
         .map_err(|error| Failure::new(Failure::OTHER, format!("cannot listen for signals: {error}")))?;
     health.set_serving(true).await;
-    tracing::info!(%address, %metrics, data, "perdure is ready");
+    tracing::info!(%address, %http, %metrics, data, "perdure is ready");
 
     let outcome = tokio::select! {
         () = signals.received() => Ok(()),
+        () = node.drain_asked() => Ok(()),
         error = node.shards.ended() => Err(store_failure(&error)),
     };
     tracing::info!("draining");
     let drained = async {
         health.set_serving(false).await;
         node.draining.send_replace(true);
+        node.hand_over().await;
         node.matching.drain();
         stop.send_replace(true);
         health.end_watches().await;
@@ -68,6 +94,9 @@ pub async fn serve(endpoints: Endpoints, store: Arc<dyn Store>, plan: Plan, data
             tracing::info!("calls still under way are cut off");
         }
         node.shards.stop().await;
+        if let Some(joined) = node.joined {
+            joined.leave().await;
+        }
     };
     tokio::select! {
         () = drained => tracing::info!("stopped"),
@@ -76,7 +105,22 @@ pub async fn serve(endpoints: Endpoints, store: Arc<dyn Store>, plan: Plan, data
     outcome
 }
 
-fn port_failure(address: SocketAddr, error: &std::io::Error) -> Failure {
+fn port_failure(address: SocketAddr, error: &std::io::Error, flag: &str) -> Failure {
     let code = if error.kind() == std::io::ErrorKind::AddrInUse { Failure::PORT_TAKEN } else { Failure::OTHER };
-    Failure::new(code, format!("cannot listen on {address}: {error}; choose another with --port or --ip"))
+    Failure::new(code, format!("cannot listen on {address}: {error}; choose another with {flag} or --ip"))
+}
+
+/// The future serves the HTTP API until `shutdown` turns true and until the calls under way have been answered.
+fn http_api(
+    listener: TcpListener,
+    frontend: &Frontend,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<impl Future<Output = std::io::Result<()>> + Send + use<>, Failure> {
+    let router =
+        perdure_frontend::http_router(frontend).map_err(|error| Failure::new(Failure::OTHER, error.to_string()))?;
+    let stopped = async move {
+        // A dropped sender is a shutdown too.
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    };
+    Ok(axum::serve(listener, router).with_graceful_shutdown(stopped).into_future())
 }

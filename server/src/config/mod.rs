@@ -6,9 +6,10 @@
 mod options;
 mod source;
 
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path, time::Duration};
 
 use perdure_persistence::cassandra::CassandraConfig;
+use perdure_shard::ShardConfig;
 use perdure_types::Limits;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -24,13 +25,45 @@ use source::{DYNAMIC, Gathered, Origin};
 pub struct ServerConfig {
     pub ip: IpAddr,
     pub port: u16,
+    pub http_port: Option<u16>,
     pub metrics_port: u16,
     pub namespace: Vec<String>,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
+    pub cluster: ClusterConfig,
     pub cassandra: CassandraConfig,
+    pub shards: ShardSettings,
     #[serde(skip)]
     pub limits: Limits,
+}
+
+/// What can be said about how shards work.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardSettings {
+    pub cache_bytes: usize,
+    pub flush_interval_ms: u64,
+    pub flush_log_bytes: u64,
+}
+
+impl ServerConfig {
+    /// How this node's shards are to work.
+    pub fn shard_config(&self) -> ShardConfig {
+        let ShardSettings { cache_bytes, flush_interval_ms, flush_log_bytes } = self.shards;
+        let flush_interval = Duration::from_millis(flush_interval_ms);
+        let limits = self.limits.clone();
+        ShardConfig { limits, cache_bytes, flush_interval, flush_log_bytes, ..ShardConfig::default() }
+    }
+}
+
+/// How other nodes reach this one.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    pub port: u16,
+    pub ip: Option<IpAddr>,
+    pub advertise: Option<IpAddr>,
+    pub name: Option<String>,
 }
 
 /// What is wrong with a configuration. Each message names the setting as it was given.

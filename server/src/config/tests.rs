@@ -35,6 +35,7 @@ fn the_defaults_are_those_of_the_structs() {
     assert_eq!(config.cassandra, CassandraConfig::default());
     assert_eq!((config.ip.to_string().as_str(), config.port), ("127.0.0.1", 7233));
     assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.shard_config(), ShardConfig::default());
     assert!(config.namespace.is_empty());
 }
 
