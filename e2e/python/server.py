@@ -47,7 +47,7 @@ def _command(data: Path) -> list[str]:
             keyspace = f"e2e_{uuid.uuid4().hex[:12]}"
             replicas = os.environ.get("PERDURE_TEST_REPLICATION_FACTOR", "1")
             options = ["--cassandra-seeds", seeds, "--keyspace", keyspace, "--replication-factor", replicas]
-            return [binary, "server", *options, "--namespace", "default"]
+            return [binary, "server", *options, "--namespace", "default", "--cluster-port", "0"]
         return [binary, "dev", *directory]
     raise RuntimeError("set PERDURE_BIN, PERDURE_COMMAND or PERDURE_ADDRESS (see server.py)")
 

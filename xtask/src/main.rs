@@ -5,11 +5,13 @@
 
 mod cassandra;
 mod check;
+mod cluster;
 mod demo;
 mod load;
 mod paths;
 mod process;
 mod server;
+mod store;
 mod test;
 mod tidy;
 mod venv;
@@ -50,6 +52,8 @@ enum Command {
     Load(load::Options),
     /// A real Cassandra on this machine
     Cassandra(cassandra::Options),
+    /// Run several servers on this machine, over a Cassandra
+    Cluster(cluster::Options),
     /// What CI runs: check, then test
     Ci,
 }
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Cassandra(options) => cassandra::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
         Command::Ci => check::check().and_then(|()| test::run(&test::Options::all())),
     };
     match outcome {

@@ -61,14 +61,15 @@ pub enum Store {
 
 impl Store {
     /// How to run the server; `directory` is for its data.
-    fn arguments(&self, directory: &Path) -> Vec<OsString> {
+    pub fn arguments(&self, directory: &Path) -> Vec<OsString> {
         match self {
             Self::Embedded => vec!["dev".into(), "--db-filename".into(), directory.join("data").into()],
             Self::Cassandra { seeds, keyspace, replication_factor } => {
                 let replication_factor = replication_factor.to_string();
                 let text = ["server", "--cassandra-seeds", seeds, "--keyspace", keyspace, "--namespace", "default"];
-                let replication = ["--replication-factor", &replication_factor];
-                text.iter().chain(&replication).map(Into::into).collect()
+                // Its cluster is itself alone; tests run several servers side by side.
+                let more = ["--replication-factor", &replication_factor, "--cluster-port", "0"];
+                text.iter().chain(&more).map(Into::into).collect()
             }
         }
     }

@@ -6,25 +6,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::cassandra::{CQL_PORT, Cluster, CommitlogSync, UpOptions};
 use crate::process::{self, cargo, command, version_of};
-use crate::server::{Profile, Server, Store, build};
+use crate::server::{Profile, Server, build};
+use crate::store::{CassandraBench, StoreKind};
 use crate::{paths, venv};
 
 /// Where tests find the Cassandra that is up, and how many replicas their keyspaces are to have.
 const SEEDS: &str = "PERDURE_TEST_CASSANDRA_SEEDS";
 const REPLICATION_FACTOR: &str = "PERDURE_TEST_REPLICATION_FACTOR";
 
-#[derive(Args, Default)]
+#[derive(Args)]
 pub struct Options {
     /// Run one suite only
     #[arg(long, value_enum)]
     only: Option<Suite>,
-    /// What the end-to-end tests run on; with `cassandra` the stores' conformance tests do, too
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "embedded")]
+    /// What the end-to-end tests run on; with `cassandra` the stores' conformance tests do, too. Both, unless one suite is
+    /// chosen: then the embedded one
+    #[arg(long, value_enum, value_delimiter = ',')]
     store: Vec<StoreKind>,
     /// Nodes of the Cassandra, each row on all of them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
@@ -40,7 +41,15 @@ pub struct Options {
 impl Options {
     /// What CI runs.
     pub fn all() -> Self {
-        Self { store: vec![StoreKind::Embedded, StoreKind::Cassandra], nodes: 1, ..Self::default() }
+        Self { only: None, store: Vec::new(), nodes: 1, release: false, arguments: Vec::new() }
+    }
+
+    fn stores(&self) -> Vec<StoreKind> {
+        match (self.store.is_empty(), self.only) {
+            (false, _) => self.store.clone(),
+            (true, None) => vec![StoreKind::Embedded, StoreKind::Cassandra],
+            (true, Some(_)) => vec![StoreKind::Embedded],
+        }
     }
 }
 
@@ -54,14 +63,6 @@ enum Suite {
     Go,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum StoreKind {
-    /// `perdure dev`
-    Embedded,
-    /// `perdure server` on a Cassandra of `cargo xtask cassandra`
-    Cassandra,
-}
-
 /// One line of the summary.
 #[derive(Clone, Copy)]
 enum Part {
@@ -73,8 +74,8 @@ enum Part {
 impl Part {
     fn all(options: &Options) -> Vec<Self> {
         let mut parts = vec![(Suite::Unit, Self::Unit)];
-        for store in &options.store {
-            parts.extend([(Suite::Python, Self::Python(*store)), (Suite::Go, Self::Go(*store))]);
+        for store in options.stores() {
+            parts.extend([(Suite::Python, Self::Python(store)), (Suite::Go, Self::Go(store))]);
         }
         parts.retain(|(suite, _)| options.only.is_none_or(|only| only == *suite));
         parts.into_iter().map(|(_, part)| part).collect()
@@ -101,18 +102,16 @@ impl Part {
 /// What the suites share.
 struct Bench<'a> {
     options: &'a Options,
-    /// The seeds of the Cassandra, if one is needed.
-    cassandra: Option<String>,
+    cassandra: CassandraBench,
     /// The server under test, once it is built.
     binary: Option<PathBuf>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let cassandra = Cassandra::up(options)?;
-    let seeds = cassandra.as_ref().map(|cassandra| cassandra.cluster.seeds()).transpose()?;
-    let mut bench = Bench { options, cassandra: seeds, binary: None };
+    let cassandra = CassandraBench::up(&options.stores(), options.nodes, "test")?;
+    let mut bench = Bench { options, cassandra, binary: None };
     let outcome = run_parts(&mut bench);
-    outcome.and(cassandra.map_or(Ok(()), Cassandra::down))
+    outcome.and(bench.cassandra.down())
 }
 
 fn run_parts(bench: &mut Bench) -> Result<()> {
@@ -138,29 +137,6 @@ fn run_parts(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// The cluster that the tests use: one of their own, which goes when they end.
-struct Cassandra {
-    cluster: Cluster,
-    is_ours: bool,
-}
-
-impl Cassandra {
-    fn up(options: &Options) -> Result<Option<Self>> {
-        if !options.store.contains(&StoreKind::Cassandra) {
-            return Ok(None);
-        }
-        let cluster = Cluster::named(&format!("test-{}", options.nodes))?;
-        let is_ours = !cluster.exists()?;
-        cluster.up(&UpOptions { nodes: Some(options.nodes), commitlog_sync: CommitlogSync::default() })?;
-        Ok(Some(Self { cluster, is_ours }))
-    }
-
-    /// One that somebody else had up stays.
-    fn down(self) -> Result<()> {
-        if self.is_ours { self.cluster.down() } else { Ok(()) }
-    }
-}
-
 fn unit(bench: &mut Bench, tally: &mut Tally) -> Result<()> {
     let test = || {
         let mut tests = cargo();
@@ -181,7 +157,7 @@ fn unit(bench: &mut Bench, tally: &mut Tally) -> Result<()> {
     }
     let mut tests = test();
     tests.arg("--no-fail-fast").args(&bench.options.arguments);
-    bench.set_cassandra(&mut tests);
+    bench.set_cassandra(&mut tests)?;
     process::run_watched(&mut tests, |line| tally.read_cargo(line))
 }
 
@@ -201,7 +177,7 @@ fn python(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> 
         .env_remove(SEEDS)
         .current_dir(&suite);
     if store == StoreKind::Cassandra {
-        bench.set_cassandra(&mut tests);
+        bench.set_cassandra(&mut tests)?;
     }
     process::run_watched(&mut tests, |line| tally.read_pytest(line))
 }
@@ -213,7 +189,7 @@ fn go(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     let binary = bench.server_binary()?;
-    let store = bench.store(store, "go")?;
+    let store = bench.cassandra.store(store, "e2e_go")?;
     let server = Server::start(&binary, &paths::target().join("e2e/go-server"), &store, &[])?;
     let outcome = go_suite(&server, &paths::root().join("e2e/go"), bench.options, tally);
     outcome.and(server.stop())
@@ -243,27 +219,12 @@ impl Bench<'_> {
     }
 
     /// Lets tests know the Cassandra that is up.
-    fn set_cassandra(&self, tests: &mut Command) {
-        if let Some(seeds) = &self.cassandra {
-            tests.env(SEEDS, with_ports(seeds)).env(REPLICATION_FACTOR, self.options.nodes.to_string());
+    fn set_cassandra(&self, tests: &mut Command) -> Result<()> {
+        if let Some((seeds, replicas)) = self.cassandra.for_tests()? {
+            tests.env(SEEDS, seeds).env(REPLICATION_FACTOR, replicas.to_string());
         }
+        Ok(())
     }
-
-    /// A new store of that kind; `purpose` tells keyspaces of one run apart.
-    fn store(&self, kind: StoreKind, purpose: &str) -> Result<Store> {
-        match kind {
-            StoreKind::Embedded => Ok(Store::Embedded),
-            StoreKind::Cassandra => {
-                let seeds = self.cassandra.clone().context("Cassandra is not up")?;
-                let keyspace = format!("e2e_{purpose}_{}", std::process::id());
-                Ok(Store::Cassandra { seeds, keyspace, replication_factor: self.options.nodes })
-            }
-        }
-    }
-}
-
-fn with_ports(seeds: &str) -> String {
-    seeds.split(',').map(|seed| format!("{seed}:{CQL_PORT}")).collect::<Vec<_>>().join(",")
 }
 
 /// What the runners said.

@@ -84,6 +84,10 @@ impl Cluster {
         fs::remove_dir_all(&self.directory).with_context(|| format!("cannot delete {}", self.directory.display()))
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn exists(&self) -> Result<bool> {
         Ok(self.shape()?.is_some())
     }

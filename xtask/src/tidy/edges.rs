@@ -17,10 +17,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("frontend", &["cluster", "proto", "types", "visibility"]),
     (
         "server",
-        &["cluster", "frontend", "matching", "persistence", "proto", "schedule", "shard", "types", "visibility", "workflow"],
+        &[
+            "cluster",
+            "frontend",
+            "matching",
+            "persistence",
+            "proto",
+            "schedule",
+            "shard",
+            "types",
+            "visibility",
+            "workflow",
+        ],
     ),
     ("sim", &["server", "cluster", "frontend", "matching", "persistence", "proto", "shard", "types", "workflow"]),
-    ("loadtests", &["proto"]),
+    ("loadtests", &["types", "persistence", "proto"]),
     ("xtask", &[]),
 ];
 
