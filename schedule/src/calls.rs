@@ -47,6 +47,7 @@ impl Schedule {
         start.overlap = overlap::resolve(start.overlap(), self.overlap_policy()) as i32;
         start.workflow_id = self.workflow_id(Timestamp(start.nominal_time_ns));
         start.request_id = env.ids.uuid();
+        start.desired_time_ns = env.now.0;
         let effect = self.start_call(&start, incarnation);
         self.state.starting.push(start);
         self.changed.any = true;
@@ -184,7 +185,7 @@ impl Schedule {
         env: &mut Env,
     ) -> Vec<Effect> {
         match id.kind {
-            START => self.start_result(id.event_id, result, env.now),
+            START => self.start_result(id.event_id, result),
             _ => {
                 if let Some(run) = self.state.running.iter_mut().find(|run| run.number == id.event_id) {
                     run.cancel_pending &= id.kind != CANCEL;
@@ -200,10 +201,10 @@ impl Schedule {
         self.work_off_buffer(&id.run_id, env)
     }
 
-    fn start_result(&mut self, number: i64, result: Result<WorkflowReply, Error>, now: Timestamp) {
+    fn start_result(&mut self, number: i64, result: Result<WorkflowReply, Error>) {
         let Some(start) = self.take_starting(number) else { return };
         match result.map(|reply| reply.reply) {
-            Ok(Some(workflow_reply::Reply::Start(reply))) => self.started(start, reply.run_id, now),
+            Ok(Some(workflow_reply::Reply::Start(reply))) => self.started(start, reply.run_id),
             Ok(_) => self.drop_action("the workflow's answer is not one to a start"),
             Err(error) => {
                 self.drop_action(&format!("workflow {} could not be started: {}", start.workflow_id, error.message));
@@ -217,15 +218,22 @@ impl Schedule {
         Some(self.state.starting.remove(index))
     }
 
-    fn started(&mut self, start: ScheduleStart, run_id: String, now: Timestamp) {
+    fn started(&mut self, start: ScheduleStart, run_id: String) {
         self.state.action_count += 1;
         let execution = WorkflowExecution { workflow_id: start.workflow_id.clone(), run_id: run_id.clone() };
-        self.state.recent.push(ScheduleActionResult {
+        let result = ScheduleActionResult {
             schedule_time: Timestamp(start.actual_time_ns).to_proto(),
-            actual_time: now.to_proto(),
+            actual_time: Timestamp(start.desired_time_ns).to_proto(),
             start_workflow_result: Some(execution),
             start_workflow_status: Status::Running as i32,
-        });
+        };
+        // The answers to calls made at once come in any order.
+        let times = |action: &ScheduleActionResult| {
+            let time = |time: &Option<prost_types::Timestamp>| Timestamp::from_proto(time.as_ref());
+            (time(&action.actual_time), time(&action.schedule_time))
+        };
+        let place = self.state.recent.iter().rposition(|known| times(known) <= times(&result)).map_or(0, |i| i + 1);
+        self.state.recent.insert(place, result);
         let surplus = self.state.recent.len().saturating_sub(RECENT);
         self.state.recent.drain(..surplus);
         if start.overlap() != ScheduleOverlapPolicy::AllowAll && self.state.running.len() < MAX_RUNNING {
@@ -258,7 +266,7 @@ impl Schedule {
         // It may be faster than the answer to its start.
         let starting = self.state.starting.iter().find(|start| start.workflow_id == closed.workflow_id);
         if let Some(start) = starting.map(|start| start.number).and_then(|number| self.take_starting(number)) {
-            self.started(start, closed.first_execution_run_id.clone(), env.now);
+            self.started(start, closed.first_execution_run_id.clone());
         }
         let attributes = closed.close_event.and_then(|event| event.attributes);
         let Some((status, result, failure)) = attributes.and_then(ending) else {
