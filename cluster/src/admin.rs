@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tonic::{Request, Response, Status, transport::Endpoint};
 
 use crate::{
-    membership::{Membership, MemberState, Routes},
+    membership::{MemberState, Membership, Routes},
     route::Cluster,
 };
 
@@ -120,9 +120,8 @@ fn info(routes: &Routes, shard: ShardId) -> ShardInfo {
 
 /// The member that the beginning of an id or of an address names.
 fn find<'a>(routes: &'a Routes, text: &str) -> Result<&'a MemberState, Status> {
-    let names = |member: &&MemberState| {
-        member.node.as_str().starts_with(text) || member.address.to_string().starts_with(text)
-    };
+    let names =
+        |member: &&MemberState| member.node.as_str().starts_with(text) || member.address.to_string().starts_with(text);
     let found: Vec<&MemberState> = routes.members.iter().filter(names).collect();
     match found[..] {
         [member] if !text.is_empty() => Ok(member),

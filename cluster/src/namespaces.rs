@@ -62,7 +62,8 @@ pub struct Namespaces {
 impl Namespaces {
     /// Loads the registry.
     pub async fn load(store: Arc<dyn NamespaceStore>) -> Result<Self, Error> {
-        let namespaces = Self { store, by_name: RwLock::default(), reading: Mutex::new(()), changes: watch::Sender::new(0) };
+        let namespaces =
+            Self { store, by_name: RwLock::default(), reading: Mutex::new(()), changes: watch::Sender::new(0) };
         namespaces.refresh().await?;
         Ok(namespaces)
     }

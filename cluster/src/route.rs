@@ -10,8 +10,8 @@ use perdure_proto::{
     Code, Error,
     perdure::node::v1::{
         Empty, MatchingCall, MatchingReply, ReplyFrame, ShardCall, ShardReply, TaskToken, TaskUndelivered,
-        WorkflowCall, WorkflowReply, admin_server::AdminServer, call_frame, matching_call, matching_reply, node_server::NodeServer, reply_frame,
-        workflow_call,
+        WorkflowCall, WorkflowReply, admin_server::AdminServer, call_frame, matching_call, matching_reply,
+        node_server::NodeServer, reply_frame, workflow_call,
     },
 };
 use perdure_types::{ChainKey, NodeId, ShardId, SlotCount};
@@ -207,7 +207,7 @@ impl Cluster {
                 }
                 Some(_) => {}
             }
-            let owner = others.routes.borrow().placement.owner(shard).cloned();
+            let owner = others.routes.borrow().target(shard).cloned();
             let is_mine = owner.as_ref() == Some(others.membership.me());
             if !is_mine || !pause.take().await {
                 return Err(Error::not_owner(owner.as_ref().map(NodeId::as_str)));

@@ -11,6 +11,7 @@ mod connection;
 mod dev;
 mod exit;
 mod grpc;
+mod holder;
 mod lists;
 mod namespaces;
 mod node;

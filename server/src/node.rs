@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     exit::Failure,
+    holder::{self, Holding},
     lists::ListedRows,
     namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces, ensure_search_attributes},
     node_service::{self, ClusterPort, Joined},
@@ -56,10 +57,13 @@ impl Node {
         let namespaces = load_namespaces(&store, &namespaces, &search_attributes).await?;
 
         let uplink = Uplink::default();
-        let matching =
-            Matching::new(Arc::new(uplink.clone()), MatchingConfig { host_name: address.clone(), ..MatchingConfig::default() });
+        let matching = Matching::new(
+            Arc::new(uplink.clone()),
+            MatchingConfig { host_name: address.clone(), ..MatchingConfig::default() },
+        );
         let shards = Shards::new();
-        let shards_here = Arc::new(ShardsHere(shards.clone()));
+        let holding = if port.is_some() { Holding::default() } else { Holding::always() };
+        let shards_here = Arc::new(ShardsHere(shards.clone(), holding.clone()));
         let matching_here = Arc::new(MatchingHere(matching.clone()));
         let (cluster, joined) = match port {
             None => (Cluster::new(settings.slots, shards_here, matching_here), None),
@@ -74,19 +78,28 @@ impl Node {
         uplink.connect(cluster.clone());
         let clock = Arc::new(Clock::system());
         let rows = Arc::new(ListedRows::new(store.clone(), clock.clone()));
-        let setup = Setup {
-            store,
+        let view = Arc::new(NamespaceRegistry(namespaces.clone()));
+        let ports = Arc::new(uplink.clone());
+        let setup = move || Setup {
+            store: store.clone(),
             shards: settings.slots.shards().collect(),
-            config,
-            clock,
-            namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
-            tasks: Arc::new(uplink.clone()),
-            entities: Arc::new(uplink.clone()),
+            config: config.clone(),
+            clock: clock.clone(),
+            namespaces: view.clone(),
+            tasks: ports.clone(),
+            entities: ports.clone(),
         };
-        shards.start(setup).await.map_err(|error| match error {
-            StartError::Store(error) => store_failure(&error),
-            StartError::AlreadyStarted => Failure::new(Failure::OTHER, error.to_string()),
-        })?;
+        match &joined {
+            None => shards.start(setup()).await.map_err(|error| match error {
+                StartError::Store(error) => store_failure(&error),
+                StartError::AlreadyStarted => Failure::new(Failure::OTHER, error.to_string()),
+            })?,
+            Some(joined) => {
+                let membership = joined.membership.clone();
+                tokio::spawn(holder::keep(shards.clone(), setup, settings.slots, membership, holding));
+                joined.membership.settled().await;
+            }
+        }
 
         let (draining, watch_draining) = watch::channel(false);
         let info = ClusterInfo {
@@ -112,6 +125,7 @@ impl Node {
     pub async fn hand_over(&self) {
         if let Some(joined) = &self.joined {
             joined.membership.drain().await;
+            joined.membership.handed_over().await;
         }
     }
 }

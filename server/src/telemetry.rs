@@ -13,9 +13,9 @@ use crate::{
 /// Sends log lines to standard error. The libraries below speak up from `warn` on.
 pub fn init_logs(level: LogLevel, format: LogFormat) {
     let filter = match level {
-        LogLevel::Debug => "debug,h2=info,hyper=info,tonic=info,tower=info",
-        LogLevel::Info => "info,h2=warn,hyper=warn,tonic=warn,tower=warn",
-        LogLevel::Warn => "warn",
+        LogLevel::Debug => "debug,h2=info,hyper=info,scylla=info,tonic=info,tower=info",
+        LogLevel::Info => "info,h2=warn,hyper=warn,scylla=error,tonic=warn,tower=warn",
+        LogLevel::Warn => "warn,scylla=error",
         LogLevel::Error => "error",
         LogLevel::Never => "off",
     };

@@ -18,6 +18,8 @@ use perdure_proto::{
 use perdure_shard::{EntityCaller, Shards, TaskSink};
 use perdure_types::{QueueFilter, ShardId};
 
+use crate::holder::Holding;
+
 /// The way back up to the cluster for parts that are made before it is.
 #[derive(Clone, Default)]
 pub struct Uplink {
@@ -83,12 +85,19 @@ impl TaskSink for Uplink {
 }
 
 /// The shards of this process, as the cluster calls them.
-pub struct ShardsHere(pub Shards);
+pub struct ShardsHere(pub Shards, pub Holding);
 
 #[async_trait]
 impl LocalShards for ShardsHere {
     async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        if !self.1.is_serving() {
+            return Err(Error::not_owner(None));
+        }
         self.0.call(shard, call).await
+    }
+
+    fn offer_again(&self, _moved: QueueFilter) {
+        self.1.offer_again();
     }
 }
 

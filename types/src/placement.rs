@@ -36,6 +36,8 @@ impl fmt::Debug for NodeId {
 pub struct Member {
     /// `host:port` of its node-to-node calls.
     pub address: String,
+    /// Rises with each start of a node: milliseconds since the epoch, about.
+    pub generation: u64,
     /// Under which it commits now. A fenced node begins a new one without becoming a new member.
     pub session: Option<SessionId>,
     /// It is leaving: it is to own nothing.
@@ -60,7 +62,7 @@ pub struct Placement {
 impl Placement {
     /// A node that is the whole cluster.
     pub fn alone(me: NodeId, slots: SlotCount) -> Self {
-        let member = Member { address: String::new(), session: None, draining: false };
+        let member = Member { address: String::new(), generation: 0, session: None, draining: false };
         Self {
             version: 1,
             owners: slots.shards().map(|_| me.clone()).collect(),

@@ -20,7 +20,10 @@ use std::{
 };
 
 use perdure_types::{NodeId, Placement, Served, SessionId, ShardId, SlotCount};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use self::actor::Command;
 pub use self::{
@@ -28,6 +31,9 @@ pub use self::{
     view::Settle,
 };
 use crate::ring::Ring;
+
+/// A hand-over that takes longer is left to the successors: the session is sealed, and they claim.
+const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// How to be a member.
 #[derive(Clone)]
@@ -181,6 +187,21 @@ impl Membership {
     /// Who should own what, at each change.
     pub fn placement(&self) -> watch::Receiver<Arc<Placement>> {
         self.inner.placement.clone()
+    }
+
+    /// Returns when this node has had its look around.
+    pub async fn settled(&self) {
+        let _ = self.inner.placement.clone().wait_for(|placement| !placement.owners.is_empty()).await;
+    }
+
+    /// Returns when this node serves no shard any more, or when nobody is there to serve them.
+    pub async fn handed_over(&self) {
+        let me = self.me();
+        let is_done = |routes: &Routes| {
+            let others = routes.placement.members.iter().any(|(node, member)| node != me && !member.draining);
+            !others || !routes.serving.iter().any(|node| node.as_ref() == Some(me))
+        };
+        let _ = timeout(HAND_OVER, self.inner.routes.clone().wait_for(is_done)).await;
     }
 
     pub(crate) fn routes(&self) -> watch::Receiver<Routes> {

@@ -142,6 +142,7 @@ impl View {
         let named: BTreeSet<SessionId> = self.known.values().filter_map(|known| known.state.session).collect();
         let member = |known: &Known| Member {
             address: known.state.address.to_string(),
+            generation: known.state.generation,
             session: known.state.session,
             draining: known.state.draining,
         };
