@@ -5,9 +5,11 @@
 
 mod api;
 mod close;
+mod commit_path;
 mod drive;
 mod fsync;
 mod process;
+mod recovery;
 mod report;
 mod sleepers;
 mod worker;
@@ -43,6 +45,10 @@ enum Command {
     },
     /// Start workflows that sleep for thirty days, and watch what they cost the server
     Sleepers(sleepers::Options),
+    /// Kill a server, and time how long it takes to serve all its workflows again
+    Recovery(recovery::Options),
+    /// Measure what a durable update costs Cassandra, beside one lightweight transaction each
+    CommitPath(commit_path::Options),
     /// Watch processes that have nothing to do
     Idle {
         #[arg(long = "server-pid", value_delimiter = ',', required = true)]
@@ -103,7 +109,9 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(options) => run(&options),
         Command::Sleepers(options) => sleepers(&options),
+        Command::Recovery(options) => runtime(1).and_then(|runtime| runtime.block_on(recovery::run(&options))),
         Command::Fsync { directory } => fsync::measure(&directory).map(|timing| println!("{timing}")),
+        Command::CommitPath(options) => runtime(2).and_then(|runtime| runtime.block_on(commit_path::run(&options))),
         Command::Idle { server_pids, seconds } => idle(&server_pids, seconds),
     };
     match outcome {

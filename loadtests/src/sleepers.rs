@@ -74,7 +74,7 @@ pub async fn run(options: &Options) -> Result<()> {
 }
 
 /// Starts the workflows of those numbers.
-async fn start(api: &Api, task_queue: &str, numbers: std::ops::Range<u64>, concurrency: usize) -> Result<()> {
+pub async fn start(api: &Api, task_queue: &str, numbers: std::ops::Range<u64>, concurrency: usize) -> Result<()> {
     let next = Arc::new(AtomicU64::new(numbers.start));
     let mut slots: JoinSet<Result<()>> = JoinSet::new();
     for _ in 0..concurrency.max(1) {
@@ -97,7 +97,7 @@ async fn start(api: &Api, task_queue: &str, numbers: std::ops::Range<u64>, concu
 }
 
 /// Returns when the worker has set so many timers.
-async fn fall_asleep(worker: &Worker, count: u64) -> Result<()> {
+pub async fn fall_asleep(worker: &Worker, count: u64) -> Result<()> {
     let deadline = Instant::now() + LONGEST_TAIL;
     while worker.workflow_tasks_completed() < count {
         let asleep = worker.workflow_tasks_completed();

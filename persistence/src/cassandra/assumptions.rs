@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 
-use super::{config::{CassandraConfig, ConnectError}, cql::Cql, schema};
+use super::{
+    config::{CassandraConfig, ConnectError},
+    cql::Cql,
+    schema,
+};
 
 /// How a keyspace is replicated, as Cassandra describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,12 +60,17 @@ fn judge_replication(
     datacenters: &BTreeSet<String>,
 ) -> Result<Vec<String>, String> {
     if !replication.durable_writes {
-        return Err("durable_writes is off: a crash loses acknowledged writes. ALTER KEYSPACE … AND durable_writes = true".into());
+        return Err(
+            "durable_writes is off: a crash loses acknowledged writes. ALTER KEYSPACE … AND durable_writes = true"
+                .into(),
+        );
     }
     let mut factors = BTreeMap::new();
     for (datacenter, factor) in &replication.factors {
         if factor.contains('/') {
-            return Err(format!("transient replication ('{datacenter}': '{factor}') is not supported: use full replicas only"));
+            return Err(format!(
+                "transient replication ('{datacenter}': '{factor}') is not supported: use full replicas only"
+            ));
         }
         let number: u32 =
             factor.parse().map_err(|_| format!("replication '{datacenter}': '{factor}' is not understood"))?;
@@ -80,18 +89,24 @@ fn judge_replication(
         }
         ("NetworkTopologyStrategy", None) => {}
         ("NetworkTopologyStrategy", Some(local)) => judge_local(local, &factors)?,
-        (other, _) => return Err(format!("replication strategy {other} is not supported: use NetworkTopologyStrategy")),
+        (other, _) => {
+            return Err(format!("replication strategy {other} is not supported: use NetworkTopologyStrategy"));
+        }
     }
     if factors.is_empty() {
-        return Err("it has no replicas. ALTER KEYSPACE … WITH replication = {'class': 'NetworkTopologyStrategy', …}".into());
+        return Err(
+            "it has no replicas. ALTER KEYSPACE … WITH replication = {'class': 'NetworkTopologyStrategy', …}".into()
+        );
     }
     let mut warnings = Vec::new();
     for (datacenter, factor) in &factors {
         if class == "NetworkTopologyStrategy" && !datacenters.contains(*datacenter) {
-            warnings.push(format!("replicas are asked for in data centre {datacenter}, which has no node that is known"));
+            warnings
+                .push(format!("replicas are asked for in data centre {datacenter}, which has no node that is known"));
         }
         match factor {
-            1 => warnings.push(format!("{datacenter}: 1: when that replica is lost, so is the work; use 3 in production")),
+            1 => warnings
+                .push(format!("{datacenter}: 1: when that replica is lost, so is the work; use 3 in production")),
             factor if factor % 2 == 0 => warnings.push(format!(
                 "{datacenter}: {factor}: no more failures are survived than with {}, and writes cost more",
                 factor - 1

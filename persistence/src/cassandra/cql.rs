@@ -1,13 +1,13 @@
 //! A connected driver session: sends statements, counts them, says what their failures mean.
 
-use std::{
-    sync::Arc,
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use scylla::{
     client::session::Session,
-    response::{PagingState, PagingStateResponse, query_result::{QueryResult, QueryRowsResult}},
+    response::{
+        PagingState, PagingStateResponse,
+        query_result::{QueryResult, QueryRowsResult},
+    },
     serialize::row::SerializeRow,
     statement::{
         Statement,
@@ -39,7 +39,9 @@ pub(super) struct Columns(Vec<(String, Option<CqlValue>)>);
 impl Columns {
     pub fn get(&self, name: &str) -> Result<&CqlValue> {
         let column = self.0.iter().find(|(column, _)| column == name);
-        column.and_then(|(_, value)| value.as_ref()).ok_or_else(|| StoreError::Corrupt(format!("column {name} is not set")))
+        column
+            .and_then(|(_, value)| value.as_ref())
+            .ok_or_else(|| StoreError::Corrupt(format!("column {name} is not set")))
     }
 
     pub fn bigint(&self, name: &str) -> Result<i64> {
@@ -59,11 +61,17 @@ impl Columns {
     }
 
     pub fn text(&self, name: &str) -> Result<&str> {
-        self.get(name)?.as_text().map(String::as_str).ok_or_else(|| StoreError::Corrupt(format!("column {name} is no text")))
+        self.get(name)?
+            .as_text()
+            .map(String::as_str)
+            .ok_or_else(|| StoreError::Corrupt(format!("column {name} is no text")))
     }
 
     pub fn blob(&self, name: &str) -> Result<&[u8]> {
-        self.get(name)?.as_blob().map(Vec::as_slice).ok_or_else(|| StoreError::Corrupt(format!("column {name} is no blob")))
+        self.get(name)?
+            .as_blob()
+            .map(Vec::as_slice)
+            .ok_or_else(|| StoreError::Corrupt(format!("column {name} is no blob")))
     }
 }
 
@@ -114,7 +122,8 @@ impl Cql {
 
     async fn prepared(&self, statement: Statement) -> Result<PreparedStatement> {
         let text = statement.contents.clone();
-        let failed = |error: scylla::errors::PrepareError| StoreError::Unavailable(format!("cannot prepare {text}: {error}"));
+        let failed =
+            |error: scylla::errors::PrepareError| StoreError::Unavailable(format!("cannot prepare {text}: {error}"));
         self.session.prepare(statement).await.map_err(failed)
     }
 
@@ -130,7 +139,12 @@ impl Cql {
         result
     }
 
-    pub async fn write(&self, request: Request, statement: &PreparedStatement, values: impl SerializeRow) -> Result<()> {
+    pub async fn write(
+        &self,
+        request: Request,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<()> {
         let answer = self.timed(request, self.session.execute_unpaged(statement, values)).await;
         answer.map(drop).map_err(errors::plain)
     }

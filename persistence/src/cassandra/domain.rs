@@ -23,11 +23,9 @@ impl Domain {
                 serial: SerialConsistency::LocalSerial,
                 serial_read: Consistency::LocalSerial,
             },
-            None => Self {
-                plain: Consistency::Quorum,
-                serial: SerialConsistency::Serial,
-                serial_read: Consistency::Serial,
-            },
+            None => {
+                Self { plain: Consistency::Quorum, serial: SerialConsistency::Serial, serial_read: Consistency::Serial }
+            }
         }
     }
 }

@@ -6,7 +6,11 @@ use crate::StoreError;
 
 /// Of a plain statement. All of ours are idempotent: a failure that may pass is worth a repeat, whatever it did.
 pub(super) fn plain(error: ExecutionError) -> StoreError {
-    if is_permanent(&error) { StoreError::ReadOnly(error.to_string()) } else { StoreError::Unavailable(error.to_string()) }
+    if is_permanent(&error) {
+        StoreError::ReadOnly(error.to_string())
+    } else {
+        StoreError::Unavailable(error.to_string())
+    }
 }
 
 /// Of a conditional write (G3). Even "not enough replicas" may come from its commit, after the decision: so any failure
@@ -34,7 +38,9 @@ fn is_permanent(error: &ExecutionError) -> bool {
 
 fn names_a_missing_table(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    ["unconfigured table", "does not exist", "unknown keyspace", "unknown table"].iter().any(|part| message.contains(part))
+    ["unconfigured table", "does not exist", "unknown keyspace", "unknown table"]
+        .iter()
+        .any(|part| message.contains(part))
 }
 
 /// A stored row that does not read as it was written.

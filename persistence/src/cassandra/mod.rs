@@ -39,14 +39,14 @@ use domain::Domain;
 use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
 pub use schema::render as render_schema;
 use statements::Statements;
-pub use telemetry::describe as describe_metrics;
 use telemetry::Counters;
+pub use telemetry::describe as describe_metrics;
 use visibility::Listed;
 use wakeups::Floors;
 
 use crate::{
-    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, MemberRow, NamespaceRow, Result, RunRow, SessionRow,
-    ShardRow, StampedWrite, Store, VisibilityCount, VisibilityQuery, Wakeup,
+    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, MemberRow, NamespaceRow, Result, RunRow,
+    SessionRow, ShardRow, StampedWrite, Store, VisibilityCount, VisibilityQuery, Wakeup,
 };
 
 /// Statements of one operation that are under way at once.
@@ -68,10 +68,9 @@ impl CassandraStore {
         let cql = open(&config).await?;
         schema::ensure(&cql, &config, random_id()).await?;
         assumptions::check(&cql, &config).await?;
-        let statements = Statements::prepare(&cql).await.map_err(|error| ConnectError::Schema {
-            keyspace: config.keyspace.clone(),
-            reason: error.to_string(),
-        })?;
+        let statements = schema::patiently(|| Statements::prepare(&cql))
+            .await
+            .map_err(|error| ConnectError::Schema { keyspace: config.keyspace.clone(), reason: error.to_string() })?;
         tracing::info!(keyspace = config.keyspace, seeds = config.addresses().join(", "), "connected to Cassandra");
         Ok(Self { cql, statements, floors: Floors::default(), listed: Listed::default() })
     }

@@ -42,7 +42,9 @@ fn session_of_columns(columns: &Columns) -> Result<SessionRow> {
     .decode()
 }
 
-fn shard_of((id, owner, epoch, checkpoint_epoch, checkpoint_seq, sources): ShardTuple) -> Result<Option<(ShardId, ShardRow)>> {
+fn shard_of(
+    (id, owner, epoch, checkpoint_epoch, checkpoint_seq, sources): ShardTuple,
+) -> Result<Option<(ShardId, ShardRow)>> {
     let (Some(owner), Some(epoch), Some(checkpoint_epoch), Some(checkpoint_seq), Some(sources)) =
         (owner, epoch, checkpoint_epoch, checkpoint_seq, sources)
     else {
@@ -70,7 +72,12 @@ impl CassandraStore {
         Ok(rows.into_iter().flatten().collect())
     }
 
-    async fn session(&self, request: Request, statement: &PreparedStatement, id: SessionId) -> Result<Option<SessionRow>> {
+    async fn session(
+        &self,
+        request: Request,
+        statement: &PreparedStatement,
+        id: SessionId,
+    ) -> Result<Option<SessionRow>> {
         let rows = self.cql.read(request, statement, (id.0,)).await?;
         let row = rows.maybe_first_row::<SessionTuple>().map_err(|e| errors::corrupt("session row", e))?;
         Ok(row.map(session_of).transpose()?.flatten().map(|(_, row)| row))
@@ -139,8 +146,17 @@ impl CassandraStore {
                 let (e_checkpoint, n_checkpoint) =
                     ((e.checkpoint_epoch, e.checkpoint_seq), (n.checkpoint_epoch, n.checkpoint_seq));
                 let values = (
-                    n.owner, n.epoch, n_checkpoint.0, n_checkpoint.1, n.sources, id, e.owner, e.epoch, e_checkpoint.0,
-                    e_checkpoint.1, e.sources,
+                    n.owner,
+                    n.epoch,
+                    n_checkpoint.0,
+                    n_checkpoint.1,
+                    n.sources,
+                    id,
+                    e.owner,
+                    e.epoch,
+                    e_checkpoint.0,
+                    e_checkpoint.1,
+                    e.sources,
                 );
                 self.cql.decide(&self.statements.update_shard, values).await?
             }
@@ -160,7 +176,9 @@ mod tests {
 
     #[test]
     fn rows_survive_their_columns() {
-        for state in [SessionState::Live, SessionState::Fenced, SessionState::Sealed(Seq(0)), SessionState::Sealed(Seq(7))] {
+        for state in
+            [SessionState::Live, SessionState::Fenced, SessionState::Sealed(Seq(0)), SessionState::Sealed(Seq(7))]
+        {
             let row = SessionRow { state, base: Seq(3), base_segment: u32::MAX };
             assert_eq!(SessionColumns::encode(&row).decode().unwrap(), row);
         }

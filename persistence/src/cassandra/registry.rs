@@ -88,7 +88,8 @@ impl CassandraStore {
     }
 
     pub(super) async fn members(&self) -> Result<Vec<MemberRow>> {
-        let rows = self.cql.read_all(Request::Members, &self.statements.list_members, (), |row: MemberTuple| Ok(member(row)));
+        let rows =
+            self.cql.read_all(Request::Members, &self.statements.list_members, (), |row: MemberTuple| Ok(member(row)));
         Ok(rows.await?.into_iter().flatten().collect())
     }
 

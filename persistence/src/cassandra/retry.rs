@@ -26,7 +26,9 @@ impl RetrySession for Session {
     fn decide_should_retry(&mut self, request: RequestInfo) -> RetryDecision {
         let elsewhere = match request.error {
             // Refused before anything was done, even for an LWT.
-            RequestAttemptError::DbError(DbError::IsBootstrapping, _) | RequestAttemptError::UnableToAllocStreamId => true,
+            RequestAttemptError::DbError(DbError::IsBootstrapping, _) | RequestAttemptError::UnableToAllocStreamId => {
+                true
+            }
             // The node has gone: whether it did anything is not known.
             RequestAttemptError::BrokenConnectionError(_) => request.is_idempotent,
             _ => false,

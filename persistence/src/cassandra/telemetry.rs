@@ -72,6 +72,9 @@ impl Counters {
     }
 
     pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
-        Request::ALL.iter().map(|request| (request.label(), self.0[*request as usize].load(Ordering::Relaxed))).collect()
+        Request::ALL
+            .iter()
+            .map(|request| (request.label(), self.0[*request as usize].load(Ordering::Relaxed)))
+            .collect()
     }
 }

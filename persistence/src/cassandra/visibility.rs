@@ -108,22 +108,8 @@ impl Listing {
 type Grouped<K, V> = BTreeMap<K, Vec<V>>;
 type RowKey = (Arc<str>, bool, i64);
 type IndexKey = (Arc<str>, Arc<str>, bool, i64);
-type RowTuple = (
-    Arc<str>,
-    bool,
-    i64,
-    i64,
-    Arc<str>,
-    Arc<str>,
-    Arc<str>,
-    i8,
-    i64,
-    bool,
-    i64,
-    Vec<(Arc<str>, Arc<str>)>,
-    Bytes,
-    i64,
-);
+type RowTuple =
+    (Arc<str>, bool, i64, i64, Arc<str>, Arc<str>, Arc<str>, i8, i64, bool, i64, Vec<(Arc<str>, Arc<str>)>, Bytes, i64);
 
 /// Changes of the list, grouped by partition: rows of one hour share their mutations.
 #[derive(Default)]
@@ -300,23 +286,26 @@ impl CassandraStore {
         for ((list, facet, closed, bucket), rows) in plan.entries {
             for chunk in chunks(rows) {
                 let key = (&list, &facet);
-                let values = chunk.into_iter().map(|(at, run, id, stamp)| {
-                    (key.0.clone(), key.1.clone(), closed, bucket, at, run, id, stamp)
-                });
+                let values = chunk
+                    .into_iter()
+                    .map(|(at, run, id, stamp)| (key.0.clone(), key.1.clone(), closed, bucket, at, run, id, stamp));
                 writes.push(self.partition(&s.put_visibility_entry, values.collect()));
             }
         }
         for ((list, facet, closed, bucket), rows) in plan.deleted_entries {
             for chunk in chunks(rows) {
                 let key = (&list, &facet);
-                let values =
-                    chunk.into_iter().map(|(stamp, at, run)| (stamp, key.0.clone(), key.1.clone(), closed, bucket, at, run));
+                let values = chunk
+                    .into_iter()
+                    .map(|(stamp, at, run)| (stamp, key.0.clone(), key.1.clone(), closed, bucket, at, run));
                 writes.push(self.partition(&s.delete_visibility_entry, values.collect()));
             }
         }
         for ((list, day), rows) in plan.ids {
             for chunk in chunks(rows) {
-                let values = chunk.into_iter().map(|(id, run, closed, at, stamp)| (list.clone(), day, id, run, closed, at, stamp));
+                let values = chunk
+                    .into_iter()
+                    .map(|(id, run, closed, at, stamp)| (list.clone(), day, id, run, closed, at, stamp));
                 writes.push(self.partition(&s.put_visibility_id, values.collect()));
             }
         }
@@ -346,7 +335,11 @@ impl CassandraStore {
             .await
     }
 
-    fn partition<'a, V>(&'a self, statement: &'a PreparedStatement, rows: Vec<V>) -> futures::future::BoxFuture<'a, Result<()>>
+    fn partition<'a, V>(
+        &'a self,
+        statement: &'a PreparedStatement,
+        rows: Vec<V>,
+    ) -> futures::future::BoxFuture<'a, Result<()>>
     where
         V: scylla::serialize::row::SerializeRow + Send + Sync + 'a,
     {

@@ -180,8 +180,10 @@ impl CassandraStore {
             })
             .await?;
         let statement = &self.statements.put_wakeup;
-        let batches: Vec<Vec<_>> =
-            buckets.into_values().flat_map(|rows| rows.chunks(BATCH_ROWS).map(<[_]>::to_vec).collect::<Vec<_>>()).collect();
+        let batches: Vec<Vec<_>> = buckets
+            .into_values()
+            .flat_map(|rows| rows.chunks(BATCH_ROWS).map(<[_]>::to_vec).collect::<Vec<_>>())
+            .collect();
         stream::iter(batches)
             .map(|rows| self.cql.write_partition(Request::WriteWakeups, statement, rows))
             .buffer_unordered(IN_FLIGHT)
@@ -199,8 +201,10 @@ impl CassandraStore {
             buckets.entry(bucket).or_default().push(row);
         }
         let statement = &self.statements.delete_wakeup;
-        let batches: Vec<Vec<_>> =
-            buckets.into_values().flat_map(|rows| rows.chunks(BATCH_ROWS).map(<[_]>::to_vec).collect::<Vec<_>>()).collect();
+        let batches: Vec<Vec<_>> = buckets
+            .into_values()
+            .flat_map(|rows| rows.chunks(BATCH_ROWS).map(<[_]>::to_vec).collect::<Vec<_>>())
+            .collect();
         stream::iter(batches)
             .map(|rows| self.cql.write_partition(Request::WriteWakeups, statement, rows))
             .buffer_unordered(IN_FLIGHT)
@@ -348,8 +352,7 @@ impl CassandraStore {
                 Some(w) => {
                     let (kind, chain) = (w.chain.kind as i8, &w.chain);
                     let after = (w.at.0, kind, &chain.namespace_id, &chain.workflow_id, &w.run_id);
-                    let values =
-                        (id, bucket, after.0, after.1, after.2, after.3, after.4, until.0, wanted as i32);
+                    let values = (id, bucket, after.0, after.1, after.2, after.3, after.4, until.0, wanted as i32);
                     self.cql.read(Request::ReadWakeups, &self.statements.read_wakeups_after, values).await?
                 }
             };

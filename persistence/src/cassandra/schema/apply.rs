@@ -26,15 +26,17 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Time for a schema change to be run and agreed on by all nodes.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a node may lag behind a schema that all agree on.
+const NODE_LAG: Duration = Duration::from_secs(15);
+
 /// After so long without progress something is wrong.
 const PATIENCE: Duration = Duration::from_secs(4 * LEASE_SECONDS as u64);
 
 /// Creates or migrates what is missing; returns when the schema has this program's version.
 pub(in crate::cassandra) async fn ensure(cql: &Cql, config: &CassandraConfig, me: Uuid) -> Result<(), ConnectError> {
-    let schema_error =
-        |reason: String| ConnectError::Schema { keyspace: config.keyspace.clone(), reason };
+    let schema_error = |reason: String| ConnectError::Schema { keyspace: config.keyspace.clone(), reason };
     bootstrap(cql, config).await.map_err(|e| schema_error(e.to_string()))?;
-    let state = State::prepare(cql).await.map_err(|e| schema_error(e.to_string()))?;
+    let state = patiently(|| State::prepare(cql)).await.map_err(|e| schema_error(e.to_string()))?;
     let deadline = Instant::now() + PATIENCE;
     let mut delay = PAUSE;
     loop {
@@ -58,6 +60,20 @@ pub(in crate::cassandra) async fn ensure(cql: &Cql, config: &CassandraConfig, me
     }
 }
 
+/// A table that the system tables name already may take a node a moment to know.
+pub(in crate::cassandra) async fn patiently<T, F>(mut prepare: impl FnMut() -> F) -> crate::Result<T>
+where
+    F: Future<Output = crate::Result<T>>,
+{
+    let deadline = Instant::now() + NODE_LAG;
+    loop {
+        match prepare().await {
+            Err(StoreError::Unavailable(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+            settled => return settled,
+        }
+    }
+}
+
 /// Keyspace and `schema_state`, in a way that any number of nodes may run at once.
 async fn bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()> {
     let mut delay = PAUSE;
@@ -76,9 +92,14 @@ async fn bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()> {
 
 async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()> {
     // Who may not create keyspaces may still use one that is there.
-    let keyspaces = query(cql, "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", &cql.keyspace);
+    let keyspaces =
+        query(cql, "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", &cql.keyspace);
     if keyspaces.await?.rows_num() == 0 {
-        tracing::info!(keyspace = cql.keyspace, replication_factor = config.replication_factor, "creating the keyspace");
+        tracing::info!(
+            keyspace = cql.keyspace,
+            replication_factor = config.replication_factor,
+            "creating the keyspace"
+        );
         change(cql, &text::keyspace(config.local_datacenter.as_deref(), config.replication_factor)).await?;
     }
     let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'schema_state'";
@@ -115,7 +136,9 @@ fn table_id(origin: &str, table: &str) -> Uuid {
     for (i, half) in bytes.chunks_mut(8).enumerate() {
         let text = format!("perdure/{i}/{origin}/{table}");
         // FNV-1a, spread by a multiplication: no more is needed than that ids differ.
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = text
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         half.copy_from_slice(&hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
     }
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
@@ -145,7 +168,9 @@ impl<'a> State<'a> {
                 .prepare_conditional("INSERT INTO {ks}.schema_state (name, holder) VALUES ('birth', ?) IF NOT EXISTS")
                 .await?,
             first_version: cql
-                .prepare_conditional("INSERT INTO {ks}.schema_state (name, version) VALUES ('version', ?) IF NOT EXISTS")
+                .prepare_conditional(
+                    "INSERT INTO {ks}.schema_state (name, version) VALUES ('version', ?) IF NOT EXISTS",
+                )
                 .await?,
             next_version: cql
                 .prepare_conditional("UPDATE {ks}.schema_state SET version = ? WHERE name = 'version' IF version = ?")

@@ -15,7 +15,7 @@ mod apply;
 mod lease;
 mod text;
 
-pub(super) use apply::ensure;
+pub(super) use apply::{ensure, patiently};
 
 use super::config::CassandraConfig;
 
@@ -32,7 +32,10 @@ pub fn render(config: &CassandraConfig) -> String {
         statements.push(format!("-- version {}", migration.version));
         statements.extend(migration.statements.iter().map(|step| text::statement(step, None)));
     }
-    statements.push(format!("INSERT INTO {{ks}}.schema_state (name, version) VALUES ('version', {}) IF NOT EXISTS", text::VERSION));
+    statements.push(format!(
+        "INSERT INTO {{ks}}.schema_state (name, version) VALUES ('version', {}) IF NOT EXISTS",
+        text::VERSION
+    ));
     let name = format!("\"{}\"", config.keyspace);
     let end = |text: String| if text.starts_with("--") { text } else { text + ";" };
     statements.into_iter().map(|text| end(text.replace("{ks}", &name)) + "\n").collect()

@@ -22,8 +22,7 @@ const BUCKETS_AT_ONCE: usize = 8;
 /// Rows named in one read.
 const NAMED_ROWS: usize = 64;
 
-type RowTuple =
-    (i64, String, String, String, i8, i64, bool, i64, Option<Vec<(String, String)>>, Option<Bytes>);
+type RowTuple = (i64, String, String, String, i8, i64, bool, i64, Option<Vec<(String, String)>>, Option<Bytes>);
 
 fn listed_run(closed: bool, row: RowTuple) -> ListedRun {
     let (at, run_id, workflow_id, workflow_type, status, start, hidden, made_at, keywords, info) = row;
@@ -102,8 +101,7 @@ impl CassandraStore {
             while buckets.peek().is_some() && found.len() < limit {
                 let reads: Vec<i64> = buckets.by_ref().take(at_once).collect();
                 let reads = reads.into_iter().map(|bucket| self.list_bucket(stretch, bucket, limit - found.len()));
-                let read: Vec<Vec<ListedRun>> =
-                    stream::iter(reads).buffered(BUCKETS_AT_ONCE).try_collect().await?;
+                let read: Vec<Vec<ListedRun>> = stream::iter(reads).buffered(BUCKETS_AT_ONCE).try_collect().await?;
                 found.extend(read.into_iter().flatten());
                 at_once = BUCKETS_AT_ONCE;
             }
@@ -197,7 +195,12 @@ impl CassandraStore {
         rows.map(|row| Ok(listed_run(closed, row.map_err(|e| errors::corrupt("row of the list", e))?))).collect()
     }
 
-    pub(in crate::cassandra) async fn find(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
+    pub(in crate::cassandra) async fn find(
+        &self,
+        list_id: &str,
+        ids: &IdMatch,
+        limit: usize,
+    ) -> Result<Vec<ListedRun>> {
         let mut found: Vec<ListedRun> = Vec::new();
         let mut next = i64::MAX;
         loop {
