@@ -333,9 +333,12 @@ impl Core {
                 if !std::mem::replace(&mut entry.listed_dirty, true) {
                     self.dirty.push_back(key.clone());
                 }
-                if entry.is_unlisted() && !std::mem::replace(&mut entry.queued_unlisted, true) {
-                    self.unlisted.push_back(key.clone());
+                if entry.is_unlisted() {
+                    // Also if it is queued already: a flush of everything may have taken it from under the mark.
                     self.log.mark_unlisted();
+                    if !std::mem::replace(&mut entry.queued_unlisted, true) {
+                        self.unlisted.push_back(key.clone());
+                    }
                 }
             }
         }
