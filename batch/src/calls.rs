@@ -268,13 +268,7 @@ pub(crate) fn named_executions(request: &StartBatchOperationRequest) -> Vec<Work
     request.target_executions.iter().map(execution).collect()
 }
 
-/// A refusal that says that there is nothing left to do.
-pub(crate) fn is_done(request: &StartBatchOperationRequest, error: &Error) -> bool {
-    let ends = matches!(
-        request.operation,
-        Some(
-            Operation::TerminationOperation(_) | Operation::CancellationOperation(_) | Operation::DeletionOperation(_)
-        )
-    );
-    ends && error.grpc_code() == Code::NotFound
+/// A refusal that says that there is nothing left to do: the execution has ended, or is gone.
+pub(crate) fn is_done(error: &Error) -> bool {
+    error.grpc_code() == Code::NotFound
 }

@@ -169,7 +169,7 @@ impl Job {
         }
         match result {
             Ok(_) => self.state.complete_count += 1,
-            Err(error) if is_done(self.request(), error) => self.state.complete_count += 1,
+            Err(error) if is_done(error) => self.state.complete_count += 1,
             Err(error) => {
                 tracing::debug!(batch_id = %self.key.workflow_id, %error, "operation failed");
                 self.state.failure_count += 1;

@@ -59,7 +59,12 @@ impl Run {
             })
             .map(|(id, _)| *id)
             .collect();
-        if ids.is_empty() { Err(activity_not_found()) } else { Ok(ids) }
+        if ids.is_empty() {
+            return Err(Error::not_found(
+                "Can't find pending activity with such ID. Invalid activityID or activity already completed",
+            ));
+        }
+        Ok(ids)
     }
 
     pub(crate) fn pause_activity(&mut self, env: &Env, id: i64, pause: &Pause, identity: &str) -> Result<(), Error> {

@@ -45,21 +45,22 @@ pub(crate) async fn start_batch_operation(
 fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Error> {
     let refuse = |message: &str| Err(Error::invalid_argument(message));
     let named = request.executions.len() + request.target_executions.len();
+    let nothing_named = request.visibility_query.is_empty() && named == 0;
+    if request.operation.is_none() || request.reason.is_empty() || nothing_named {
+        return refuse(
+            "must provide required parameters: BatchType,Reason,Namespace, AND one of (Query OR Executions OR TargetExecutions)",
+        );
+    }
     if request.job_id.is_empty() {
         return refuse("JobId is not set on request.");
     }
     if validate::is_too_long(&request.job_id, call.limits()) {
         return refuse("JobId length exceeds limit.");
     }
-    if request.reason.is_empty() {
-        return refuse("Reason is not set on request.");
-    }
-    if !request.visibility_query.is_empty() && named > 0 {
-        return refuse("batch query and executions are mutually exclusive");
-    }
-    let finds_by_type = matches!(&request.operation, Some(Operation::UnpauseActivitiesOperation(_)));
-    if request.visibility_query.is_empty() && named == 0 && !finds_by_type {
-        return refuse("VisibilityQuery or Executions must be set on request.");
+    let selectors =
+        [!request.visibility_query.is_empty(), !request.executions.is_empty(), !request.target_executions.is_empty()];
+    if selectors.into_iter().filter(|given| *given).count() > 1 {
+        return refuse("visibility query, executions, and target executions are mutually exclusive");
     }
     if named > MAX_EXECUTIONS {
         return Err(Error::invalid_argument(format!(
@@ -67,12 +68,12 @@ fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Er
         )));
     }
     match &request.operation {
-        None => refuse("The operation type is not set on request."),
+        None => refuse("Batch operation is not set on request."),
         Some(Operation::SignalOperation(signal)) if signal.signal.is_empty() => refuse("must provide signal name"),
         Some(Operation::ResetOperation(reset))
             if reset.options.as_ref().is_none_or(|options| options.target.is_none()) && reset.reset_type == 0 =>
         {
-            refuse("reset operation requires a target")
+            refuse("batch reset missing target")
         }
         Some(Operation::UnpauseActivitiesOperation(o)) if o.activity.is_none() => no_activity(),
         Some(Operation::ResetActivitiesOperation(o)) if o.activity.is_none() => no_activity(),
@@ -87,7 +88,7 @@ fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Er
 }
 
 fn no_activity() -> Result<(), Error> {
-    Err(Error::invalid_argument("must provide ActivityType or MatchAll"))
+    Err(Error::invalid_argument("activity filter must be set"))
 }
 
 pub(crate) async fn stop_batch_operation(
