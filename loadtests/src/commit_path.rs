@@ -48,6 +48,10 @@ pub struct Options {
     /// Size of an update: a state change with its events
     #[arg(long, default_value_t = 400)]
     update_bytes: usize,
+    /// Conditional writes sent to the partition at once. More than one only makes Paxos contend, so that servers which work
+    /// that way let one through at a time
+    #[arg(long, default_value_t = 1)]
+    lwt_at_once: usize,
     /// Write the figures as JSON to this file
     #[arg(long)]
     json: Option<std::path::PathBuf>,
@@ -90,7 +94,7 @@ pub async fn run(options: &Options) -> Result<()> {
         ..CassandraConfig::default()
     };
     let ours: Arc<dyn Path> = Arc::new(ours::Ours::start(config.clone()).await?);
-    let theirs = Arc::new(lwt::Lwt::start(&config).await?);
+    let theirs = Arc::new(lwt::Lwt::start(&config, options.lwt_at_once).await?);
     let paths: [Arc<dyn Path>; 2] = [ours, theirs.clone()];
     for path in &paths {
         measure(path, 16, options.warmup_seconds, options.update_bytes, &pids).await?;
@@ -148,7 +152,7 @@ async fn measure(
         .map(|worker| {
             let path = path.clone();
             tokio::spawn(async move {
-                let mut latencies = Histogram::<u64>::new(3)?;
+                let mut latencies = histogram()?;
                 let (mut failures, mut number) = (0_u64, 0_u64);
                 while Instant::now() < until {
                     let update = update(worker, number, update_bytes);
@@ -167,7 +171,7 @@ async fn measure(
             })
         })
         .collect();
-    let mut latencies = Histogram::<u64>::new(3)?;
+    let mut latencies = histogram()?;
     let mut failures = 0;
     for worker in workers {
         let (of_worker, failed) = worker.await??;
@@ -194,6 +198,11 @@ async fn measure(
         statements_per_update: (path.statements() - statements) as f64 / updates as f64,
         own_cpu_s_per_1000: per_1000(own.cpu_ms),
     })
+}
+
+/// Of microseconds, up to a minute.
+fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
 }
 
 /// Bytes that do not compress to nothing, different for each update.

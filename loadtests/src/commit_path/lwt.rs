@@ -10,6 +10,8 @@ use scylla::{
     statement::{Consistency, SerialConsistency, Statement, prepared::PreparedStatement},
 };
 
+use tokio::sync::Semaphore;
+
 use super::Path;
 
 /// More than are ever in flight.
@@ -20,11 +22,12 @@ pub struct Lwt {
     update: PreparedStatement,
     create: PreparedStatement,
     versions: Vec<AtomicI64>,
+    at_once: Semaphore,
     statements: AtomicU64,
 }
 
 impl Lwt {
-    pub async fn start(config: &CassandraConfig) -> Result<Self> {
+    pub async fn start(config: &CassandraConfig, at_once: usize) -> Result<Self> {
         let seeds = config.seeds.iter().map(|seed| match seed.contains(':') {
             true => seed.clone(),
             false => format!("{seed}:{}", config.port),
@@ -49,7 +52,8 @@ impl Lwt {
             format!("INSERT INTO {table} (shard_id, workflow_id, version, state) VALUES (1, ?, ?, ?) IF NOT EXISTS");
         let (update, create) = (prepare(update).await?, prepare(create).await?);
         let versions = (0..WORKERS).map(|_| AtomicI64::new(0)).collect();
-        Ok(Self { session, update, create, versions, statements: AtomicU64::new(0) })
+        let at_once = Semaphore::new(at_once.max(1));
+        Ok(Self { session, update, create, versions, at_once, statements: AtomicU64::new(0) })
     }
 
     pub async fn drop_keyspace(&self, keyspace: &str) -> Result<()> {
@@ -65,6 +69,7 @@ impl Path for Lwt {
     }
 
     async fn update(&self, worker: usize, update: Bytes) -> Result<()> {
+        let _turn = self.at_once.acquire().await?;
         let version = &self.versions[worker];
         let seen = version.load(Ordering::Relaxed);
         self.statements.fetch_add(1, Ordering::Relaxed);
