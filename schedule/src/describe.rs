@@ -38,7 +38,7 @@ impl Schedule {
         schedule.policies = Some(SchedulePolicies {
             overlap_policy: self.overlap_policy() as i32,
             catchup_window: Some(self.catchup_window().to_proto()),
-            ..self.policies().clone()
+            ..*self.policies()
         });
         schedule.state = Some(StateMessage {
             notes: self.state.notes.clone(),

@@ -37,25 +37,19 @@ pub(super) enum Cron {
 }
 
 const MALFORMED: &str = "malformed expression";
-const OUT_OF_RANGE: &str = "out of range";
 
 pub(super) fn calendar(spec: &CalendarSpec) -> Result<StructuredCalendarSpec, String> {
     Ok(StructuredCalendarSpec {
-        second: ranges(&spec.second, "0", 0, 59, Names::None)?,
-        minute: ranges(&spec.minute, "0", 0, 59, Names::None)?,
-        hour: ranges(&spec.hour, "0", 0, 23, Names::None)?,
-        day_of_month: ranges(&spec.day_of_month, "*", 1, 31, Names::None)?,
-        month: ranges(&spec.month, "*", 1, 12, Names::Months)?,
-        year: ranges(&spec.year, "*", FIRST_YEAR, LAST_YEAR, Names::None).map(every_year)?,
-        day_of_week: sundays(ranges(&spec.day_of_week, "*", 0, 7, Names::Days)?),
+        second: SECOND.parse(&spec.second)?,
+        minute: MINUTE.parse(&spec.minute)?,
+        hour: HOUR.parse(&spec.hour)?,
+        day_of_month: DAY_OF_MONTH.parse(&spec.day_of_month)?,
+        month: MONTH.parse(&spec.month)?,
+        // A missing year is every year.
+        year: if matches!(spec.year.trim(), "" | "*") { Vec::new() } else { YEAR.parse(&spec.year)? },
+        day_of_week: sundays(DAY_OF_WEEK.parse(&spec.day_of_week)?),
         comment: spec.comment.clone(),
     })
-}
-
-/// A missing year is every year.
-fn every_year(ranges: Vec<Range>) -> Vec<Range> {
-    let all = |range: &Range| range.start == FIRST_YEAR && range.end == LAST_YEAR && range.step <= 1;
-    if ranges.iter().any(all) { Vec::new() } else { ranges }
 }
 
 /// Structured calendars know Sunday as 0 only; what is written may say 7, also as the end of a range.
@@ -102,7 +96,7 @@ pub(super) fn cron(text: &str) -> Result<(Cron, String), String> {
     };
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let (second, fields, year) = match fields[..] {
-        [ref five @ ..] if five.len() == 5 => ("0", five, "*"),
+        ref five if five.len() == 5 => ("0", five, "*"),
         [ref five @ .., year] if five.len() == 5 => ("0", five, year),
         [second, ref five @ .., year] if five.len() == 5 => (second, five, year),
         _ => return Err("CronString does not have 5-7 fields".to_owned()),
@@ -157,50 +151,68 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// One field: `*`, `x`, `x-z`, each with an optional `/step`, separated by commas. `x/step` goes to the end.
-fn ranges(text: &str, default: &str, min: i32, max: i32, names: Names) -> Result<Vec<Range>, String> {
-    let text = if text.trim().is_empty() { default } else { text.trim() };
-    text.split(',').map(|part| range(part, min, max, names)).collect()
+/// One field of a calendar.
+struct Field {
+    name: &'static str,
+    /// What a field that is left empty stands for.
+    default: &'static str,
+    min: i32,
+    max: i32,
+    names: Names,
 }
 
-fn range(part: &str, min: i32, max: i32, names: Names) -> Result<Range, String> {
-    let (part, step) = match part.split_once('/') {
-        Some((part, step)) => {
-            let step: i32 = step.parse().map_err(|_| format!("{MALFORMED}: {step:?}"))?;
-            if step < 1 {
-                return Err(MALFORMED.to_owned());
+const SECOND: Field = Field { name: "Second", default: "0", min: 0, max: 59, names: Names::None };
+const MINUTE: Field = Field { name: "Minute", default: "0", min: 0, max: 59, names: Names::None };
+const HOUR: Field = Field { name: "Hour", default: "0", min: 0, max: 23, names: Names::None };
+const DAY_OF_MONTH: Field = Field { name: "DayOfMonth", default: "*", min: 1, max: 31, names: Names::None };
+const MONTH: Field = Field { name: "Month", default: "*", min: 1, max: 12, names: Names::Months };
+const YEAR: Field = Field { name: "Year", default: "*", min: FIRST_YEAR, max: LAST_YEAR, names: Names::None };
+const DAY_OF_WEEK: Field = Field { name: "DayOfWeek", default: "*", min: 0, max: 7, names: Names::Days };
+
+impl Field {
+    /// `*`, `x`, `x-z`, each with an optional `/step`, separated by commas. `x/step` goes to the end.
+    fn parse(&self, text: &str) -> Result<Vec<Range>, String> {
+        let text = if text.trim().is_empty() { self.default } else { text.trim() };
+        text.split(',').map(|part| self.range(part)).collect()
+    }
+
+    fn range(&self, part: &str) -> Result<Range, String> {
+        let (part, step) = match part.split_once('/') {
+            Some((part, step)) => {
+                let step: Option<i32> = step.parse().ok().filter(|step| *step > 0);
+                (part, Some(step.ok_or_else(|| format!("{} has invalid Step", self.name))?))
             }
-            (part, Some(step))
-        }
-        None => (part, None),
-    };
-    let (start, end) = if part == "*" {
-        (min, max)
-    } else if let Some((start, end)) = part.split_once('-') {
-        let start = value(start, min, max, names)?;
-        (start, value(end, start, max, names)?)
-    } else {
-        let start = value(part, min, max, names)?;
-        (start, if step.is_some() { max } else { start })
-    };
-    // As short as it can be said.
-    let end = if end == start { 0 } else { end };
-    Ok(Range { start, end, step: step.filter(|step| *step != 1).unwrap_or(0) })
-}
+            None => (part, None),
+        };
+        let (start, end) = if part == "*" {
+            (self.min, self.max)
+        } else if let Some((start, end)) = part.split_once('-') {
+            let start = self.value(start, self.min)?;
+            (start, self.value(end, start)?)
+        } else {
+            let start = self.value(part, self.min)?;
+            (start, if step.is_some() { self.max } else { start })
+        };
+        // As short as it can be said.
+        let end = if end == start { 0 } else { end };
+        Ok(Range { start, end, step: step.filter(|step| *step != 1).unwrap_or(0) })
+    }
 
-fn value(text: &str, min: i32, max: i32, names: Names) -> Result<i32, String> {
-    let lower = text.to_ascii_lowercase();
-    let find = |all: &[&str], enough: usize| {
-        if lower.len() < enough { None } else { all.iter().position(|name| name.starts_with(&lower)) }
-    };
-    let named = match names {
-        Names::None => None,
-        Names::Months => find(&MONTHS, 3).map(|index| index + 1),
-        Names::Days => find(&DAYS, 2),
-    };
-    let value = match named.and_then(|index| i32::try_from(index).ok()) {
-        Some(value) => value,
-        None => text.parse().map_err(|_| format!("{MALFORMED}: {text:?}"))?,
-    };
-    if (min..=max).contains(&value) { Ok(value) } else { Err(OUT_OF_RANGE.to_owned()) }
+    /// A number or a name, not below `least`.
+    fn value(&self, text: &str, least: i32) -> Result<i32, String> {
+        let lower = text.to_ascii_lowercase();
+        let find = |all: &[&str], enough: usize| {
+            if lower.len() < enough { None } else { all.iter().position(|name| name.starts_with(&lower)) }
+        };
+        let named = match self.names {
+            Names::None => None,
+            Names::Months => find(&MONTHS, 3).map(|index| index + 1),
+            Names::Days => find(&DAYS, 2),
+        };
+        let Self { name, min, max, .. } = self;
+        let value = named.and_then(|index| i32::try_from(index).ok()).or_else(|| text.parse().ok());
+        value
+            .filter(|value| (least..=*max).contains(value))
+            .ok_or_else(|| format!("{name} is not in range [{min}-{max}]: {text:?}"))
+    }
 }

@@ -105,9 +105,9 @@ fn what_is_refused() {
         assert!(error.contains(expect), "{error}");
     };
     refused(&cron("bogus"), "CronString does not have 5-7 fields");
-    refused(&cron("61 * * * *"), "out of range");
-    refused(&cron("a * * * *"), "malformed");
-    refused(&cron("5/0 * * * *"), "malformed");
+    refused(&cron("61 * * * *"), "Minute is not in range [0-59]");
+    refused(&cron("a * * * *"), "Minute is not in range [0-59]");
+    refused(&cron("5/0 * * * *"), "Minute has invalid Step");
     refused(&cron("@every 1x"), "invalid duration");
     refused(&cron("@every 1é"), "invalid duration");
     refused(&cron("@everyé 1s"), "malformed");
