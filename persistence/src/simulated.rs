@@ -13,14 +13,14 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 pub use faults::{Failure, Faults};
 use network::{Condition, Lwt, Network};
@@ -47,9 +47,16 @@ pub enum Op {
 #[derive(Debug, Clone)]
 pub struct Simulated {
     network: Arc<Mutex<Network>>,
-    paused: Arc<watch::Sender<bool>>,
+    gate: Arc<Gate>,
     /// Replicas that this connection does not reach, one bit each.
     cut: Arc<AtomicU8>,
+}
+
+/// Holds operations back. They go on in the order in which they came (a `watch` channel would wake them in any order).
+#[derive(Debug, Default)]
+struct Gate {
+    paused: AtomicBool,
+    resumed: Notify,
 }
 
 impl Simulated {
@@ -66,7 +73,7 @@ impl Simulated {
     fn with_replicas(replicas: usize, seed: u64, faults: Faults) -> Self {
         Self {
             network: Arc::new(Mutex::new(Network::new(replicas, seed, faults))),
-            paused: Arc::new(watch::Sender::new(false)),
+            gate: Arc::default(),
             cut: Arc::default(),
         }
     }
@@ -74,7 +81,7 @@ impl Simulated {
     /// The same store over a connection of its own.
     #[must_use]
     pub fn for_node(&self) -> Self {
-        Self { network: self.network.clone(), paused: Arc::new(watch::Sender::new(false)), cut: Arc::default() }
+        Self { network: self.network.clone(), gate: Arc::default(), cut: Arc::default() }
     }
 
     /// From now on this connection reaches all replicas but these.
@@ -104,11 +111,12 @@ impl Simulated {
 
     /// Operations that have not taken effect yet wait until [`Simulated::resume`], and so do replies of those that have.
     pub fn pause(&self) {
-        self.paused.send_replace(true);
+        self.gate.paused.store(true, Ordering::Relaxed);
     }
 
     pub fn resume(&self) {
-        self.paused.send_replace(false);
+        self.gate.paused.store(false, Ordering::Relaxed);
+        self.gate.resumed.notify_waiters();
     }
 
     /// Messages under way are lost: late writes, and proposals that are not decided.
@@ -150,9 +158,8 @@ impl Simulated {
     }
 
     async fn resumed(&self) {
-        if *self.paused.borrow() {
-            // The sender lives in `self`, so this ends only by a resume.
-            let _ = self.paused.subscribe().wait_for(|paused| !paused).await;
+        while self.gate.paused.load(Ordering::Relaxed) {
+            self.gate.resumed.notified().await;
         }
     }
 

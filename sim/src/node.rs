@@ -51,6 +51,7 @@ impl Default for Options {
 pub struct Node {
     shards: Shards,
     slots: SlotCount,
+    clock: Arc<Clock>,
     worker: JoinHandle<()>,
 }
 
@@ -114,21 +115,27 @@ impl Node {
         let _ = router.shards.set(shards.clone());
         let (offers, offered) = mpsc::channel(1024);
         let worker = tokio::spawn(worker::run(offered, router.clone(), options.script.clone()));
+        let clock = Arc::new(Clock::runtime(options.start));
         let setup = Setup {
             store,
             shards: slots.shards().collect(),
             config: options.config,
-            clock: Arc::new(Clock::runtime(options.start)),
+            clock: clock.clone(),
             namespaces: Arc::new(Namespace { retention: options.retention }),
             tasks: Arc::new(Sink((!options.no_worker).then_some(offers))),
             entities: Arc::new(router),
         };
         shards.start(setup).await?;
-        Ok(Self { shards, slots, worker })
+        Ok(Self { shards, slots, clock, worker })
     }
 
     pub fn client(&self) -> Client {
         Client::new(self.shards.clone(), self.slots)
+    }
+
+    /// Somebody sets the node's clock.
+    pub fn jump_clock(&self, by: Duration) {
+        self.clock.jump(by);
     }
 
     /// Returns when serving has ended for good.

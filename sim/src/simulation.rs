@@ -10,12 +10,18 @@ use std::{
 use perdure_persistence::simulated::{Faults, Simulated};
 use perdure_proto::{
     Code, Error,
-    temporal::api::history::v1::{HistoryEvent, history_event::Attributes},
+    temporal::api::{
+        enums::v1::EventType,
+        history::v1::{HistoryEvent, history_event::Attributes},
+    },
 };
 use perdure_types::{Seq, Timestamp};
 use tokio::task::JoinSet;
 
-use crate::{Client, Node, Options, Script};
+use crate::{
+    Client, Node, Options, Script,
+    invariants::{agree, contiguous_from_one},
+};
 
 /// How long and how rough a run is.
 #[derive(Debug, Clone)]
@@ -33,6 +39,11 @@ impl Plan {
         Self { seed, steps: 400, workflows: 12, faults: Faults { latency, ..Faults::some() } }
     }
 
+    /// A shorter run, of which many fit into the time that CI has.
+    pub fn short(seed: u64) -> Self {
+        Self { steps: 120, workflows: 4, ..Self::new(seed) }
+    }
+
     /// So many faults that little gets done.
     pub fn rough(seed: u64) -> Self {
         let latency = (Duration::from_micros(200), Duration::from_millis(30));
@@ -47,6 +58,10 @@ pub struct Report {
     pub violations: Vec<String>,
     pub acknowledged: usize,
     pub periods: usize,
+    /// How much time went by in the simulation.
+    pub simulated: Duration,
+    /// What went wrong, by kind: in the store, and to the nodes.
+    pub faults: BTreeMap<&'static str, u64>,
 }
 
 /// SplitMix64: one stream of choices a run.
@@ -69,6 +84,8 @@ struct Oracle {
     runs: BTreeMap<String, String>,
     /// Signals by workflow: acknowledged or not.
     signals: BTreeMap<String, BTreeMap<String, bool>>,
+    /// Workflows with a timer that were started.
+    sleepers: BTreeSet<String>,
     /// The longest history that was shown of each run.
     shown: BTreeMap<String, Vec<HistoryEvent>>,
 }
@@ -100,18 +117,16 @@ impl Oracle {
 
     /// A history that a client was shown: contiguous, times in order, and a continuation of what was shown before.
     fn read(&mut self, id: &str, events: Vec<HistoryEvent>) {
-        for (i, event) in events.iter().enumerate() {
-            if event.event_id != i as i64 + 1 {
-                self.violation(format!("{id}: event {} stands at {}", event.event_id, i + 1));
-            }
+        if !contiguous_from_one(events.iter().map(|event| event.event_id)) {
+            let ids: Vec<i64> = events.iter().map(|event| event.event_id).collect();
+            self.violation(format!("{id}: events {ids:?}"));
         }
         let time = |event: &HistoryEvent| Timestamp::from_proto(event.event_time.as_ref());
         if events.windows(2).any(|pair| time(&pair[0]) > time(&pair[1])) {
             self.violation(format!("{id}: event times go back"));
         }
         let shown = self.shown.entry(id.to_owned()).or_default();
-        let common = shown.len().min(events.len());
-        let differs = shown[..common] != events[..common];
+        let differs = !agree(shown, &events);
         if shown.len() < events.len() {
             *shown = events;
         }
@@ -149,7 +164,17 @@ async fn operate(client: Client, oracle: Shared, kind: u64, workflow: u64, numbe
     let id = format!("w{workflow}");
     let patience = Duration::from_secs(3);
     let line = match kind {
-        0..=2 => {
+        0 => {
+            let id = format!("t{workflow}");
+            let result = tokio::time::timeout(patience, client.start(&id, "sleep")).await;
+            if let Ok(Ok(run)) = &result {
+                let mut oracle = lock(&oracle);
+                oracle.started(&id, run.clone());
+                oracle.sleepers.insert(id.clone());
+            }
+            format!("{number} start {id}: {}", outcome(result.map(|r| r.map(|_| ()))))
+        }
+        1..=2 => {
             let result = tokio::time::timeout(patience, client.start(&id, "forever")).await;
             if let Ok(Ok(run)) = &result {
                 lock(&oracle).started(&id, run.clone());
@@ -188,13 +213,19 @@ fn outcome(result: Result<Result<(), Error>, tokio::time::error::Elapsed>) -> St
     }
 }
 
+/// A node, and its connection to the store.
+struct Running {
+    node: Node,
+    store: Simulated,
+}
+
 struct World {
     plan: Plan,
     store: Simulated,
     chance: Chance,
     oracle: Shared,
     /// The last one started is the one that clients speak to most of the time.
-    nodes: Vec<Node>,
+    nodes: Vec<Running>,
     periods: u64,
     began: tokio::time::Instant,
 }
@@ -202,54 +233,136 @@ struct World {
 impl World {
     fn options(&mut self) -> Options {
         self.periods += 1;
-        let mut options = Options { script: Script::default(), ..Options::default() };
+        let script = Script { sleep: Duration::from_secs(20), ..Script::default() };
+        let mut options = Options { script, ..Options::default() };
         options.config.seed = Some(self.plan.seed << 16 | self.periods);
         options.config.flush_interval = Duration::from_millis(300);
         options.config.segment_bytes = 4 << 10;
         options.config.cache_bytes = 64 << 10;
         options.config.wakeups_ahead = 4;
-        // All nodes of a run have the same clock.
         options.start = Timestamp(options.start.0 + self.began.elapsed().as_nanos() as i64);
         options
+    }
+
+    fn happened(&self, kind: &'static str) {
+        let mut oracle = lock(&self.oracle);
+        oracle.note(kind.to_owned());
+        *oracle.report.faults.entry(kind).or_default() += 1;
+    }
+
+    fn seconds(&mut self, most: u64) -> Duration {
+        Duration::from_millis(self.chance.below(most * 1000))
     }
 
     async fn start_node(&mut self) {
         let options = self.options();
         let period = self.periods;
-        match Node::start(Arc::new(self.store.clone()), options).await {
+        let store = self.store.for_node();
+        match Node::start(Arc::new(store.clone()), options).await {
             Ok(node) => {
-                self.nodes.push(node);
+                self.nodes.push(Running { node, store });
                 lock(&self.oracle).note(format!("node {period} started"));
             }
             Err(error) => lock(&self.oracle).violation(format!("node {period} does not start: {error}")),
         }
     }
 
+    fn any_node(&mut self) -> usize {
+        self.chance.below(self.nodes.len() as u64) as usize
+    }
+
     async fn crash_node(&mut self) {
-        let index = self.chance.below(self.nodes.len() as u64) as usize;
-        self.nodes.remove(index).crash().await;
-        lock(&self.oracle).note("crash".to_owned());
+        let index = self.any_node();
+        self.nodes.remove(index).node.crash().await;
+        self.happened("crash");
         if self.nodes.is_empty() {
             self.start_node().await;
         }
     }
 
+    /// A node stands still, longer than anybody waits for it: nothing that it sends arrives, and no answer reaches it.
+    /// Then it goes on as if nothing had been.
+    fn pause_node(&mut self) {
+        let (index, time) = (self.any_node(), self.seconds(90));
+        let store = self.nodes[index].store.clone();
+        store.pause();
+        self.happened("pause");
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            store.resume();
+        });
+    }
+
+    /// A node reaches one replica less, or two: then it can do nothing.
+    fn cut_node(&mut self) {
+        let (index, time) = (self.any_node(), self.seconds(30));
+        let (first, more) = (self.chance.below(3) as usize, self.chance.below(2) as usize);
+        let store = self.nodes[index].store.clone();
+        store.cut_off(&[first, (first + more) % 3]);
+        self.happened("partition");
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            store.cut_off(&[]);
+        });
+    }
+
+    /// A replica is down for a while, or two of them.
+    fn take_down_replicas(&mut self) {
+        let time = self.seconds(20);
+        let (first, more) = (self.chance.below(3) as usize, self.chance.below(4) / 3);
+        let store = self.store.clone();
+        store.take_down(&[first, (first + more as usize) % 3]);
+        self.happened("replica down");
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            store.take_down(&[]);
+        });
+    }
+
+    /// Up to a minute forwards or back.
+    fn set_clock(&mut self) {
+        let (index, by) = (self.any_node(), self.chance.below(120) as i64 - 60);
+        self.nodes[index].node.jump_clock(perdure_types::Duration::from_secs(by));
+        self.happened("clock set");
+    }
+
+    async fn slow_store(&mut self) {
+        let faults = self.plan.faults.clone();
+        let slow = (Duration::from_millis(500), Duration::from_secs(3));
+        self.store.set_faults(Faults { latency: slow, ..faults.clone() });
+        tokio::time::sleep(self.seconds(2)).await;
+        self.store.set_faults(faults);
+        self.happened("slow store");
+    }
+
     /// What happens around the clients.
     async fn disturb(&mut self) {
-        match self.chance.below(40) {
-            0 => self.crash_node().await,
+        match self.chance.below(60) {
+            0 | 1 => self.crash_node().await,
             // A second node thinks the first one dead: each fences the other until one of them crashes.
-            1 if self.nodes.len() < 2 => self.start_node().await,
-            2 => self.store.drop_in_flight(),
-            3 => self.store.deliver_all(),
-            4 => {
-                let faults = self.plan.faults.clone();
-                let slow = (Duration::from_millis(500), Duration::from_secs(3));
-                self.store.set_faults(Faults { latency: slow, ..faults.clone() });
-                tokio::time::sleep(Duration::from_millis(self.chance.below(2000))).await;
-                self.store.set_faults(faults);
+            2 | 3 if self.nodes.len() < 3 => {
+                self.happened("false suspicion");
+                self.start_node().await;
             }
-            5 => tokio::time::sleep(Duration::from_secs(self.chance.below(20))).await,
+            4 => {
+                self.store.drop_in_flight();
+                self.happened("messages dropped");
+            }
+            5 => {
+                self.store.deliver_all();
+                self.happened("messages delivered");
+            }
+            6 => self.slow_store().await,
+            7 => tokio::time::sleep(self.seconds(20)).await,
+            8 => self.pause_node(),
+            // The others notice, and take over.
+            9 if self.nodes.len() < 3 => {
+                self.pause_node();
+                self.start_node().await;
+            }
+            10 => self.cut_node(),
+            11 => self.take_down_replicas(),
+            12 => self.set_clock(),
             _ => tokio::time::sleep(Duration::from_millis(self.chance.below(30))).await,
         }
     }
@@ -273,30 +386,34 @@ pub async fn run(plan: Plan) -> Report {
         let newest = world.nodes.len().saturating_sub(1) as u64;
         let index = if world.chance.below(4) == 0 { world.chance.below(newest + 1) } else { newest };
         let (kind, workflow) = (world.chance.below(10), world.chance.below(world.plan.workflows));
-        if let Some(node) = world.nodes.get(index as usize) {
-            operations.spawn(operate(node.client(), world.oracle.clone(), kind, workflow, number));
+        if let Some(running) = world.nodes.get(index as usize) {
+            operations.spawn(operate(running.node.client(), world.oracle.clone(), kind, workflow, number));
         }
         world.disturb().await;
     }
     operations.join_all().await;
     heal_and_check(&mut world).await;
     let mut report = std::mem::take(&mut lock(&world.oracle).report);
+    report.faults.extend(world.store.faults());
+    report.simulated = world.began.elapsed();
     report.periods = world.periods as usize;
     report
 }
 
 /// Everything is well again: one node serves, and what was acknowledged is there.
 async fn heal_and_check(world: &mut World) {
-    for node in world.nodes.drain(..) {
-        node.crash().await;
+    for running in world.nodes.drain(..) {
+        running.node.crash().await;
     }
     world.store.set_faults(Faults::none());
+    world.store.take_down(&[]);
     world.store.deliver_all();
     world.start_node().await;
-    let Some(node) = world.nodes.pop() else { return };
+    let Some(Running { node, .. }) = world.nodes.pop() else { return };
     let client = node.client();
-    // Workflow tasks of workers that are gone time out; what was buffered meanwhile becomes history.
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Workflow tasks of workers that are gone time out; what was buffered meanwhile becomes history. Clocks that were ahead
+    // have left deadlines far in the future.
+    tokio::time::sleep(Duration::from_secs(1800)).await;
     let runs = lock(&world.oracle).runs.clone();
     for (id, run) in &runs {
         match client.history(id, run, 0).await {
@@ -308,6 +425,7 @@ async fn heal_and_check(world: &mut World) {
             Err(error) => lock(&world.oracle).violation(format!("{id} was started and is not there: {error}")),
         }
     }
+    check_timers(world, &client).await;
     for workflow in 0..world.plan.workflows {
         let id = format!("w{workflow}");
         match client.start(&id, "forever").await {
@@ -322,6 +440,20 @@ async fn heal_and_check(world: &mut World) {
     }
     node.stop().await;
     check_tables(world).await;
+}
+
+/// No timer is lost, and none fires twice.
+async fn check_timers(world: &World, client: &Client) {
+    let sleepers = lock(&world.oracle).sleepers.clone();
+    for id in sleepers {
+        let events = client.history(&id, "", 0).await.unwrap_or_default();
+        let fired = events.iter().filter(|event| event.event_type() == EventType::TimerFired).count();
+        let last = events.last().map(HistoryEvent::event_type);
+        if fired != 1 || last != Some(EventType::WorkflowExecutionCompleted) {
+            let kinds: Vec<EventType> = events.iter().map(HistoryEvent::event_type).collect();
+            lock(&world.oracle).violation(format!("{id}: its timer fired {fired} times: {kinds:?}"));
+        }
+    }
 }
 
 /// After a stop in good order, the log is empty and the tables say everything.

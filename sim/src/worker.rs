@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use perdure_proto::Code;
 use perdure_proto::perdure::node::v1::{
-    Offer, RecordWorkflowTaskStarted, TaskKind, WorkflowCall, workflow_call::Command, workflow_reply::Reply,
+    Offer, RecordWorkflowTaskStarted, TaskKind, WorkflowCall, WorkflowReply, workflow_call::Command,
+    workflow_reply::Reply,
 };
 use perdure_proto::temporal::api::{
     command::v1::{
@@ -73,7 +75,7 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
             ..Default::default()
         }),
     };
-    let reply = router.call(call(Command::RecordWorkflowTaskStarted(started))).await.ok()?;
+    let reply = patient(&router, call(Command::RecordWorkflowTaskStarted(started))).await?;
     let Some(Reply::WorkflowTask(task)) = reply.reply else {
         return None;
     };
@@ -84,8 +86,23 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
         identity: "worker".to_owned(),
         ..Default::default()
     };
-    router.call(call(Command::RespondWorkflowTaskCompleted(completed))).await.ok()?;
+    patient(&router, call(Command::RespondWorkflowTaskCompleted(completed))).await?;
     Some(())
+}
+
+/// Tries again while the shard is not served, as matching and the SDKs do. The offer is forgotten otherwise: its shard
+/// thinks that it is in good hands.
+async fn patient(router: &Router, call: WorkflowCall) -> Option<WorkflowReply> {
+    for _ in 0..600 {
+        match router.call(call.clone()).await {
+            Ok(reply) => return Some(reply),
+            Err(error) if error.grpc_code() == Code::Unavailable => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 fn decide(task: &PollWorkflowTaskQueueResponse, script: &Script) -> Vec<WorkflowCommand> {

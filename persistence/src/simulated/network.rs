@@ -147,6 +147,7 @@ impl Network {
     fn begin(&mut self, op: Op) -> Result<Option<Failure>> {
         self.operations += 1;
         *self.counts.entry(op).or_default() += 1;
+        tracing::trace!(number = self.operations, ?op, chance = self.chance.0, "operation");
         // What is under way was sent by somebody else.
         let cut = std::mem::take(&mut self.cut);
         while let Some(entry) = self.in_flight.first_entry() {
