@@ -95,20 +95,20 @@ fn simulate_many(name: &str, unless_told: u64, plan: fn(u64) -> Plan) -> Total {
 }
 
 #[test]
-fn what_is_acknowledged_survives() {
+fn short_runs_lose_nothing() {
     let total = simulate_many("short runs", 1000, Plan::short);
     // Faults must leave room for work, or nothing is tested.
     assert!(total.acknowledged as u64 > 10 * total.runs, "acknowledged only {}", total.acknowledged);
 }
 
 #[test]
-fn what_is_acknowledged_survives_long_runs() {
+fn long_runs_lose_nothing() {
     let total = simulate_many("long runs", 20, Plan::new);
     assert!(total.acknowledged as u64 > 30 * total.runs, "acknowledged only {}", total.acknowledged);
 }
 
 #[test]
-fn what_is_acknowledged_survives_rough_times() {
+fn rough_runs_lose_nothing() {
     simulate_many("rough runs", 20, Plan::rough);
 }
 

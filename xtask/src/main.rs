@@ -10,6 +10,7 @@ mod demo;
 mod load;
 mod paths;
 mod process;
+mod search;
 mod server;
 mod store;
 mod test;
@@ -54,6 +55,10 @@ enum Command {
     Cassandra(cassandra::Options),
     /// Run several servers on this machine, over a Cassandra
     Cluster(cluster::Options),
+    /// Every model of the commit protocol, with the large bounds too
+    Model(search::ModelOptions),
+    /// Seeds of the simulation
+    Sim(search::SimOptions),
     /// What CI runs: check, then test
     Ci,
 }
@@ -69,6 +74,8 @@ fn main() -> ExitCode {
         Command::Load(options) => load::run(&options),
         Command::Cassandra(options) => cassandra::run(&options),
         Command::Cluster(options) => cluster::run(&options),
+        Command::Model(options) => search::model(&options),
+        Command::Sim(options) => search::sim(&options),
         Command::Ci => check::check().and_then(|()| test::run(&test::Options::all())),
     };
     match outcome {
