@@ -8,6 +8,7 @@ mod close;
 mod commit_path;
 mod drive;
 mod fsync;
+mod lists;
 mod process;
 mod recovery;
 mod report;
@@ -45,6 +46,8 @@ enum Command {
     },
     /// Start workflows that sleep for thirty days, and watch what they cost the server
     Sleepers(sleepers::Options),
+    /// Fill a namespace with runs, and time lists and counts
+    Lists(lists::Options),
     /// Kill a server, and time how long it takes to serve all its workflows again
     Recovery(recovery::Options),
     /// Measure what a durable update costs Cassandra, beside one lightweight transaction each
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(options) => run(&options),
         Command::Sleepers(options) => sleepers(&options),
+        Command::Lists(options) => runtime(1).and_then(|runtime| runtime.block_on(lists::run(&options))),
         Command::Recovery(options) => runtime(1).and_then(|runtime| runtime.block_on(recovery::run(&options))),
         Command::Fsync { directory } => fsync::measure(&directory).map(|timing| println!("{timing}")),
         Command::CommitPath(options) => runtime(2).and_then(|runtime| runtime.block_on(commit_path::run(&options))),
