@@ -380,7 +380,9 @@ fn is_repeatable(call: &MatchingCall) -> bool {
             | Command::Query(_)
             | Command::Describe(_)
             | Command::ListPartitions(_)
-            | Command::ShutdownWorker(_),
+            | Command::ShutdownWorker(_)
+            | Command::RecordWorkerHeartbeats(_)
+            | Command::ListWorkers(_),
         ) => true,
         Some(Command::RespondQuery(_)) | None => false,
     }

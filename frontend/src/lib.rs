@@ -4,7 +4,7 @@
 //! [`service`] is the table of all RPCs, `rpc/` has a file for each or for a tight family of them.
 //!
 //! Owns: what a request may look like, who waits how long, and the translation of errors into gRPC statuses. Does not
-//! own any state but the last heartbeats of workers ([`WorkerRegistry`]). Nothing that a client sends makes it panic.
+//! own any state. Nothing that a client sends makes it panic.
 
 mod call;
 mod connection;
@@ -18,7 +18,6 @@ mod search_attributes;
 mod service;
 mod token;
 mod validate;
-mod worker_registry;
 
 use std::sync::Arc;
 
@@ -41,7 +40,6 @@ pub use http_api::{BrokenDescriptors, router as http_router};
 pub use metrics::describe as describe_metrics;
 pub use service::{OPERATOR_IMPLEMENTED, OPERATOR_UNIMPLEMENTED, WORKFLOW_IMPLEMENTED, WORKFLOW_UNIMPLEMENTED};
 pub use token::seal as seal_task_token;
-pub use worker_registry::WorkerRegistry;
 
 /// Largest request in bytes. gRPC's own default, which Temporal keeps and clients count on.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -87,7 +85,6 @@ struct Inner {
     info: ClusterInfo,
     /// True from the moment when this node starts to shut down.
     draining: watch::Receiver<bool>,
-    workers: WorkerRegistry,
     /// Where lists come from; set by the wiring.
     rows: Option<Arc<dyn Rows>>,
 }
@@ -100,8 +97,7 @@ impl Frontend {
         info: ClusterInfo,
         draining: watch::Receiver<bool>,
     ) -> Self {
-        let workers = WorkerRegistry::default();
-        Self { inner: Arc::new(Inner { cluster, namespaces, limits, info, draining, workers, rows: None }) }
+        Self { inner: Arc::new(Inner { cluster, namespaces, limits, info, draining, rows: None }) }
     }
 
     /// With lists of runs; to be called before the frontend is cloned.
@@ -130,11 +126,6 @@ impl Frontend {
                 .accept_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Zstd),
         )
-    }
-
-    /// The last heartbeat of each worker that sent one to this node.
-    pub fn workers(&self) -> &WorkerRegistry {
-        &self.inner.workers
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

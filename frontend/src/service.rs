@@ -94,6 +94,9 @@ service! {
         update::update_workflow_execution(UpdateWorkflowExecutionRequest) -> UpdateWorkflowExecutionResponse;
         update::poll_workflow_execution_update(PollWorkflowExecutionUpdateRequest) -> PollWorkflowExecutionUpdateResponse;
         worker::record_worker_heartbeat(RecordWorkerHeartbeatRequest) -> RecordWorkerHeartbeatResponse;
+        workers::list_workers(ListWorkersRequest) -> ListWorkersResponse;
+        workers::count_workers(CountWorkersRequest) -> CountWorkersResponse;
+        workers::describe_worker(DescribeWorkerRequest) -> DescribeWorkerResponse;
         reset::reset_workflow_execution(ResetWorkflowExecutionRequest) -> ResetWorkflowExecutionResponse;
         delete::delete_workflow_execution(DeleteWorkflowExecutionRequest) -> DeleteWorkflowExecutionResponse;
         pause::pause_workflow_execution(PauseWorkflowExecutionRequest) -> PauseWorkflowExecutionResponse;
@@ -152,12 +155,9 @@ service! {
         delete_workflow_rule(DeleteWorkflowRuleRequest) -> DeleteWorkflowRuleResponse;
         list_workflow_rules(ListWorkflowRulesRequest) -> ListWorkflowRulesResponse;
         trigger_workflow_rule(TriggerWorkflowRuleRequest) -> TriggerWorkflowRuleResponse;
-        list_workers(ListWorkersRequest) -> ListWorkersResponse;
-        count_workers(CountWorkersRequest) -> CountWorkersResponse;
         update_task_queue_config(UpdateTaskQueueConfigRequest) -> UpdateTaskQueueConfigResponse;
         fetch_worker_config(FetchWorkerConfigRequest) -> FetchWorkerConfigResponse;
         update_worker_config(UpdateWorkerConfigRequest) -> UpdateWorkerConfigResponse;
-        describe_worker(DescribeWorkerRequest) -> DescribeWorkerResponse;
         start_activity_execution(StartActivityExecutionRequest) -> StartActivityExecutionResponse;
         start_nexus_operation_execution(StartNexusOperationExecutionRequest) -> StartNexusOperationExecutionResponse;
         describe_activity_execution(DescribeActivityExecutionRequest) -> DescribeActivityExecutionResponse;

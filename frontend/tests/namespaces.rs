@@ -115,7 +115,8 @@ async fn what_clients_see_when_they_connect() {
     assert_eq!(info.server_version, COMPATIBLE_SERVER_VERSION);
     let capabilities = info.capabilities.unwrap();
     assert!(capabilities.eager_workflow_start && capabilities.encoded_failure_attributes);
-    assert!(!capabilities.supports_schedules && !capabilities.nexus, "not built");
+    assert!(capabilities.supports_schedules);
+    assert!(!capabilities.nexus, "not built");
 
     let described = f.frontend.describe_namespace(by_name(NAMESPACE)).await.unwrap().into_inner();
     let capabilities = described.namespace_info.unwrap().capabilities.unwrap();

@@ -10,7 +10,7 @@ use common::{NAMESPACE, NAMESPACE_ID, RUN_ID, fixture, no_matching, no_workflow,
 use perdure_proto::{
     Error,
     perdure::node::v1::{
-        DirectQuery, Empty, HistoryToken, QueryReply, RespondActivityTaskReply, TaskToken, matching_call,
+        DirectQuery, Empty, HistoryToken, QueryReply, RespondActivityTaskReply, TaskToken, WorkerHeartbeats, matching_call,
         matching_reply, query_reply, respond_activity_task, task_token::Kind, workflow_call, workflow_reply,
     },
     temporal::api::{
@@ -19,6 +19,7 @@ use perdure_proto::{
         failure::v1::failure::FailureInfo,
         query::v1::WorkflowQuery,
         taskqueue::v1::TaskQueue,
+        worker::v1::WorkerHeartbeat,
         workflow::v1::WorkflowExecutionInfo,
         workflowservice::v1::{workflow_service_server::WorkflowService, *},
     },
@@ -330,19 +331,53 @@ async fn tokens_of_random_bytes_change_nothing() {
 }
 
 #[tokio::test]
-async fn heartbeats_of_workers_are_kept() {
-    let f = fixture(no_workflow, no_matching).await;
-    let heartbeat = perdure_proto::temporal::api::worker::v1::WorkerHeartbeat {
-        worker_instance_key: "k".into(),
+async fn workers_are_known_at_one_home() {
+    let worker = |key: &str, identity: &str| WorkerHeartbeat {
+        worker_instance_key: key.into(),
+        worker_identity: identity.into(),
         ..Default::default()
     };
+    let known = WorkerHeartbeats { heartbeats: vec![worker("a", "one"), worker("b", "two"), worker("c", "two")] };
+    let f = fixture(no_workflow, move |call, _| {
+        assert_eq!(call.task_queue, "");
+        Some(Ok(match &call.command {
+            Some(matching_call::Command::ListWorkers(_)) => matching_reply::Reply::Workers(known.clone()),
+            _ => matching_reply::Reply::Empty(Empty {}),
+        }))
+    })
+    .await;
+    let heartbeat = vec![worker("k", "")];
     let request = RecordWorkerHeartbeatRequest {
         namespace: NAMESPACE.into(),
-        worker_heartbeat: vec![heartbeat.clone()],
+        worker_heartbeat: heartbeat.clone(),
         ..Default::default()
     };
     f.frontend.record_worker_heartbeat(Request::new(request)).await.unwrap();
-    assert_eq!(f.frontend.workers().of_namespace(NAMESPACE_ID), vec![heartbeat]);
+    assert_eq!(
+        f.matching_commands(),
+        [matching_call::Command::RecordWorkerHeartbeats(WorkerHeartbeats { heartbeats: heartbeat })]
+    );
+
+    let list = |query: &str, page_size: i32, next_page_token: bytes::Bytes| {
+        let request = ListWorkersRequest {
+            namespace: NAMESPACE.into(),
+            query: query.into(),
+            page_size,
+            next_page_token,
+            ..Default::default()
+        };
+        f.frontend.list_workers(Request::new(request))
+    };
+    let keys = |response: &ListWorkersResponse| {
+        response.workers.iter().map(|worker| worker.worker_instance_key.clone()).collect::<Vec<_>>()
+    };
+    let two = "WorkerIdentity = 'two' AND StartTime IS NULL";
+    let first = list(two, 1, bytes::Bytes::new()).await.unwrap().into_inner();
+    assert_eq!(keys(&first), ["b"]);
+    let second = list(two, 1, first.next_page_token).await.unwrap().into_inner();
+    assert_eq!((keys(&second), second.next_page_token.is_empty()), (vec!["c".to_owned()], true));
+    let status = list("WorkflowId = 'a'", 0, bytes::Bytes::new()).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod shell;
 mod shutdown;
 mod stats;
 mod telemetry;
+mod workers;
 
 use std::sync::Arc;
 
@@ -33,13 +34,14 @@ pub use config::MatchingConfig;
 use perdure_proto::{
     Error,
     perdure::node::v1::{
-        Empty, MatchingCall, MatchingReply, Offer, OfferReply, TaskKind, WorkflowCall, WorkflowReply,
+        Empty, MatchingCall, MatchingReply, Offer, OfferReply, TaskKind, WorkerHeartbeats, WorkflowCall, WorkflowReply,
         matching_call::Command, matching_reply::Reply,
     },
 };
 use perdure_types::QueueFilter;
 pub use query::is_no_sticky_poller;
 use shell::Shell;
+use workers::WorkerRegistry;
 
 use crate::{offer::TaskOffer, poll::PollRequest, registry::QueueKind};
 
@@ -53,6 +55,7 @@ pub trait TaskStarter: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Matching {
     shell: Arc<Shell>,
+    workers: Arc<WorkerRegistry>,
 }
 
 impl Matching {
@@ -61,7 +64,7 @@ impl Matching {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(starter: Arc<dyn TaskStarter>, config: MatchingConfig) -> Self {
-        Self { shell: Shell::start(starter, config) }
+        Self { shell: Shell::start(starter, config), workers: Arc::default() }
     }
 
     /// Handles any call to a task queue.
@@ -92,6 +95,13 @@ impl Matching {
             Command::Describe(request) => Reply::Describe(self.shell.describe(&namespace_id, &task_queue, &request)?),
             Command::ListPartitions(request) => {
                 Reply::ListPartitions(self.shell.list_partitions(&task_queue, &request))
+            }
+            Command::RecordWorkerHeartbeats(WorkerHeartbeats { heartbeats }) => {
+                self.workers.record(&namespace_id, heartbeats);
+                Reply::Empty(Empty {})
+            }
+            Command::ListWorkers(_) => {
+                Reply::Workers(WorkerHeartbeats { heartbeats: self.workers.of_namespace(&namespace_id) })
             }
             Command::ShutdownWorker(request) => {
                 self.shell.shutdown_worker(&namespace_id, &task_queue, &request);

@@ -106,13 +106,25 @@ pub struct Attribute {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attributes {
     custom: BTreeMap<String, Kind>,
+    /// There are no others: the rows are no runs.
+    only_these: bool,
 }
 
 impl Attributes {
     /// From field → alias.
     pub fn from_aliases(aliases: &HashMap<String, String>) -> Self {
         let custom = aliases.iter().filter_map(|(field, alias)| Some((alias.clone(), kind_of_field(field)?)));
-        Self { custom: custom.collect() }
+        Self { custom: custom.collect(), only_these: false }
+    }
+
+    /// Of rows that are no runs: these and no others.
+    pub fn only<'a>(attributes: impl IntoIterator<Item = (&'a str, Kind)>) -> Self {
+        let custom = attributes.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
+        Self { custom, only_these: true }
+    }
+
+    pub(crate) fn are_of_runs(&self) -> bool {
+        !self.only_these
     }
 
     pub fn custom(&self) -> &BTreeMap<String, Kind> {
@@ -132,13 +144,16 @@ impl Attributes {
                 of_row: set_by == SetBy::Row,
             })
         };
-        if let Some(found) = of_system(name) {
+        if self.are_of_runs()
+            && let Some(found) = of_system(name)
+        {
             return Some(found);
         }
         if let Some(kind) = self.custom.get(name) {
             return Some(Attribute { name: name.to_owned(), kind: *kind, of_row: false });
         }
         match name.strip_prefix(PREFIX) {
+            _ if self.only_these => None,
             Some("ScheduleId") => of_system("WorkflowId"),
             Some(rest) => of_system(rest),
             None if name == "ScheduleId" => of_system("WorkflowId"),

@@ -25,6 +25,6 @@ pub use attributes::{
 };
 pub use count::{Count, count};
 pub use list::{Page, Request, Rows, list};
-pub use query::{Query, QueryError};
+pub use query::{Field, Query, QueryError};
 pub use row::row_of;
 pub use validate::{Refusal, check};

@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, fmt};
 
 use perdure_proto::temporal::api::enums::v1::WorkflowExecutionStatus;
+use perdure_types::Timestamp;
 
 use crate::{
     attributes::{Attribute, Attributes, DIVISION, Kind, kind_name},
@@ -107,6 +108,14 @@ impl Comparison {
     }
 }
 
+/// The value of an attribute of a record that is no run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Field {
+    Absent,
+    Text(String),
+    Time(Timestamp),
+}
+
 impl Query {
     /// Reads a query of a list. Unless it names divisions itself, it asks for what is in none.
     pub fn parse(text: &str, attributes: &Attributes) -> Result<Self, QueryError> {
@@ -123,7 +132,7 @@ impl Query {
         let group_by = statement.group_by.first().map(|name| check.group_by(name)).transpose()?;
         let order_by = statement.order_by.iter().map(|(name, direction)| Ok((check.order_by(name)?, *direction)));
         let order_by = order_by.collect::<Result<Vec<_>, QueryError>>()?;
-        let filter = if check.names_division { filter } else { Some(without_division(filter)) };
+        let filter = if check.names_division || !attributes.are_of_runs() { filter } else { Some(without_division(filter)) };
         Ok(Self { filter, group_by, order_by })
     }
 
@@ -133,6 +142,16 @@ impl Query {
             Some(_) => Err(QueryError::unsupported("'GROUP BY' clause")),
             None => Ok(()),
         }
+    }
+
+    /// Whether a record that is no run satisfies the query: `field_of` gives the value of each attribute.
+    pub fn admits_record(&self, field_of: impl Fn(&str) -> Field) -> bool {
+        let value_of = |attribute: &Attribute| match field_of(&attribute.name) {
+            Field::Absent => Value::Null,
+            Field::Text(text) => Value::Text(text),
+            Field::Time(time) => Value::micros(time.0),
+        };
+        self.filter.as_ref().is_none_or(|filter| filter.holds(&value_of) == Some(true))
     }
 
     pub(crate) fn admits(&self, row: &Row) -> bool {

@@ -32,4 +32,5 @@ pub(crate) mod task_queue;
 pub(crate) mod terminate;
 pub(crate) mod update;
 pub(crate) mod worker;
+pub(crate) mod workers;
 pub(crate) mod workflow_task;

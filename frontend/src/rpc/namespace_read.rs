@@ -117,6 +117,7 @@ fn capabilities(limits: &Limits) -> Capabilities {
         async_update: true,
         worker_heartbeats: true,
         worker_poll_complete_on_shutdown: true,
+        workflow_pause: true,
         ..Default::default()
     }
 }

@@ -2,13 +2,24 @@
 
 use perdure_proto::{
     Error,
-    perdure::node::v1::matching_call,
-    temporal::api::workflowservice::v1::{
-        RecordWorkerHeartbeatRequest, RecordWorkerHeartbeatResponse, ShutdownWorkerRequest, ShutdownWorkerResponse,
+    perdure::node::v1::{WorkerHeartbeats, matching_call},
+    temporal::api::{
+        worker::v1::WorkerHeartbeat,
+        workflowservice::v1::{
+            RecordWorkerHeartbeatRequest, RecordWorkerHeartbeatResponse, ShutdownWorkerRequest, ShutdownWorkerResponse,
+        },
     },
 };
 
 use crate::{call::Call, validate};
+
+/// Name of the task queue whose home knows the workers of a namespace. No worker can poll it.
+pub(super) const WORKERS: &str = "";
+
+async fn record(call: &Call<'_>, namespace_id: &str, heartbeats: Vec<WorkerHeartbeat>) -> Result<(), Error> {
+    let command = matching_call::Command::RecordWorkerHeartbeats(WorkerHeartbeats { heartbeats });
+    call.matching(namespace_id, WORKERS, command).await.map(drop)
+}
 
 pub(crate) async fn shutdown_worker(
     call: &Call<'_>,
@@ -21,7 +32,7 @@ pub(crate) async fn shutdown_worker(
         }
     }
     if let Some(heartbeat) = request.worker_heartbeat.take() {
-        call.frontend().workers().record(namespace.id(), vec![heartbeat]);
+        record(call, namespace.id(), vec![heartbeat]).await?;
     }
     // The two queues may have different homes; each does its part.
     let mut homes = vec![request.sticky_task_queue.clone(), request.task_queue.clone()];
@@ -38,6 +49,6 @@ pub(crate) async fn record_worker_heartbeat(
     request: RecordWorkerHeartbeatRequest,
 ) -> Result<RecordWorkerHeartbeatResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    call.frontend().workers().record(namespace.id(), request.worker_heartbeat);
+    record(call, namespace.id(), request.worker_heartbeat).await?;
     Ok(RecordWorkerHeartbeatResponse::default())
 }

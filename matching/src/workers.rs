@@ -12,7 +12,7 @@ const MOST_WORKERS: usize = 10_000;
 
 /// Remembers workers. Bounded in number; each heartbeat is bounded by the size of a request.
 #[derive(Default)]
-pub struct WorkerRegistry {
+pub(crate) struct WorkerRegistry {
     state: Mutex<State>,
 }
 
@@ -25,7 +25,7 @@ struct State {
 }
 
 impl WorkerRegistry {
-    pub fn record(&self, namespace_id: &str, heartbeats: Vec<WorkerHeartbeat>) {
+    pub(crate) fn record(&self, namespace_id: &str, heartbeats: Vec<WorkerHeartbeat>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for heartbeat in heartbeats {
             state.record(namespace_id, heartbeat);
@@ -33,7 +33,7 @@ impl WorkerRegistry {
     }
 
     /// The workers of a namespace, by instance key.
-    pub fn of_namespace(&self, namespace_id: &str) -> Vec<WorkerHeartbeat> {
+    pub(crate) fn of_namespace(&self, namespace_id: &str) -> Vec<WorkerHeartbeat> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<_> =
             state.workers.iter().filter(|((n, _), _)| n == namespace_id).map(|(_, (_, h))| h.clone()).collect();
