@@ -5,23 +5,30 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio import activity, workflow
 from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.common.v1 import Priority
-from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.enums.v1 import PendingActivityState, WorkflowExecutionStatus
 from temporalio.api.workflow.v1 import PendingActivityInfo, WorkflowExecutionOptions
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
     DescribeWorkflowExecutionRequest,
+    PauseActivityExecutionRequest,
     PauseActivityRequest,
+    PauseWorkflowExecutionRequest,
+    ResetActivityExecutionRequest,
     ResetActivityRequest,
+    UnpauseActivityExecutionRequest,
     UnpauseActivityRequest,
+    UnpauseWorkflowExecutionRequest,
+    UpdateActivityExecutionOptionsRequest,
     UpdateActivityOptionsRequest,
     UpdateWorkflowExecutionOptionsRequest,
 )
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryRejectedError
 from temporalio.common import RetryPolicy
 from temporalio.service import RPCStatusCode
 
@@ -136,6 +143,32 @@ async def test_options_of_an_activity(client: Client) -> None:
         await handle.result()
 
 
+async def test_the_newer_forms(client: Client) -> None:
+    service = client.workflow_service
+    async with run_worker(client, [Stubborn], [stubborn]) as queue:
+        handle, key = await start(client, queue)
+
+        async def scheduled() -> PendingActivityInfo:
+            return await pending(handle)
+
+        info = await eventually(scheduled)
+        target = {"namespace": "default", "workflow_id": handle.id, "activity_id": info.activity_id}
+        await service.pause_activity_execution(PauseActivityExecutionRequest(**target, reason="look first"))
+        assert (await pending(handle)).paused
+        response = await service.update_activity_execution_options(
+            UpdateActivityExecutionOptionsRequest(
+                **target,
+                activity_options=ActivityOptions(heartbeat_timeout=Duration(seconds=9)),
+                update_mask=FieldMask(paths=["heartbeat_timeout"]),
+            )
+        )
+        assert response.activity_options.heartbeat_timeout.seconds == 9
+        await service.reset_activity_execution(ResetActivityExecutionRequest(**target, keep_paused=True))
+        ALLOWED.add(key)
+        await service.unpause_activity_execution(UnpauseActivityExecutionRequest(**target))
+        assert await handle.result() >= 1
+
+
 @workflow.defn
 class Waits:
     def __init__(self) -> None:
@@ -153,6 +186,32 @@ class Waits:
     @workflow.query
     def state(self) -> bool:
         return self.ended
+
+
+async def test_a_paused_workflow_waits(client: Client) -> None:
+    service = client.workflow_service
+    async with run_worker(client, [Waits]) as queue:
+        handle = await client.start_workflow(Waits.run, id=new_id(), task_queue=queue)
+        assert await handle.query(Waits.state) is False
+        target = {"namespace": "default", "workflow_id": handle.id, "identity": "operator", "reason": "look first"}
+        await service.pause_workflow_execution(PauseWorkflowExecutionRequest(**target, request_id="once"))
+        await service.pause_workflow_execution(PauseWorkflowExecutionRequest(**target, request_id="once"))
+        with rpc_error(RPCStatusCode.FAILED_PRECONDITION, "already paused"):
+            await service.pause_workflow_execution(PauseWorkflowExecutionRequest(**target, request_id="twice"))
+        described = await service.describe_workflow_execution(
+            DescribeWorkflowExecutionRequest(namespace="default", execution=execution(handle))
+        )
+        status = described.workflow_execution_info.status
+        assert status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_PAUSED
+        assert described.workflow_extended_info.pause_info.reason == "look first"
+        with pytest.raises(WorkflowQueryRejectedError):
+            await handle.query(Waits.state)
+        await handle.signal(Waits.end)
+        assert not described.HasField("pending_workflow_task")
+        await service.unpause_workflow_execution(UnpauseWorkflowExecutionRequest(**target))
+        assert await handle.result() == "done"
+        types = await event_types(handle)
+        assert types.index("WorkflowExecutionPaused") < types.index("WorkflowExecutionUnpaused")
 
 
 async def test_options_of_a_workflow(client: Client) -> None:
