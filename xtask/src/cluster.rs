@@ -39,7 +39,11 @@ pub fn run(options: &Options) -> Result<()> {
     let profile = if options.release { Profile::Release } else { Profile::Dev };
     let binary = build(&["perdure"], profile)?.join("perdure");
     let cassandra = Cluster::named(&format!("cluster-{}", options.cassandra_nodes))?;
-    cassandra.up(&UpOptions { nodes: Some(options.cassandra_nodes), commitlog_sync: CommitlogSync::default() })?;
+    cassandra.up(&UpOptions {
+        nodes: Some(options.cassandra_nodes),
+        commitlog_sync: CommitlogSync::default(),
+        secure: false,
+    })?;
     let directory = paths::target().join("cluster");
     fs::create_dir_all(&directory)?;
 

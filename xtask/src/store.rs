@@ -30,7 +30,7 @@ impl CassandraBench {
         }
         let cluster = Cluster::named(&format!("{purpose}-{nodes}"))?;
         let is_ours = !cluster.exists()?;
-        cluster.up(&UpOptions { nodes: Some(nodes), commitlog_sync: CommitlogSync::default() })?;
+        cluster.up(&UpOptions { nodes: Some(nodes), commitlog_sync: CommitlogSync::default(), secure: false })?;
         Ok(Self { cluster: Some(cluster), is_ours, nodes })
     }
 

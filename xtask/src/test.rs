@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+use crate::cassandra::{Cluster, CommitlogSync, UpOptions};
 use crate::process::{self, cargo, command, version_of};
 use crate::server::{Profile, Server, build};
 use crate::store::{CassandraBench, StoreKind};
@@ -17,6 +18,9 @@ use crate::{paths, venv};
 /// Where tests find the Cassandra that is up, and how many replicas their keyspaces are to have.
 const SEEDS: &str = "PERDURE_TEST_CASSANDRA_SEEDS";
 const REPLICATION_FACTOR: &str = "PERDURE_TEST_REPLICATION_FACTOR";
+/// One that wants TLS and a password, and its certificate.
+const SECURE_SEEDS: &str = "PERDURE_TEST_SECURE_CASSANDRA_SEEDS";
+const SECURE_CA: &str = "PERDURE_TEST_SECURE_CASSANDRA_CA";
 
 #[derive(Args)]
 pub struct Options {
@@ -158,7 +162,30 @@ fn unit(bench: &mut Bench, tally: &mut Tally) -> Result<()> {
     let mut tests = test();
     tests.arg("--no-fail-fast").args(&bench.options.arguments);
     bench.set_cassandra(&mut tests)?;
-    process::run_watched(&mut tests, |line| tally.read_cargo(line))
+    let secure = SecureCassandra::up(bench)?;
+    if let Some(SecureCassandra { seeds, certificate, .. }) = &secure {
+        tests.env(SECURE_SEEDS, seeds).env(SECURE_CA, certificate);
+    }
+    let outcome = process::run_watched(&mut tests, |line| tally.read_cargo(line));
+    outcome.and(secure.map_or(Ok(()), |secure| secure.cluster.down()))
+}
+
+/// A cluster that wants TLS and a password, for the tests of just that.
+struct SecureCassandra {
+    cluster: Cluster,
+    seeds: String,
+    certificate: PathBuf,
+}
+
+impl SecureCassandra {
+    fn up(bench: &Bench) -> Result<Option<Self>> {
+        if bench.cassandra.for_tests()?.is_none() {
+            return Ok(None);
+        }
+        let cluster = Cluster::named("test-secure")?;
+        cluster.up(&UpOptions { nodes: Some(1), commitlog_sync: CommitlogSync::default(), secure: true })?;
+        Ok(Some(Self { seeds: cluster.seeds()?, certificate: cluster.certificate(), cluster }))
+    }
 }
 
 fn python(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> {

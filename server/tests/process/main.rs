@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Tests may unwrap.
 #![cfg(unix)]
 
+mod cassandra;
 #[path = "../common/mod.rs"]
 mod common;
 mod disk_full;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use super::node::{Node, State};
-use super::{CQL_PORT, UpOptions, install};
+use super::{CQL_PORT, UpOptions, install, secrets};
 use crate::paths;
 
 const INTERNODE_PORT: u16 = 7000;
@@ -21,6 +21,7 @@ const INTERNODE_PORT: u16 = 7000;
 struct Shape {
     network: u8,
     nodes: u8,
+    is_secure: bool,
 }
 
 pub struct Cluster {
@@ -49,6 +50,9 @@ impl Cluster {
             Some(shape) => shape,
             None => self.make(options)?,
         };
+        if options.secure && !shape.is_secure {
+            bail!("cluster `{}` is not a secure one: take it down first, or name another with --name", self.name);
+        }
         if let Some(wanted) = options.nodes.filter(|wanted| *wanted != shape.nodes) {
             bail!(
                 "cluster `{}` has {} nodes, not {wanted}: take it down first, or name another with --name",
@@ -86,6 +90,11 @@ impl Cluster {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The certificate of a cluster that wants TLS.
+    pub fn certificate(&self) -> PathBuf {
+        secrets::certificate(&self.directory)
     }
 
     pub fn exists(&self) -> Result<bool> {
@@ -130,7 +139,7 @@ impl Cluster {
     fn nodes(&self, shape: Shape) -> Vec<Node> {
         let node = |number| {
             let address = Ipv4Addr::new(127, 0, shape.network, number);
-            Node::new(number, address, self.directory.join(format!("node{number}")))
+            Node::new(number, address, self.directory.join(format!("node{number}")), shape.is_secure)
         };
         (1..=shape.nodes).map(node).collect()
     }
@@ -151,8 +160,12 @@ impl Cluster {
     fn make(&self, options: &UpOptions) -> Result<Shape> {
         let nodes = options.nodes.unwrap_or(1);
         fs::create_dir_all(&self.directory)?;
-        let shape = Shape { network: self.free_network(nodes)?, nodes };
+        let shape = Shape { network: self.free_network(nodes)?, nodes, is_secure: options.secure };
         let all = self.nodes(shape);
+        if options.secure {
+            let addresses: Vec<Ipv4Addr> = all.iter().map(|node| node.address).collect();
+            secrets::make(&self.directory, &addresses)?;
+        }
         let sync = options.commitlog_sync.to_possible_value().context("a value without a name")?;
         for node in &all {
             node.configure(&format!("perdure {}", self.name), all[0].address, sync.get_name())?;
@@ -191,16 +204,20 @@ impl Shape {
     fn parse(text: &str) -> Option<Self> {
         let mut fields = text.lines().map(|line| line.split_once('='));
         let mut field = |name: &str| match fields.next()?? {
-            (found, value) if found == name => value.parse().ok(),
+            (found, value) if found == name => Some(value),
             _ => None,
         };
-        Some(Self { network: field("network")?, nodes: field("nodes")? })
+        Some(Self {
+            network: field("network")?.parse().ok()?,
+            nodes: field("nodes")?.parse().ok()?,
+            is_secure: field("secure").is_some_and(|value| value == "true"),
+        })
     }
 }
 
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "network={}\nnodes={}\n", self.network, self.nodes)
+        write!(f, "network={}\nnodes={}\nsecure={}\n", self.network, self.nodes, self.is_secure)
     }
 }
 
@@ -214,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_shape_reads_back() {
-        let shape = Shape { network: 37, nodes: 3 };
+        let shape = Shape { network: 37, nodes: 3, is_secure: true };
         assert_eq!(Shape::parse(&shape.to_string()), Some(shape));
         assert_eq!(Shape::parse("network=37\n"), None);
         assert_eq!(Shape::parse("nodes=3\nnetwork=37\n"), None);

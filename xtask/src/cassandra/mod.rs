@@ -6,6 +6,7 @@
 mod cluster;
 mod install;
 mod node;
+mod secrets;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -50,6 +51,10 @@ pub struct UpOptions {
     /// When a write counts as durable in a cluster that is made
     #[arg(long, value_enum, default_value_t)]
     pub commitlog_sync: CommitlogSync,
+    /// Make a cluster that wants TLS and a password: user `cassandra`, password `cassandra`; the certificate is in `ca.pem` of
+    /// its directory
+    #[arg(long)]
+    pub secure: bool,
 }
 
 /// When Cassandra acknowledges a write.

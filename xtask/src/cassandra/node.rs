@@ -1,7 +1,7 @@
 //! One node: its files, its process, and what it answers.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind::ConnectionReset, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{CQL_PORT, install};
+use super::{CQL_PORT, install, secrets};
 use crate::paths;
 
 const SERVES_WITHIN: Duration = Duration::from_secs(180);
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 /// How long a node may take to say which versions of CQL it speaks.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// The opcode of an answer that lists the options.
+const SUPPORTED: u8 = 6;
 
 pub struct Node {
     pub number: u8,
     pub address: Ipv4Addr,
     directory: PathBuf,
+    is_secure: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +39,13 @@ pub enum State {
 }
 
 impl Node {
-    pub fn new(number: u8, address: Ipv4Addr, directory: PathBuf) -> Self {
-        Self { number, address, directory }
+    pub fn new(number: u8, address: Ipv4Addr, directory: PathBuf, is_secure: bool) -> Self {
+        Self { number, address, directory, is_secure }
     }
 
     /// Writes the node's configuration.
     pub fn configure(&self, cluster: &str, seed: Ipv4Addr, commitlog_sync: &str) -> Result<()> {
+        let authenticator = if self.is_secure { "PasswordAuthenticator" } else { "AllowAllAuthenticator" };
         let template = paths::root().join("deploy/cassandra/cassandra.yaml");
         let text = fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
         let text = text
@@ -49,7 +53,10 @@ impl Node {
             .replace("{address}", &self.address.to_string())
             .replace("{seed}", &seed.to_string())
             .replace("{directory}", &self.directory.display().to_string())
-            .replace("{commitlog_sync}", commitlog_sync);
+            .replace("{commitlog_sync}", commitlog_sync)
+            .replace("{authenticator}", authenticator)
+            .replace("{encrypted}", if self.is_secure { "true" } else { "false" })
+            .replace("{keystore}", &secrets::keystore(&self.directory).display().to_string());
         fs::create_dir_all(self.directory.join("tmp"))?;
         fs::write(self.yaml(), text)?;
         Ok(())
@@ -122,7 +129,7 @@ impl Node {
         let Some(pid) = self.pid() else { return State::Dead };
         match process_state(pid) {
             Some('T') => State::Paused,
-            Some(_) if answers(self.address) => State::Serving,
+            Some(_) if answers(self.address, self.is_secure) && self.has_superuser() => State::Serving,
             _ => State::Silent,
         }
     }
@@ -168,6 +175,12 @@ impl Node {
         Ok(())
     }
 
+    /// Where a password is wanted, a new cluster has a user a moment after it serves.
+    fn has_superuser(&self) -> bool {
+        let text = || fs::read_to_string(self.log()).unwrap_or_default();
+        !self.is_secure || self.number > 1 || text().contains("Created default superuser")
+    }
+
     fn tail(&self) -> String {
         let text = fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -182,15 +195,20 @@ fn process_state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Whether CQL is served there: asks for its options (opcode 5 of protocol version 4) and expects them (opcode 6).
-fn answers(address: Ipv4Addr) -> bool {
+/// Whether CQL is served there: asks for its options (opcode 5 of protocol version 4) and expects them (opcode 6). Who wants
+/// TLS refuses to be asked in the clear, which is an answer too.
+fn answers(address: Ipv4Addr, is_secure: bool) -> bool {
     let ask = || -> std::io::Result<u8> {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from((address, CQL_PORT)), ANSWERS_WITHIN)?;
         stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
         stream.write_all(&[4, 0, 0, 0, 5, 0, 0, 0, 0])?;
         let mut header = [0; 9];
+        if is_secure {
+            let refused = stream.read(&mut header).map_or_else(|error| error.kind() == ConnectionReset, |_| true);
+            return Ok(if refused { SUPPORTED } else { 0 });
+        }
         stream.read_exact(&mut header)?;
         Ok(header[4])
     };
-    ask().is_ok_and(|opcode| opcode == 6)
+    ask().is_ok_and(|opcode| opcode == SUPPORTED)
 }
