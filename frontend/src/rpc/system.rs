@@ -49,7 +49,7 @@ fn capabilities(limits: &Limits) -> Capabilities {
         sdk_metadata: true,
         supports_schedules: true,
         build_id_based_versioning: false,
-        count_group_by_execution_status: false,
+        count_group_by_execution_status: true,
         nexus: false,
         server_scaled_deployments: false,
         server_scaled_provider_cloud_run: false,
