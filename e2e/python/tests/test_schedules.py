@@ -45,6 +45,18 @@ class Count:
         return (workflow.get_last_completion_result(int) or 0) + 1
 
 
+RUNS: dict[str, int] = {}
+"""How often workflows of a task queue ran, as the worker of this process knows it."""
+
+
+@workflow.defn
+class Note:
+    @workflow.run
+    async def run(self) -> None:
+        queue = workflow.info().task_queue
+        RUNS[queue] = RUNS.get(queue, 0) + 1
+
+
 @workflow.defn
 class Wait:
     def __init__(self) -> None:
@@ -67,7 +79,7 @@ class Fail:
         raise ApplicationError("broken", non_retryable=True)
 
 
-WORKFLOWS = [Count, Wait, Fail]
+WORKFLOWS = [Count, Wait, Fail, Note]
 
 
 def starts(run: type, task_queue: str, id: str | None = None) -> ScheduleActionStartWorkflow:
@@ -367,3 +379,20 @@ async def test_no_action_is_lost_when_the_server_dies(new_server: NewServer) -> 
         # Each took over from the one before, and none was done twice.
         last = described.info.recent_actions[-1].action.workflow_id  # type: ignore
         assert await client.get_workflow_handle(last).result() == described.info.num_actions
+
+
+@pytest.mark.kills_server
+async def test_a_schedule_that_nobody_asks_for_acts_after_a_restart(new_server: NewServer) -> None:
+    server = await new_server()
+    client = await Client.connect(server.address)
+    async with run_worker(client, WORKFLOWS) as queue:
+        await create(client, Schedule(action=starts(Note, queue), spec=every(2 * SECOND)))
+
+        async def has_run() -> bool:
+            return RUNS.get(queue, 0) > 0
+
+        assert await eventually(has_run)
+        server.stop()
+        RUNS.clear()
+        await server.start()
+        assert await eventually(has_run)
