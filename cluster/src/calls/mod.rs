@@ -10,7 +10,9 @@ pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod service;
 
-use perdure_proto::perdure::node::v1::{ReplyFrame, TaskToken, matching_reply, reply_frame, task_token::Kind};
+use perdure_proto::perdure::node::v1::{
+    ReplyFrame, TaskToken, matching_reply, reply_frame, task_token::Kind, workflow_reply,
+};
 use prost::Message;
 
 /// Frames in one message at most, and their size together unless the first alone is larger, bytes.
@@ -24,14 +26,25 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// The task that a poll's answer carries, if it carries one that its shard has recorded as started.
+/// The task that an answer carries, if it carries one that its shard has recorded as started: on its way from the shard to
+/// the task queue's home, or from there to the node of the poll.
 pub(crate) fn task_of(frame: &ReplyFrame) -> Option<TaskToken> {
-    let Some(reply_frame::Reply::Matching(reply)) = &frame.reply else { return None };
-    let token = match reply.reply.as_ref()? {
-        matching_reply::Reply::WorkflowTask(task) => &task.task_token,
-        matching_reply::Reply::ActivityTask(task) => &task.task_token,
+    let token = match frame.reply.as_ref()? {
+        reply_frame::Reply::Matching(reply) => match reply.reply.as_ref()? {
+            matching_reply::Reply::WorkflowTask(task) => &task.task_token,
+            matching_reply::Reply::ActivityTask(task) => &task.task_token,
+            _ => return None,
+        },
+        reply_frame::Reply::Workflow(reply) => match reply.reply.as_ref()? {
+            workflow_reply::Reply::WorkflowTask(task) => &task.task_token,
+            workflow_reply::Reply::ActivityTask(task) => &task.task_token,
+            _ => return None,
+        },
         _ => return None,
     };
+    if token.is_empty() {
+        return None;
+    }
     let token = TaskToken::decode(token.clone()).ok()?;
     matches!(token.kind(), Kind::Workflow | Kind::Activity).then_some(token)
 }

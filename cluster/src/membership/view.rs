@@ -93,6 +93,7 @@ impl View {
         let live = newest_of_each_name(live);
         let gone: Vec<NodeId> = self.known.keys().filter(|node| !live.contains_key(*node)).cloned().collect();
         for known in gone.iter().filter_map(|node| self.known.remove(node)) {
+            tracing::info!(node = %known.state.node, "member gone");
             self.dead.extend(known.sessions.into_iter().map(|session| (session, now)));
         }
         let start_over = complete || now >= self.started + self.settle.start;
@@ -100,10 +101,9 @@ impl View {
         for (node, state) in live {
             let place_now = first_look || !self.ready || node == self.me;
             let placed_at = if place_now { now } else { now + self.settle.join };
-            let known = self.known.entry(node).or_insert_with(|| Known {
-                state: state.clone(),
-                placed_at,
-                sessions: BTreeSet::new(),
+            let known = self.known.entry(node).or_insert_with(|| {
+                tracing::info!(node = %state.node, "member found");
+                Known { state: state.clone(), placed_at, sessions: BTreeSet::new() }
             });
             known.sessions.extend(state.session);
             known.state = state;
