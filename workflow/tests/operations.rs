@@ -276,7 +276,7 @@ fn what_a_paused_workflow_refuses() {
 #[test]
 fn options_of_a_workflow() {
     let mut chain = TestChain::started();
-    let mut update = |paths: &[&str], priority_key| {
+    let mut update = |paths: &[&str], priority_key| -> Result<(Option<Priority>, usize), perdure_proto::Error> {
         let request = UpdateWorkflowExecutionOptionsRequest {
             namespace: NAMESPACE.to_owned(),
             workflow_execution: execution(""),
