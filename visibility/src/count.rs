@@ -28,7 +28,7 @@ pub struct Count {
     pub scanned: bool,
 }
 
-pub async fn count(rows: &dyn Rows, list_id: &Arc<str>, query: &Query, now: Timestamp) -> Result<Count, Error> {
+pub async fn count(rows: &dyn Rows, list_id: &Arc<str>, query: &Query) -> Result<Count, Error> {
     let mut tally = Tally::default();
     let group = query.group_by.as_ref();
     let is_status = group.is_none_or(|group| group.name == "ExecutionStatus");
@@ -61,7 +61,7 @@ pub async fn count(rows: &dyn Rows, list_id: &Arc<str>, query: &Query, now: Time
         match find(rows, list_id, &plan).await? {
             Some(found) => found.iter().for_each(count),
             None => {
-                let mut source = Source::new(rows, list_id, &plan, now);
+                let mut source = Source::new(rows, list_id, &plan, Timestamp::MAX);
                 while let Some(run) = source.next().await? {
                     count(&run);
                 }

@@ -19,7 +19,7 @@ pub(crate) async fn count_workflow_executions(
     let (query, _) = search_attributes::parse_query(call, &namespace, &request.query, |_| Ok(())).await?;
     let rows = call.frontend().rows()?;
     let list_id = ChainKey::new(namespace.id(), "").list_id();
-    let count = perdure_visibility::count(&*rows, &list_id, &query, rows.now()).await?;
+    let count = perdure_visibility::count(&*rows, &list_id, &query).await?;
     if count.scanned {
         metrics::count_scanned(namespace.name());
     }
