@@ -87,13 +87,11 @@ impl PollRequest {
     }
 }
 
-/// How a poll ends.
-pub(crate) enum Answer {
-    Reply(Reply),
-    Empty,
-    /// The queue has another home now: the poll goes on there.
-    Departed,
-}
+/// The queue has another home now: the poll goes on there.
+pub(crate) struct Departed;
+
+/// How a poll ends; with nothing, maybe.
+type Answer = Result<Option<Reply>, Departed>;
 
 /// The side of a poll that work is handed to.
 pub(crate) struct Waiter {
@@ -111,19 +109,19 @@ impl Waiter {
 
     pub fn answer_empty(self: Box<Self>) {
         // If the client is gone as well, nothing is lost.
-        let _ = self.reply.send(Answer::Empty);
+        let _ = self.reply.send(Ok(None));
     }
 
     pub fn answer_departed(self: Box<Self>) {
-        let _ = self.reply.send(Answer::Departed);
+        let _ = self.reply.send(Err(Departed));
     }
 
     /// Gives the reply back if nobody waits any more.
     #[allow(clippy::result_large_err)] // Not an error: the same value, back at its sender.
     pub fn answer(self: Box<Self>, reply: Reply) -> Result<(), Reply> {
-        match self.reply.send(Answer::Reply(reply)) {
-            Err(Answer::Reply(reply)) => Err(reply),
-            Ok(()) | Err(Answer::Empty | Answer::Departed) => Ok(()),
+        match self.reply.send(Ok(Some(reply))) {
+            Err(Ok(Some(reply))) => Err(reply),
+            Ok(()) | Err(Ok(None) | Err(Departed)) => Ok(()),
         }
     }
 }
@@ -144,7 +142,7 @@ impl PollWait {
             Err(_) => {
                 let left = self.shell.step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::TimedOut));
                 match left {
-                    Some(_) => Ok(Answer::Empty),
+                    Some(_) => Ok(Ok(None)),
                     // Matched already: the answer of the shard is on its way, and it is the last one.
                     None => (&mut self.reply).await,
                 }
@@ -152,7 +150,7 @@ impl PollWait {
         };
         self.answered = true;
         // The sender vanishes only with its runtime: an empty answer says "again, elsewhere".
-        reply.unwrap_or(Answer::Empty)
+        reply.unwrap_or(Ok(None))
     }
 }
 
@@ -165,7 +163,7 @@ impl Drop for PollWait {
         // Closed first: whoever wants to make this poll wait again, or to answer it, sees it gone.
         self.reply.close();
         self.shell.step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::Vanished));
-        if let Ok(Answer::Reply(reply)) = self.reply.try_recv() {
+        if let Ok(Ok(Some(reply))) = self.reply.try_recv() {
             let (shell, cell) = (Arc::clone(&self.shell), Arc::clone(&self.cell));
             self.shell.spawn(async move { shell.take_back(&cell, reply).await });
         }
@@ -187,30 +185,31 @@ impl Shell {
     ) -> Result<Reply, Error> {
         let kind = request.kind();
         let answer = match self.enter_poll(namespace_id, task_queue, request, timeout_ns) {
-            Ok((wait, deadline)) => wait.wait(deadline).await,
-            Err(refusal) => refusal,
+            Ok(Some((wait, deadline))) => wait.wait(deadline).await,
+            Ok(None) => Ok(None),
+            Err(departed) => Err(departed),
         };
         match answer {
-            Answer::Reply(reply) => {
+            Ok(Some(reply)) => {
                 self.telemetry.poll_succeeded(kind);
                 Ok(reply)
             }
-            Answer::Empty => {
+            Ok(None) => {
                 self.telemetry.poll_empty(kind);
                 Ok(PollRequest::empty_reply(kind))
             }
-            Answer::Departed => Err(Error::not_owner(None)),
+            Err(Departed) => Err(Error::not_owner(None)),
         }
     }
 
-    /// Puts the poll into its queue, or in front of its first match. An answer: refused.
+    /// Puts the poll into its queue, or in front of its first match. `None`: refused.
     fn enter_poll(
         self: &Arc<Self>,
         namespace_id: &str,
         task_queue: &str,
         request: PollRequest,
         timeout_ns: i64,
-    ) -> Result<(PollWait, Instant), Answer> {
+    ) -> Result<Option<(PollWait, Instant)>, Departed> {
         let kind = request.kind();
         let name = request.task_queue().map(|q| q.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(task_queue);
         let cell = self.registry.get_or_create(self.now(), namespace_id, kind, name);
@@ -218,21 +217,24 @@ impl Shell {
         let limit = if timeout_ns > 0 { timeout_ns.min(self.config.long_poll.0) } else { self.config.long_poll.0 };
         let deadline = Instant::now() + perdure_types::Duration(limit).to_std();
         let (sender, reply) = oneshot::channel();
-        let (poll, matched) = self.step(&cell, |queue, now| {
+        let entered = self.step(&cell, |queue, now| {
             // Under the queue's lock: see `Shell::drain` and `Shell::depart`.
             if self.has_departed(namespace_id, name) {
-                return Err(Answer::Departed);
+                return Err(Departed);
             }
             if self.refuses(namespace_id, &request) {
-                return Err(Answer::Empty);
+                return Ok(None);
             }
             queue.poller_seen(now, &request.view());
-            Ok(queue.poll(now, Box::new(Waiter { request, deadline, reply: sender })))
+            Ok(Some(queue.poll(now, Box::new(Waiter { request, deadline, reply: sender }))))
         })?;
+        let Some((poll, matched)) = entered else {
+            return Ok(None);
+        };
         if let Some(matched) = matched {
             self.telemetry.matched(kind, false);
             self.dispatch_in_background(&cell, matched);
         }
-        Ok((PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }, deadline))
+        Ok(Some((PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }, deadline)))
     }
 }
