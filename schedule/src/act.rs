@@ -230,6 +230,8 @@ impl Schedule {
         let state = &self.state;
         let busy = next.is_some()
             || state.paused
+            // Not understood (any more): nothing follows from that.
+            || self.spec.is_none()
             || !state.backfills.is_empty()
             || !state.buffered.is_empty()
             || !state.starting.is_empty()

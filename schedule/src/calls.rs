@@ -191,8 +191,11 @@ impl Schedule {
                     run.cancel_pending &= id.kind != CANCEL;
                     run.terminate_pending &= id.kind != TERMINATE;
                     self.changed.any = true;
-                    // Gone without a word: nobody will tell of its end any more.
-                    if result.is_err_and(|error| error.grpc_code() == Code::NotFound) {
+                    // Not there at all, so nobody will tell of its end. One that has closed does that.
+                    let gone = |error: &Error| {
+                        error.grpc_code() == Code::NotFound && !error.message.contains("already completed")
+                    };
+                    if result.is_err_and(|error| gone(&error)) {
                         self.forget_run(id.event_id);
                     }
                 }

@@ -336,6 +336,25 @@ fn an_end_that_is_faster_than_the_answer_to_the_start() {
 }
 
 #[test]
+fn who_is_not_there_is_not_waited_for() {
+    let mut world = World::new();
+    world.create(schedule(Policy::CancelOther));
+    world.pass(MINUTE);
+    let first = world.start_all().remove(0);
+    world.pass(MINUTE);
+    let (id, _) = world.calls(CANCEL).remove(0);
+    // Closed: it will tell.
+    world.result(&id, Err(Error::not_found("workflow execution already completed")));
+    assert_eq!(world.start_all().len(), 0);
+    world.complete(&first);
+    assert_eq!(world.start_all().len(), 1);
+    world.pass(MINUTE);
+    let (id, _) = world.calls(CANCEL).remove(0);
+    world.result(&id, Err(Error::not_found("workflow not found for ID: w")));
+    assert_eq!(world.start_all().len(), 1);
+}
+
+#[test]
 fn pauses() {
     let mut world = World::new();
     let mut message = schedule(Policy::Skip);
