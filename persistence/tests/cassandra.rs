@@ -1,6 +1,7 @@
 //! The suite over a real Cassandra, and what only a real one can show.
 //!
 //! Needs `PERDURE_TEST_CASSANDRA_SEEDS` (`cargo xtask cassandra up` prints them); without it the tests say so and pass.
+//! `PERDURE_TEST_CASSANDRA_REPLICAS` is the replication factor, 1 if unset.
 
 use std::{
     sync::{
@@ -34,6 +35,8 @@ fn config(test: &str) -> Option<CassandraConfig> {
     Some(CassandraConfig {
         seeds: seeds.split(',').map(str::to_owned).collect(),
         keyspace: format!("t{}_{number}", std::process::id()),
+        replication_factor: std::env::var("PERDURE_TEST_CASSANDRA_REPLICAS")
+            .map_or(1, |n| n.parse().expect("a number")),
         ..CassandraConfig::default()
     })
 }
@@ -113,10 +116,12 @@ async fn the_rendered_schema_is_the_schema() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unsafe_keyspaces_are_refused() {
     let Some(config) = config("unsafe_keyspaces_are_refused") else { return };
-    let ks = &config.keyspace;
+    let (ks, replicas) = (&config.keyspace, config.replication_factor);
     apply_schema(&config).await.expect("connects");
     let simple = |more: &str| {
-        format!("ALTER KEYSPACE {ks} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}} {more}")
+        format!(
+            "ALTER KEYSPACE {ks} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': {replicas}}} {more}"
+        )
     };
     let refusal = async |config: &CassandraConfig, statement: String| {
         run(config, &[statement]).await;
@@ -129,8 +134,9 @@ async fn unsafe_keyspaces_are_refused() {
     assert!(refusal(&config, simple("AND durable_writes = false")).await.contains("durable_writes"));
     assert!(refusal(&local, simple("AND durable_writes = true")).await.contains("SimpleStrategy"));
     assert_eq!(refusal(&config, simple("AND durable_writes = true")).await, "accepted");
-    let network =
-        format!("ALTER KEYSPACE {ks} WITH replication = {{'class': 'NetworkTopologyStrategy', 'datacenter1': 1}}");
+    let network = format!(
+        "ALTER KEYSPACE {ks} WITH replication = {{'class': 'NetworkTopologyStrategy', 'datacenter1': {replicas}}}"
+    );
     assert_eq!(refusal(&local, network).await, "accepted");
     let sessions = |option: &str| format!("ALTER TABLE {ks}.sessions WITH {option}");
     assert!(refusal(&config, sessions("read_repair = 'NONE'")).await.contains("read_repair"));
@@ -279,5 +285,89 @@ async fn no_wakeup_is_lost_under_the_floor() {
         one.write(stamped(position(3, 2), delete(w))).await.expect("written");
     }
     assert_eq!(read(&two).await, []);
+    drop_keyspace(&config).await;
+}
+
+/// What Cassandra counts of deleted rows that its reads passed over, since the keyspace was made.
+async fn tombstones_read(config: &CassandraConfig, table: &str) -> f64 {
+    let text = "SELECT max FROM system_views.tombstones_per_read WHERE keyspace_name = ? AND table_name = ?";
+    let rows = raw(config).await.query_unpaged(text, (&config.keyspace, table)).await.expect("read");
+    let rows = rows.into_rows_result().expect("rows");
+    rows.maybe_first_row::<(f64,)>().expect("a number").map_or(0.0, |(max,)| max)
+}
+
+/// Retention and truncation leave nothing behind that a hot path would have to pass over: what is deleted is gone whole,
+/// and what is read is read behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_paths_read_no_deleted_rows() {
+    let Some(config) = config("hot_paths_read_no_deleted_rows") else { return };
+    let store = CassandraStore::connect(config.clone()).await.expect("connects");
+    const RUNS: i64 = 50;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as i64;
+    let shard = ShardId(1);
+    // All runs of one workflow id, the case that is hardest: their rows share a partition.
+    let chain = ChainKey::new("n", "cron");
+    let run_id = |i: i64| Arc::<str>::from(format!("run-{i:03}"));
+    let wakeup = |i: i64| Wakeup { at: Timestamp(now + i), chain: chain.clone(), run_id: run_id(i) };
+    let row =
+        |i: i64| RunRow { snapshot: Bytes::from_static(b"run"), applied: position(1, 1), wake_at: Some(wakeup(i).at) };
+    let events = |i: i64| HistoryRow { first_event_id: i, last_event_id: i, events: Bytes::from_static(b"event") };
+    let mut writes = Vec::new();
+    let head = HeadRow { head: Bytes::from_static(b"head"), applied: position(1, 1) };
+    writes.push(TableWrite::PutHead { chain: chain.clone(), row: head.clone() });
+    for i in 0..RUNS {
+        writes.push(TableWrite::PutRun { chain: chain.clone(), run_id: run_id(i), row: row(i) });
+        writes.extend((1..4).map(|e| TableWrite::PutHistory {
+            chain: chain.clone(),
+            run_id: run_id(i),
+            row: events(e),
+        }));
+        writes.push(TableWrite::PutWakeup { shard, wakeup: wakeup(i) });
+    }
+    let at = |seq: u64, writes: Vec<TableWrite>| {
+        writes.into_iter().map(move |write| StampedWrite { stamp: position(1, seq), write }).collect::<Vec<_>>()
+    };
+    store.write(at(1, writes)).await.expect("written");
+    // The shard reads its wake-ups in pages, and deletes what was due.
+    let mut after: Option<Wakeup> = None;
+    loop {
+        let page = store.read_wakeups(shard, after.as_ref(), Timestamp::MAX, 7).await.expect("read");
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        let mut writes = Vec::new();
+        for wakeup in page {
+            // The last run stays.
+            if wakeup.at.0 < now + RUNS - 1 {
+                writes.push(TableWrite::DeleteRun { chain: chain.clone(), run_id: wakeup.run_id.clone() });
+                writes.push(TableWrite::DeleteWakeup { shard, wakeup });
+            }
+        }
+        store.write(at(2, writes)).await.expect("written");
+    }
+    assert_eq!(store.read_head(&chain).await, Ok(Some(head)));
+    for i in 0..RUNS {
+        let expected = (i == RUNS - 1).then(|| row(i));
+        assert_eq!(store.read_run(&chain, &run_id(i)).await, Ok(expected), "run {i}");
+        let rows = store.read_history(&chain, &run_id(i), 1, i64::MAX, usize::MAX, false).await.expect("read");
+        assert_eq!(rows.len(), if i == RUNS - 1 { 3 } else { 0 }, "run {i}");
+    }
+    let session = SessionId(Uuid::from_u128(9));
+    for seq in 1..=40 {
+        let batch = Bytes::from_static(b"row");
+        let row = LogRow { segment: seq as u32 / 10, seq: Seq(seq), acknowledged: Seq(0), batch };
+        store.append(session, row).await.expect("acknowledged");
+    }
+    for segment in 0..4 {
+        store.delete_segment(session, segment).await.expect("deleted");
+        assert_eq!(store.read_log(session, segment, Seq(0), usize::MAX).await, Ok(Vec::new()));
+    }
+    assert_eq!(store.read_log(session, 4, Seq(0), usize::MAX).await.expect("read").len(), 1);
+    // A partition that was deleted whole counts once, and so does a row that is read by its full key.
+    for table in ["node_log", "history", "executions"] {
+        assert!(tombstones_read(&config, table).await <= 1.0, "{table}");
+    }
+    for table in ["wakeups", "wakeup_buckets", "sessions", "shards"] {
+        assert_eq!(tombstones_read(&config, table).await, 0.0, "{table}");
+    }
     drop_keyspace(&config).await;
 }

@@ -111,16 +111,25 @@ type IndexKey = (Arc<str>, Arc<str>, bool, i64);
 type RowTuple =
     (Arc<str>, bool, i64, i64, Arc<str>, Arc<str>, Arc<str>, i8, i64, bool, i64, Vec<(Arc<str>, Arc<str>)>, Bytes, i64);
 
+/// List, workflow, run, where it is listed, stamp.
+type RunTuple = (Arc<str>, Arc<str>, Arc<str>, Option<Listing>, i64);
+type EntryTuple = (i64, Arc<str>, Arc<str>, i64);
+type IdTuple = (Arc<str>, Arc<str>, bool, i64, i64);
+/// Of a row, or an entry: stamp, time, run.
+type DeletionTuple = (i64, i64, Arc<str>);
+/// Stamp, workflow, run.
+type IdDeletionTuple = (i64, Arc<str>, Arc<str>);
+
 /// Changes of the list, grouped by partition: rows of one hour share their mutations.
 #[derive(Default)]
 struct Plan {
     rows: Grouped<RowKey, RowTuple>,
-    deleted_rows: Grouped<RowKey, (i64, i64, Arc<str>)>,
-    entries: Grouped<IndexKey, (i64, Arc<str>, Arc<str>, i64)>,
-    deleted_entries: Grouped<IndexKey, (i64, i64, Arc<str>)>,
-    ids: Grouped<(Arc<str>, i64), (Arc<str>, Arc<str>, bool, i64, i64)>,
-    deleted_ids: Grouped<(Arc<str>, i64), (i64, Arc<str>, Arc<str>)>,
-    runs: Vec<(Arc<str>, Arc<str>, Arc<str>, Option<Listing>, i64)>,
+    deleted_rows: Grouped<RowKey, DeletionTuple>,
+    entries: Grouped<IndexKey, EntryTuple>,
+    deleted_entries: Grouped<IndexKey, DeletionTuple>,
+    ids: Grouped<(Arc<str>, i64), IdTuple>,
+    deleted_ids: Grouped<(Arc<str>, i64), IdDeletionTuple>,
+    runs: Vec<RunTuple>,
 }
 
 /// A change of one run's listing; `None`: it is to be listed no more.

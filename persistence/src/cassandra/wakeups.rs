@@ -112,20 +112,18 @@ impl CassandraStore {
     /// The floor as it holds for this epoch. While the guard lives, it does not rise.
     async fn floor(&self, shard: ShardId, epoch: Epoch) -> Result<OwnedRwLockReadGuard<Floor>> {
         let floor = self.floors.of(shard);
-        loop {
-            let guard = floor.clone().read_owned().await;
-            if guard.epoch.is_some_and(|known| known >= epoch) {
-                return Ok(guard);
-            }
-            drop(guard);
-            let mut guard = floor.clone().write_owned().await;
-            if guard.epoch.is_none_or(|known| known < epoch) {
-                let (owned, bucket) = self.claim_floor(shard, epoch).await?;
-                (guard.epoch, guard.owned, guard.bucket) = (Some(epoch), owned, bucket);
-                guard.raised_at = i64::MIN;
-            }
-            return Ok(OwnedRwLockWriteGuard::downgrade(guard));
+        let guard = floor.clone().read_owned().await;
+        if guard.epoch.is_some_and(|known| known >= epoch) {
+            return Ok(guard);
         }
+        drop(guard);
+        let mut guard = floor.write_owned().await;
+        if guard.epoch.is_none_or(|known| known < epoch) {
+            let (owned, bucket) = self.claim_floor(shard, epoch).await?;
+            (guard.epoch, guard.owned, guard.bucket) = (Some(epoch), owned, bucket);
+            guard.raised_at = i64::MIN;
+        }
+        Ok(OwnedRwLockWriteGuard::downgrade(guard))
     }
 
     /// Writes our epoch next to the floor. Whether it stands there, and the floor.
