@@ -253,7 +253,8 @@ pub trait Store: Send + Sync + 'static {
     async fn read_shard_serial(&self, id: ShardId) -> Result<Option<ShardRow>>;
     async fn cas_shard(&self, id: ShardId, expected: Option<ShardRow>, new: ShardRow) -> Result<Cas<ShardRow>>;
 
-    /// Writes rows, durably when it returns. Not atomic: a failed call may have written some; do it again.
+    /// Writes rows, durably when it returns; rows of lists alone may become durable later, with the next conditional write
+    /// at the latest. Not atomic: a failed call may have written some; do it again.
     async fn write(&self, writes: Vec<StampedWrite>) -> Result<()>;
 
     async fn read_head(&self, chain: &ChainKey) -> Result<Option<HeadRow>>;

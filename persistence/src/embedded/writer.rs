@@ -26,6 +26,21 @@ pub(super) enum Job {
     Write { writes: Vec<(i64, TableWrite)>, reply: Reply<()> },
 }
 
+impl Job {
+    /// It writes rows of lists and nothing else. These come often, to be seen soon, and need no sync of their own: the next
+    /// transaction that has one makes them durable too, and until a session's base moves (a conditional write, which
+    /// has one) the log has what they say.
+    fn only_lists(&self) -> bool {
+        let is_list = |write: &TableWrite| {
+            matches!(write, TableWrite::PutVisibility { .. } | TableWrite::DeleteVisibility { .. })
+        };
+        match self {
+            Self::Write { writes, .. } => writes.iter().all(|(_, write)| is_list(write)),
+            Self::Settings { .. } | Self::Namespace { .. } | Self::Session { .. } | Self::Shard { .. } => false,
+        }
+    }
+}
+
 /// Sends the answer once it is known whether the transaction is durable.
 type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
@@ -61,7 +76,8 @@ fn run(database: &Database, mut queue: mpsc::Receiver<Job>) {
     let mut jobs = Vec::new();
     while queue.blocking_recv_many(&mut jobs, MAX_GROUP) > 0 {
         let mut answers = Vec::new();
-        let failure = transact(database, jobs.drain(..), &mut answers).err();
+        let durability = if jobs.iter().all(Job::only_lists) { Durability::None } else { Durability::Immediate };
+        let failure = transact(database, durability, jobs.drain(..), &mut answers).err();
         if let Some(error) = &failure {
             tracing::error!(%error, "write to the tables failed");
         }
@@ -71,9 +87,14 @@ fn run(database: &Database, mut queue: mpsc::Receiver<Job>) {
 
 /// Does the jobs in one transaction. If it fails none of them has taken effect, unless in the moment of commit; jobs
 /// after the one that failed are dropped, which tells their callers.
-fn transact(database: &Database, jobs: impl Iterator<Item = Job>, answers: &mut Vec<Answer>) -> Result<()> {
+fn transact(
+    database: &Database,
+    durability: Durability,
+    jobs: impl Iterator<Item = Job>,
+    answers: &mut Vec<Answer>,
+) -> Result<()> {
     let mut transaction = database.begin_write().map_err(failure)?;
-    transaction.set_durability(Durability::Immediate).map_err(|error| StoreError::ReadOnly(error.to_string()))?;
+    transaction.set_durability(durability).map_err(|error| StoreError::ReadOnly(error.to_string()))?;
     // Slower commits, but a start after a crash need not walk the file.
     transaction.set_quick_repair(true);
     let mut tables = Tables::open(&transaction)?;
