@@ -1,5 +1,7 @@
 //! Calls as the frontend makes them.
 
+use std::sync::Arc;
+
 use perdure_proto::{
     Error,
     perdure::node::v1::{
@@ -16,16 +18,14 @@ use perdure_proto::{
         },
     },
 };
-use perdure_shard::Shards;
-use perdure_types::{ChainKey, SlotCount};
+use perdure_shard::EntityCaller;
 
 use crate::node::{NAMESPACE, NAMESPACE_ID};
 
 /// A client of one node.
 #[derive(Clone)]
 pub struct Client {
-    shards: Shards,
-    slots: SlotCount,
+    entities: Arc<dyn EntityCaller>,
 }
 
 fn execution(workflow_id: &str, run_id: &str) -> WorkflowExecution {
@@ -37,34 +37,41 @@ fn unexpected(reply: &WorkflowReply) -> Error {
 }
 
 impl Client {
-    pub(crate) fn new(shards: Shards, slots: SlotCount) -> Self {
-        Self { shards, slots }
+    pub(crate) fn new(entities: Arc<dyn EntityCaller>) -> Self {
+        Self { entities }
     }
 
     pub async fn call(&self, workflow_id: &str, command: Command) -> Result<WorkflowReply, Error> {
-        let shard = ChainKey::new(NAMESPACE_ID, workflow_id).shard(self.slots);
         let call = WorkflowCall {
             namespace_id: NAMESPACE_ID.to_owned(),
             workflow_id: workflow_id.to_owned(),
             command: Some(command),
             ..WorkflowCall::default()
         };
-        self.shards.call(shard, call).await
+        self.entities.call(call).await
     }
 
     /// Starts a run and gives its id. The request id is the workflow id, so that a repeated start is the same one.
     pub async fn start(&self, workflow_id: &str, workflow_type: &str) -> Result<String, Error> {
+        self.start_as(workflow_id, workflow_type, &format!("start-{workflow_id}")).await
+    }
+
+    /// A start with a request id of its own.
+    pub async fn start_as(&self, workflow_id: &str, workflow_type: &str, request_id: &str) -> Result<String, Error> {
         let request = StartWorkflowExecutionRequest {
             namespace: NAMESPACE.to_owned(),
             workflow_id: workflow_id.to_owned(),
             workflow_type: Some(WorkflowType { name: workflow_type.to_owned() }),
             task_queue: Some(TaskQueue { name: "queue".to_owned(), ..Default::default() }),
-            request_id: format!("start-{workflow_id}"),
+            request_id: request_id.to_owned(),
             identity: "client".to_owned(),
             ..Default::default()
         };
         let reply = self
-            .call(workflow_id, Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() })))
+            .call(
+                workflow_id,
+                Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() })),
+            )
             .await?;
         match reply.reply {
             Some(Reply::Start(started)) => Ok(started.run_id),
