@@ -23,43 +23,43 @@ const WRITER: usize = 0;
 /// A rule kept wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Broken {
-    /// The fence read asks one replica.
+    /// G1: the fence read asks one replica.
     G1FenceReadAtOne,
-    /// An append counts when one replica has it.
+    /// G1: an append counts when one replica has it.
     G1AppendAtOne,
-    /// Reads return before what they saw is on a quorum.
+    /// G1: reads return before what they saw is on a quorum.
     G1NoReadRepair,
-    /// A retry of an append sends something else.
+    /// G2: a retry of an append sends something else.
     G2RetryDiffers,
-    /// A conditional write whose outcome is unknown is taken for done.
+    /// G3: a conditional write whose outcome is unknown is taken for done.
     G3UnknownTakenForDone,
-    /// A session without a row passes as live.
+    /// G4: a session without a row passes as live.
     G4MissingIsLive,
-    /// The row is proposed again under the same id while the first proposal may still be under way.
+    /// G4: the row is proposed again under the same id while the first proposal may still be under way.
     G4CreatedTwice,
-    /// A restarted process goes on with the session it had.
+    /// A1: a restarted process goes on with the session it had.
     A1RestartKeepsSession,
-    /// A row's number is left out.
+    /// A2: a row's number is left out.
     A2NumberSkipped,
-    /// More rows in flight than a fencer writes again.
+    /// A2: more rows in flight than a fencer writes again.
     A2TooManyInFlight,
-    /// A fence read covers what was acknowledged when it is answered.
+    /// A3: a fence read covers what was acknowledged when it is answered.
     A3CoversLateAcks,
-    /// What a fence read finds is not looked at.
+    /// A3: what a fence read finds is not looked at.
     A3FencedGoesOn,
-    /// Rows behind a gap are acknowledged.
+    /// A4: rows behind a gap are acknowledged.
     A4GapAcknowledged,
-    /// Rows are acknowledged without a fence read.
+    /// A4: rows are acknowledged without a fence read.
     A4Uncovered,
-    /// The scan starts before a read has shown the fence.
+    /// F1: the scan starts before a read has shown the fence.
     F1ScanBeforeSeen,
-    /// Rows that may lack a quorum are counted, and not written again.
+    /// F2: rows that may lack a quorum are counted, and not written again.
     F2NotWrittenAgain,
-    /// The scan asks one replica.
+    /// F2: the scan asks one replica.
     F2ScanAtOne,
-    /// A fencer uses the end it found, not the one decided.
+    /// F3: a fencer uses the end it found, not the one decided.
     F3OwnEnd,
-    /// A second seal replaces the first.
+    /// F3: a second seal replaces the first.
     F3LastSealWins,
 }
 

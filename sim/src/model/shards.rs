@@ -25,55 +25,55 @@ use crate::invariants::continues;
 /// A rule kept wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Broken {
-    /// An unknown hand-over is taken for failed, and the shard served on.
+    /// G3: an unknown hand-over is taken for failed, and the shard served on.
     G3UnknownTakenForFailed,
-    /// The row of a session is deleted while a shard names it.
+    /// G4: the row of a session is deleted while a shard names it.
     G4DeletedWhileNamed,
-    /// Reads answer without a fence read.
+    /// A5: reads answer without a fence read.
     A5NoFenceRead,
-    /// A fence read that was sent before the read arrived is used.
+    /// A5: a fence read that was sent before the read arrived is used.
     A5OldFenceRead,
-    /// Reads are answered while the shard is stopped for a hand-over.
+    /// A5: reads are answered while the shard is stopped for a hand-over.
     A5OutsideServingPeriod,
-    /// A shard is claimed when its owner is fenced and not sealed.
+    /// C1: a shard is claimed when its owner is fenced and not sealed.
     C1OwnerNotSealed,
-    /// A claim does not raise the epoch.
+    /// C1: a claim does not raise the epoch.
     C1SameEpoch,
-    /// A claim does not say under which condition it holds.
+    /// C1: a claim does not say under which condition it holds.
     C1Unconditional,
-    /// Only the last source is replayed.
+    /// C2: only the last source is replayed.
     C2LastSourceOnly,
-    /// Records are replayed whatever their tag.
+    /// C2: records are replayed whatever their tag.
     C2AnyTag,
-    /// A missing row is taken for the end.
+    /// C2: a missing row is taken for the end.
     C2MissingIsEnd,
-    /// Handed over before the last record is covered.
+    /// C3: handed over before the last record is covered.
     C3NotCovered,
-    /// The shard is served while it is handed over.
+    /// C3: the shard is served while it is handed over.
     C3NotStopped,
-    /// The first answers of a claim need no fence read.
+    /// C4: the first answers of a claim need no fence read.
     C4FirstAnswersUnfenced,
-    /// Rows of the tables are stamped by arrival.
+    /// M1: rows of the tables are stamped by arrival.
     M1DefaultTimestamp,
-    /// Rows are written before what they reflect is covered.
+    /// M1: rows are written before what they reflect is covered.
     M1Uncovered,
-    /// Replay does not skip what the snapshot reflects.
+    /// M1: replay does not skip what the snapshot reflects.
     M1NoSkip,
-    /// Sources are dropped before the flush is acknowledged.
+    /// M2: sources are dropped before the flush is acknowledged.
     M2BeforeFlush,
-    /// A flush of before the epoch was raised lets sources go.
+    /// M2: a flush of before the epoch was raised lets sources go.
     M2FlushOfOldEpoch,
-    /// A late checkpoint of an old owner replaces the row.
+    /// M2: a late checkpoint of an old owner replaces the row.
     M2Unconditional,
-    /// Rows are deleted before the base is known to be committed, and recovery reads from the committed one.
+    /// M3: rows are deleted before the base is known to be committed, and recovery reads from the committed one.
     M3BaseNotKnown,
-    /// The base counts the first shard only.
+    /// M3: the base counts the first shard only.
     M3OneShardCounted,
-    /// The base does not count shards that were handed over.
+    /// M3: the base does not count shards that were handed over.
     M3HandedOverNotCounted,
-    /// Recovery does not look at the base.
+    /// M3: recovery does not look at the base.
     M3BaseIgnored,
-    /// The cleaner lists shards first, and sessions after.
+    /// M3: the cleaner lists shards first, and sessions after.
     M3ShardsListedFirst,
 }
 
