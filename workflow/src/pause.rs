@@ -8,7 +8,8 @@ use perdure_proto::{
         common::v1::Payload,
         enums::v1::{WorkflowExecutionStatus, WorkflowTaskFailedCause},
         history::v1::{
-            WorkflowExecutionPausedEventAttributes, WorkflowExecutionUnpausedEventAttributes, history_event::Attributes,
+            HistoryEvent, WorkflowExecutionPausedEventAttributes, WorkflowExecutionUnpausedEventAttributes,
+            history_event::Attributes,
         },
         workflowservice::v1::{PauseWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest},
     },
@@ -57,7 +58,7 @@ impl Run {
             reason: request.reason.clone(),
             request_id: request.request_id.clone(),
         };
-        self.add_external(env.now, Attributes::WorkflowExecutionPausedEventAttributes(attributes));
+        self.add_ignorable(env, Attributes::WorkflowExecutionPausedEventAttributes(attributes));
         let info = self.info.edit();
         info.set_status(WorkflowExecutionStatus::Paused);
         info.pause = Some(Box::new(PauseInfo {
@@ -83,7 +84,7 @@ impl Run {
             reason: request.reason,
             request_id: request.request_id,
         };
-        self.add_external(env.now, Attributes::WorkflowExecutionUnpausedEventAttributes(attributes));
+        self.add_ignorable(env, Attributes::WorkflowExecutionUnpausedEventAttributes(attributes));
         let info = self.info.edit();
         info.set_status(WorkflowExecutionStatus::Running);
         info.pause = None;
@@ -94,6 +95,12 @@ impl Run {
         }
         self.ensure_workflow_task(env);
         self.show_what_is_paused();
+    }
+
+    /// Workflow code sees nothing of a pause, and not every worker knows the event.
+    fn add_ignorable(&mut self, env: &Env, attributes: Attributes) {
+        let event = HistoryEvent { worker_may_ignore: true, attributes: Some(attributes), ..HistoryEvent::default() };
+        self.add_external_prepared(env.now, event);
     }
 
     fn make_activity_offers_stale(&mut self) {
