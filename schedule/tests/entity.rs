@@ -490,7 +490,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1_i64..200).prop_map(Step::Pass),
         1 => (1_i64..3000).prop_map(Step::Sleep),
-        4 => any::<bool>().prop_map(|ok| Step::AnswerStart(ok)),
+        4 => any::<bool>().prop_map(Step::AnswerStart),
         3 => Just(Step::Complete),
         1 => Just(Step::Fail),
         1 => Just(Step::AnswerStops),

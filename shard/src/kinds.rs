@@ -14,9 +14,8 @@ pub(crate) fn from_head(key: &ChainKey, head: ChainHead) -> Result<Box<dyn Entit
         EntityKind::Workflow => Box::new(Chain::from_head(key.clone(), head)),
         EntityKind::Schedule => Box::new(SingleEntity::<Schedule>::from_head(key.clone(), head)),
         EntityKind::Batch => Box::new(SingleEntity::<Job>::from_head(key.clone(), head)),
-        EntityKind::Activity
-        | EntityKind::Deployment
-        | EntityKind::TaskQueue
-        | EntityKind::NexusOperation => return Err(RecoverError::UnknownKind(key.kind.number())),
+        EntityKind::Activity | EntityKind::Deployment | EntityKind::TaskQueue | EntityKind::NexusOperation => {
+            return Err(RecoverError::UnknownKind(key.kind.number()));
+        }
     })
 }

@@ -148,11 +148,7 @@ fn schedule_id(id: &str, limits: &Limits) -> Result<(), Error> {
     Ok(())
 }
 
-fn definition(
-    schedule: Option<&mut Schedule>,
-    memo: Option<&Memo>,
-    limits: &Limits,
-) -> Result<(), Error> {
+fn definition(schedule: Option<&mut Schedule>, memo: Option<&Memo>, limits: &Limits) -> Result<(), Error> {
     let Some(schedule) = schedule else {
         return Err(Error::invalid_argument("Schedule is not set on request."));
     };
