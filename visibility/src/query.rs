@@ -132,7 +132,8 @@ impl Query {
         let group_by = statement.group_by.first().map(|name| check.group_by(name)).transpose()?;
         let order_by = statement.order_by.iter().map(|(name, direction)| Ok((check.order_by(name)?, *direction)));
         let order_by = order_by.collect::<Result<Vec<_>, QueryError>>()?;
-        let filter = if check.names_division || !attributes.are_of_runs() { filter } else { Some(without_division(filter)) };
+        let filter =
+            if check.names_division || !attributes.are_of_runs() { filter } else { Some(without_division(filter)) };
         Ok(Self { filter, group_by, order_by })
     }
 
