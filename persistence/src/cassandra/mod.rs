@@ -56,7 +56,7 @@ const IN_FLIGHT: usize = 32;
 #[derive(Debug)]
 pub struct CassandraStore {
     cql: Cql,
-    statements: Statements,
+    statements: Box<Statements>,
     floors: Floors,
     listed: Listed,
 }
@@ -65,10 +65,11 @@ impl CassandraStore {
     /// Connects, creates or migrates the schema if need be, and checks what the protocol relies on. Waits for a Cassandra
     /// that is not up yet, within the configured time, and says so in the log.
     pub async fn connect(config: CassandraConfig) -> Result<Self, ConnectError> {
-        let cql = open(&config).await?;
-        schema::ensure(&cql, &config, random_id()).await?;
-        assumptions::check(&cql, &config).await?;
-        let statements = schema::patiently(|| Statements::prepare(&cql))
+        // Boxed, here and below: once a process, and large.
+        let cql = Box::pin(open(&config)).await?;
+        Box::pin(schema::ensure(&cql, &config, random_id())).await?;
+        Box::pin(assumptions::check(&cql, &config)).await?;
+        let statements = schema::patiently(|| Box::pin(Statements::prepare(&cql)))
             .await
             .map_err(|error| ConnectError::Schema { keyspace: config.keyspace.clone(), reason: error.to_string() })?;
         tracing::info!(keyspace = config.keyspace, seeds = config.addresses().join(", "), "connected to Cassandra");
@@ -83,9 +84,9 @@ impl CassandraStore {
 
 /// Creates or migrates the schema, and checks the keyspace, without serving: `perdure schema apply`.
 pub async fn apply_schema(config: &CassandraConfig) -> Result<(), ConnectError> {
-    let cql = open(config).await?;
-    schema::ensure(&cql, config, random_id()).await?;
-    assumptions::check(&cql, config).await
+    let cql = Box::pin(open(config)).await?;
+    Box::pin(schema::ensure(&cql, config, random_id())).await?;
+    Box::pin(assumptions::check(&cql, config)).await
 }
 
 async fn open(config: &CassandraConfig) -> Result<Cql, ConnectError> {

@@ -12,8 +12,9 @@ macro_rules! statements {
         pub(super) struct Statements { $(pub $name: PreparedStatement),* }
 
         impl Statements {
-            pub async fn prepare(cql: &Cql) -> Result<Self> {
-                Ok(Self { $($name: cql.$how($text).await?),* })
+            /// Boxed: together they are tens of kilobytes, too much to move about on a stack.
+            pub async fn prepare(cql: &Cql) -> Result<Box<Self>> {
+                Ok(Box::new(Self { $($name: Box::pin(cql.$how($text)).await?),* }))
             }
         }
     };
