@@ -60,9 +60,10 @@ where
     println!("{name}: not so: {}: {:?}", hurt.name, steps(&found[hurt.name]));
 }
 
-fn steps<State: Clone, Action: Clone + PartialEq>(path: &Path<State, Action>) -> Vec<Action>
+fn steps<State, Action>(path: &Path<State, Action>) -> Vec<Action>
 where
-    State: PartialEq,
+    State: Clone + PartialEq,
+    Action: Clone + PartialEq,
 {
     path.clone().into_actions()
 }
