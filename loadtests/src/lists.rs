@@ -94,7 +94,7 @@ async fn measure(options: &Options, name: &str, times: u64, query: impl AsyncFn(
     for i in 0..times {
         let begun = Instant::now();
         found = query(i).await.with_context(|| name.to_owned())?;
-        histogram.saturating_record(begun.elapsed().as_micros() as u64);
+        histogram.record(begun.elapsed().as_micros() as u64)?;
     }
     let ms = |micros: u64| micros as f64 / 1e3;
     let rss = if options.server_pids.is_empty() { 0 } else { Usage::of(&options.server_pids)?.rss_bytes };
