@@ -63,6 +63,14 @@ struct Others {
     links: Links,
 }
 
+impl Others {
+    /// Whether this is another live member. Who was given a shard may have died since.
+    fn is_other_member(&self, node: &str) -> bool {
+        let routes = self.routes.borrow();
+        node != routes.me().as_str() && routes.members.iter().any(|member| member.node.as_str() == node)
+    }
+}
+
 /// What came of an attempt.
 enum Outcome<T> {
     Done(Result<T, Error>),
@@ -202,9 +210,7 @@ impl Cluster {
             match outcome.as_ref().err().and_then(Error::as_not_owner) {
                 None => return outcome,
                 // Just handed over.
-                Some(hint) if !hint.owner.is_empty() && hint.owner != others.membership.me().as_str() => {
-                    return outcome;
-                }
+                Some(hint) if others.is_other_member(&hint.owner) => return outcome,
                 Some(_) => {}
             }
             let owner = others.routes.borrow().target(shard).cloned();

@@ -11,7 +11,6 @@ mod connection;
 mod dev;
 mod exit;
 mod grpc;
-mod holder;
 mod lists;
 mod namespaces;
 mod node;

@@ -1,19 +1,18 @@
 //! A node: its parts, made and tied together over a store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use perdure_cluster::{Cluster, Namespaces};
 use perdure_frontend::{ClusterInfo, Frontend};
 use perdure_matching::{Matching, MatchingConfig};
 use perdure_persistence::{ClusterSettings, Store, StoreError};
-use perdure_shard::{Clock, Setup, ShardConfig, Shards, StartError};
+use perdure_shard::{Clock, Joining, Setup, ShardConfig, Shards, StartError};
 use perdure_types::SlotCount;
 use perdure_visibility::Kind;
 use tokio::sync::watch;
 
 use crate::{
     exit::Failure,
-    holder::{self, Holding},
     lists::ListedRows,
     namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces, ensure_search_attributes},
     node_service::{self, ClusterPort, Joined},
@@ -23,6 +22,9 @@ use crate::{
 /// Shards of a new cluster (design: small enough for one machine, and it can be doubled).
 const DEFAULT_SLOTS: u32 = 64;
 const SCHEMA_VERSION: u32 = 1;
+
+/// A hand-over that takes longer is left to the others: the session is sealed, and they claim.
+const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// What a node is to be.
 pub struct Plan {
@@ -62,8 +64,7 @@ impl Node {
             MatchingConfig { host_name: address.clone(), ..MatchingConfig::default() },
         );
         let shards = Shards::new();
-        let holding = if port.is_some() { Holding::default() } else { Holding::always() };
-        let shards_here = Arc::new(ShardsHere(shards.clone(), holding.clone()));
+        let shards_here = Arc::new(ShardsHere(shards.clone()));
         let matching_here = Arc::new(MatchingHere(matching.clone()));
         let (cluster, joined) = match port {
             None => (Cluster::new(settings.slots, shards_here, matching_here), None),
@@ -78,27 +79,30 @@ impl Node {
         uplink.connect(cluster.clone());
         let clock = Arc::new(Clock::system());
         let rows = Arc::new(ListedRows::new(store.clone(), clock.clone()));
-        let view = Arc::new(NamespaceRegistry(namespaces.clone()));
-        let ports = Arc::new(uplink.clone());
-        let setup = move || Setup {
-            store: store.clone(),
+        let setup = Setup {
+            store,
             shards: settings.slots.shards().collect(),
-            config: config.clone(),
-            clock: clock.clone(),
-            namespaces: view.clone(),
-            tasks: ports.clone(),
-            entities: ports.clone(),
+            config,
+            clock,
+            namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
+            tasks: Arc::new(uplink.clone()),
+            entities: Arc::new(uplink.clone()),
         };
-        match &joined {
-            None => shards.start(setup()).await.map_err(|error| match error {
-                StartError::Store(error) => store_failure(&error),
-                StartError::AlreadyStarted => Failure::new(Failure::OTHER, error.to_string()),
-            })?,
+        let started = match &joined {
+            None => shards.start(setup).await,
             Some(joined) => {
-                let membership = joined.membership.clone();
-                tokio::spawn(holder::keep(shards.clone(), setup, settings.slots, membership, holding));
-                joined.membership.settled().await;
+                let placement = joined.membership.placement();
+                let started = shards.join(setup, Joining { placement, peers: Arc::new(uplink.clone()) }).await;
+                joined.membership.tell_served(shards.served());
+                started
             }
+        };
+        started.map_err(|error| match error {
+            StartError::Store(error) => store_failure(&error),
+            StartError::AlreadyStarted => Failure::new(Failure::OTHER, error.to_string()),
+        })?;
+        if let Some(joined) = &joined {
+            joined.membership.settled().await;
         }
 
         let (draining, watch_draining) = watch::channel(false);
@@ -125,7 +129,9 @@ impl Node {
     pub async fn hand_over(&self) {
         if let Some(joined) = &self.joined {
             joined.membership.drain().await;
-            joined.membership.handed_over().await;
+            if joined.membership.has_successors() {
+                self.shards.drain(HAND_OVER).await;
+            }
         }
     }
 }

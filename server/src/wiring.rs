@@ -10,15 +10,13 @@ use perdure_matching::{Matching, TaskStarter};
 use perdure_proto::{
     Error,
     perdure::node::v1::{
-        MatchingCall, MatchingReply, Offer, OfferReply, WorkflowCall, WorkflowReply, matching_call, matching_reply,
-        workflow_call, workflow_reply,
+        MatchingCall, MatchingReply, Offer, OfferReply, ShardCall, ShardReply, WorkflowCall, WorkflowReply,
+        matching_call, matching_reply, workflow_call, workflow_reply,
     },
     temporal::api::workflowservice::v1::{ListWorkflowExecutionsRequest, workflow_service_server::WorkflowService},
 };
-use perdure_shard::{EntityCaller, Shards, TaskSink};
-use perdure_types::{QueueFilter, ShardId};
-
-use crate::holder::Holding;
+use perdure_shard::{EntityCaller, Peers, Shards, TaskSink};
+use perdure_types::{NodeId, QueueFilter, ShardId};
 
 /// The way back up to the cluster for parts that are made before it is.
 #[derive(Clone, Default)]
@@ -84,20 +82,29 @@ impl TaskSink for Uplink {
     }
 }
 
+#[async_trait]
+impl Peers for Uplink {
+    async fn shard(&self, node: &NodeId, call: ShardCall) -> Result<ShardReply, Error> {
+        self.cluster()?.shard(node, call).await
+    }
+}
+
 /// The shards of this process, as the cluster calls them.
-pub struct ShardsHere(pub Shards, pub Holding);
+pub struct ShardsHere(pub Shards);
 
 #[async_trait]
 impl LocalShards for ShardsHere {
     async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
-        if !self.1.is_serving() {
-            return Err(Error::not_owner(None));
-        }
         self.0.call(shard, call).await
     }
 
-    fn offer_again(&self, _moved: QueueFilter) {
-        self.1.offer_again();
+    async fn shard(&self, call: ShardCall) -> Result<ShardReply, Error> {
+        self.0.shard(call).await
+    }
+
+    fn offer_again(&self, moved: QueueFilter) {
+        let shards = self.0.clone();
+        tokio::spawn(async move { shards.offer_again(moved).await });
     }
 }
 

@@ -20,10 +20,7 @@ use std::{
 };
 
 use perdure_types::{NodeId, Placement, Served, SessionId, ShardId, SlotCount};
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Command;
 pub use self::{
@@ -31,9 +28,6 @@ pub use self::{
     view::Settle,
 };
 use crate::ring::Ring;
-
-/// A hand-over that takes longer is left to the successors: the session is sealed, and they claim.
-const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// How to be a member.
 #[derive(Clone)]
@@ -194,14 +188,10 @@ impl Membership {
         let _ = self.inner.placement.clone().wait_for(|placement| !placement.owners.is_empty()).await;
     }
 
-    /// Returns when this node serves no shard any more, or when nobody is there to serve them.
-    pub async fn handed_over(&self) {
-        let me = self.me();
-        let is_done = |routes: &Routes| {
-            let others = routes.placement.members.iter().any(|(node, member)| node != me && !member.draining);
-            !others || !routes.serving.iter().any(|node| node.as_ref() == Some(me))
-        };
-        let _ = timeout(HAND_OVER, self.inner.routes.clone().wait_for(is_done)).await;
+    /// Whether somebody is there to take the shards of this node.
+    pub fn has_successors(&self) -> bool {
+        let placement = self.inner.placement.borrow().clone();
+        placement.members.iter().any(|(node, member)| node != self.me() && !member.draining)
     }
 
     pub(crate) fn routes(&self) -> watch::Receiver<Routes> {
