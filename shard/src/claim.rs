@@ -75,8 +75,11 @@ pub(crate) async fn claim(
     loop {
         let seen = persist("read shard", || store.read_shard_serial(shard)).await?;
         let mut row = seen.clone().unwrap_or_default();
-        let involved = row.owner.into_iter().chain(row.sources.values().map(|source| source.session));
-        let is_known = |id: &SessionId| sealed.contains_key(id) || (*id == session && own_end.is_some());
+        // What a source holds that was closed by a hand-over is covered, whatever becomes of its session (C3).
+        let open = row.sources.values().filter(|source| source.until.is_none());
+        let involved = row.owner.into_iter().chain(open.map(|source| source.session));
+        let is_sealed = |id: &SessionId| sealed.get(id).is_some_and(|row| matches!(row.state, SessionState::Sealed(_)));
+        let is_known = |id: &SessionId| is_sealed(id) || (*id == session && own_end.is_some());
         if let Some(unknown) = involved.into_iter().find(|id| !is_known(id)) {
             return Ok(Claimed::Unknown(unknown));
         }
@@ -88,7 +91,7 @@ pub(crate) async fn claim(
         let checkpoint = row.checkpoint;
         row.sources.retain(|epoch, source| match sealed.get(&source.session) {
             Some(session) => to_replay(*epoch, source, checkpoint, session).is_some(),
-            // Of this session itself.
+            // Of this session itself, or closed.
             None => true,
         });
         row.owner = Some(session);

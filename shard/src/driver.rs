@@ -8,8 +8,12 @@ use std::{
     time::Duration,
 };
 
+use futures::{
+    future::BoxFuture,
+    stream::{self, StreamExt},
+};
 use perdure_proto::{Error, perdure::node::v1::workflow_call::Command};
-use perdure_types::{ChainKey, Timestamp};
+use perdure_types::{ChainKey, QueueFilter, Timestamp};
 use perdure_workflow::IdSource;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -35,10 +39,26 @@ pub(crate) enum Ownership {
     /// Its chains are being rebuilt.
     Recovering,
     Serving,
+    /// Takes nothing new; it is about to have another owner (C3).
+    Releasing,
     /// The session was fenced or has ended: the state was dropped.
     Fenced,
     /// Not served: damaged, or stopped.
     Stopped,
+}
+
+impl Ownership {
+    /// As operators see it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Acquiring => "acquiring",
+            Self::Recovering => "recovering",
+            Self::Serving => "serving",
+            Self::Releasing => "releasing",
+            Self::Fenced => "fenced",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// A call for a chain of the shard.
@@ -105,6 +125,34 @@ impl ShardHandle {
         let _ = self.events.send(Event::Flushed(notes)).await;
     }
 
+    /// C3: stops the shard: it refuses what it has not begun, and appends nothing more once this returns. False: it was not
+    /// serving.
+    pub(crate) async fn release(&self) -> bool {
+        let mut was_serving = false;
+        self.ownership.update(|ownership| {
+            was_serving = *ownership == Ownership::Serving;
+            if was_serving {
+                *ownership = Ownership::Releasing;
+            }
+            was_serving
+        });
+        let (quiet, done) = oneshot::channel();
+        if was_serving && self.events.send(Event::Release(quiet)).await.is_ok() {
+            let _ = done.await;
+        }
+        was_serving
+    }
+
+    /// The task of a released shard ends.
+    pub(crate) async fn end(&self) {
+        let _ = self.events.send(Event::End).await;
+    }
+
+    /// Offers again what waits for a worker in these task queues.
+    pub(crate) async fn offer_again(&self, moved: QueueFilter) {
+        let _ = self.events.send(Event::OfferAgain(moved)).await;
+    }
+
     /// Returns when the shard has answered all it was asked, or has ended.
     pub(crate) async fn quiesce(&self) {
         let (quiet, done) = oneshot::channel();
@@ -116,6 +164,9 @@ impl ShardHandle {
 
 /// Longest sleep: a clock that was set forward is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(600);
+
+/// Chains that recovery reads at once, a shard.
+const RESTORED_AT_ONCE: usize = 16;
 
 /// Calls taken in one turn of the loop.
 const CALLS_A_TURN: usize = 64;
@@ -132,6 +183,10 @@ pub(crate) struct ShardTask {
     outside: Outside,
     quiet: Option<oneshot::Sender<()>>,
     quiescing: bool,
+    /// Handed over: takes no calls any more.
+    releasing: bool,
+    /// Its new owner has it.
+    given: bool,
 }
 
 impl ShardTask {
@@ -158,8 +213,21 @@ impl ShardTask {
         };
         let core = Core::new(claim, log.for_shard(wake.clone()), node, ids, dirty, clock.now());
         let log = log.clone();
-        let task =
-            Self { core, jobs, calls, events, wake, log, clock, ownership, outside, quiet: None, quiescing: false };
+        let task = Self {
+            core,
+            jobs,
+            calls,
+            events,
+            wake,
+            log,
+            clock,
+            ownership,
+            outside,
+            quiet: None,
+            quiescing: false,
+            releasing: false,
+            given: false,
+        };
         (task, handle)
     }
 
@@ -179,21 +247,35 @@ impl ShardTask {
         }
         self.ownership.set(Ownership::Serving);
         self.serve().await;
-        self.ownership.set(Ownership::Fenced);
-        self.calls.close();
-        while let Ok(call) = self.calls.try_recv() {
-            let _ = call.reply.send(Err(ended()));
-        }
+        self.ownership.set(if self.given { Ownership::Stopped } else { Ownership::Fenced });
+        self.refuse_calls();
         self.core.fail_all(&ended());
     }
 
     async fn recover(&mut self, replay: Replay) -> Result<(), RecoverError> {
+        let store = &*self.outside.store;
+        let mut chains: Vec<BoxFuture<'_, Result<_, RecoverError>>> = Vec::new();
         for (key, chain) in recover::by_chain(replay)? {
-            let entry = restore(&*self.outside.store, &key, chain).await?;
+            chains.push(Box::pin(async move {
+                let entry = restore(store, &key, chain).await?;
+                Ok((key, entry))
+            }));
+        }
+        let mut restored = stream::iter(chains).buffered(RESTORED_AT_ONCE);
+        while let Some(chain) = restored.next().await {
+            let (key, entry) = chain?;
             self.core.recovered(key, entry);
             self.log.mark_dirty();
         }
         Ok(())
+    }
+
+    /// What was not begun can be done elsewhere.
+    fn refuse_calls(&mut self) {
+        self.calls.close();
+        while let Ok(call) = self.calls.try_recv() {
+            let _ = call.reply.send(Err(moving()));
+        }
     }
 
     async fn serve(&mut self) {
@@ -206,7 +288,7 @@ impl ShardTask {
         let mut sleeping_until: Option<Timestamp> = None;
         loop {
             self.step();
-            if self.core.has_ended() || !self.log.is_live() {
+            if self.given || self.core.has_ended() || !self.log.is_live() {
                 return;
             }
             let deadline = self.core.next_deadline().filter(|_| !self.quiescing);
@@ -228,7 +310,7 @@ impl ShardTask {
                 },
                 () = self.jobs.reap(), if busy => {}
                 () = &mut sleep, if deadline.is_some() => sleeping_until = None,
-                call = self.calls.recv(), if !congested => match call {
+                call = self.calls.recv(), if !congested && !self.releasing => match call {
                     Some(call) => self.take_calls(call),
                     // Nobody routes to this shard any more.
                     None => return,
@@ -249,6 +331,7 @@ impl ShardTask {
         }
         if self.quiescing
             && self.core.is_quiet()
+            && (!self.releasing || self.jobs.reads_are_done())
             && let Some(quiet) = self.quiet.take()
         {
             let _ = quiet.send(());
@@ -294,13 +377,29 @@ impl ShardTask {
             }
             Event::Listed(notes) => self.core.listed(notes),
             Event::Flushed(notes) => self.core.flushed(notes, now),
-            Event::Quiesce(quiet) => {
-                self.quiescing = true;
-                self.quiet = Some(quiet);
-                self.jobs.stop_effects();
-                self.core.dismiss_watchers(&ended());
+            Event::Quiesce(quiet) => self.quiesce(quiet),
+            Event::Release(quiet) => {
+                self.releasing = true;
+                self.refuse_calls();
+                self.quiesce(quiet);
+            }
+            Event::End => self.given = true,
+            Event::OfferAgain(moved) => {
+                if !self.quiescing {
+                    self.core.offer_again(&moved);
+                }
             }
         }
+    }
+}
+
+impl ShardTask {
+    fn quiesce(&mut self, quiet: oneshot::Sender<()>) {
+        self.quiescing = true;
+        self.quiet = Some(quiet);
+        self.jobs.stop_effects();
+        // What they wait for can be asked of the next owner.
+        self.core.dismiss_watchers(&moving());
     }
 }
 
@@ -315,6 +414,11 @@ impl Drop for ShardTask {
             ended_early
         });
     }
+}
+
+/// What callers hear whose call was not begun: whoever owns the shard next can have it.
+pub(crate) fn moving() -> Error {
+    Error::not_owner(None)
 }
 
 /// What callers hear when a shard's serving ends under them.

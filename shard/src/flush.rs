@@ -7,8 +7,8 @@
 //! from before its claim can be dropped (M2).
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use futures::{
     stream::{self, StreamExt},
 };
 use perdure_persistence::{Cas, SessionRow, StampedWrite, Store, StoreError, TableWrite};
-use perdure_types::{Position, Seq, ShardId};
+use perdure_types::{Epoch, Position, Seq, ShardId};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -48,8 +48,28 @@ const SHORTEST_GAP: Duration = Duration::from_millis(50);
 /// The shards of this node, by id.
 pub(crate) type Registry = Arc<RwLock<BTreeMap<ShardId, ShardHandle>>>;
 
-/// A request for a round now; the answer is whether all that had changed before is in the tables.
-pub(crate) type FlushRequest = oneshot::Sender<bool>;
+/// A request for a round now.
+pub(crate) type FlushRequest = oneshot::Sender<Flushed>;
+
+/// What a round has brought to the tables.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flushed {
+    /// All shards were served, and nothing that had changed before is missing.
+    pub complete: bool,
+    /// Rows of the log up to here are materialized, for the shards that are not left out.
+    pub materialized: Seq,
+    pub left_out: BTreeSet<ShardId>,
+}
+
+/// Rows of the own log that others still need, by shard (M3): handed over, with an open source.
+pub(crate) type Lent = Arc<Mutex<BTreeMap<(ShardId, Epoch), Loan>>>;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loan {
+    pub from: Seq,
+    /// The shard's row has been decided: from then on it says for how long.
+    pub decided: bool,
+}
 
 pub(crate) struct Flusher {
     store: Arc<dyn Store>,
@@ -58,6 +78,7 @@ pub(crate) struct Flusher {
     config: ShardConfig,
     session_row: Arc<std::sync::Mutex<SessionRow>>,
     requests: mpsc::Receiver<FlushRequest>,
+    lent: Lent,
 }
 
 /// Why a round ended early.
@@ -81,8 +102,9 @@ impl Flusher {
         config: ShardConfig,
         session_row: Arc<std::sync::Mutex<SessionRow>>,
         requests: mpsc::Receiver<FlushRequest>,
+        lent: Lent,
     ) -> Self {
-        Self { store, log, registry, config, session_row, requests }
+        Self { store, log, registry, config, session_row, requests, lent }
     }
 
     /// Runs until the session ends.
@@ -92,6 +114,11 @@ impl Flusher {
         }
         while self.log.is_live() {
             let waited = self.wait().await;
+            // One round answers all that asked before it began.
+            let mut requests = Vec::new();
+            while let Ok(request) = self.requests.try_recv() {
+                requests.push(request);
+            }
             let flushed = match waited {
                 Ok(request) => self.round().await.map(|done| (request, done)),
                 Err(stop) => Err(stop),
@@ -105,8 +132,8 @@ impl Flusher {
                     return;
                 }
             };
-            if let Some(request) = request {
-                let _ = request.send(done);
+            for request in request.into_iter().chain(requests) {
+                let _ = request.send(done.clone());
             }
             tokio::time::sleep(SHORTEST_GAP).await;
         }
@@ -167,26 +194,26 @@ impl Flusher {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// One flush of all shards. False: a shard is not serving now, so the base stays.
-    async fn round(&self) -> Result<bool, Stop> {
+    /// One flush of all shards. The base stays while a shard is not serving.
+    async fn round(&self) -> Result<Flushed, Stop> {
         let started = Instant::now();
         // In this order: what is submitted from here on is for the next round.
         self.log.begin_flush();
         self.log.begin_listing();
         let cut = self.log.next_ticket();
         let shards = self.shards();
-        let mut complete = true;
+        let mut left_out = BTreeSet::new();
         let mut bytes = 0;
         let mut batch = Batch::default();
         for shard in &shards {
             if shard.ownership() != Ownership::Serving {
-                complete = false;
+                left_out.insert(shard.claim().shard);
                 continue;
             }
             let mut begin = true;
             while !begin || shard.is_dirty() {
                 let Some(slice) = shard.gather(begin, SLICE_BYTES).await else {
-                    complete = false;
+                    left_out.insert(shard.claim().shard);
                     break;
                 };
                 begin = false;
@@ -202,12 +229,14 @@ impl Flusher {
             }
         }
         self.write(batch).await?;
+        let complete = left_out.is_empty();
+        let materialized = self.log.base_for(cut).map_or(Seq::ZERO, |(seq, _)| Seq(seq.0 - 1));
         if complete {
             self.move_base(cut, &shards).await?;
         }
         telemetry::flushed(bytes, started.elapsed());
         tracing::debug!(bytes, elapsed_ms = started.elapsed().as_millis() as u64, complete, "flushed");
-        Ok(complete)
+        Ok(Flushed { complete, materialized, left_out })
     }
 
     /// Writes rows once all that they reflect is covered (M1).
@@ -286,6 +315,10 @@ impl Flusher {
             self.drop_sources(&stale, materialized).await?;
         }
         let Some((seq, segment)) = base else { return Ok(()) };
+        let (seq, segment) = match self.lent_from().await? {
+            Some(lent) if lent < seq => (lent, self.log.segment_of(lent)),
+            _ => (seq, segment),
+        };
         let current = self.session_row();
         if seq <= current.base {
             return Ok(());
@@ -302,6 +335,29 @@ impl Flusher {
             persist("delete log segment", || self.store.delete_segment(session, old)).await?;
         }
         Ok(())
+    }
+
+    /// M3: the first row that the new owner of a shard of ours may still have to replay.
+    async fn lent_from(&self) -> Result<Option<Seq>, StoreError> {
+        if self.lent.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return Ok(None);
+        }
+        // What is decided after this was lent after this.
+        let decided: Vec<(ShardId, Epoch)> = {
+            let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+            lent.iter().filter(|(_, loan)| loan.decided).map(|(key, _)| *key).collect()
+        };
+        let rows: BTreeMap<ShardId, perdure_persistence::ShardRow> =
+            persist("list shards", || self.store.list_shards()).await?.into_iter().collect();
+        let session = self.log.session();
+        let is_needed = |(shard, epoch): &(ShardId, Epoch)| {
+            rows.get(shard).and_then(|row| row.sources.get(epoch)).is_some_and(|source| source.session == session)
+        };
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in decided.into_iter().filter(|key| !is_needed(key)) {
+            lent.remove(&key);
+        }
+        Ok(lent.values().map(|loan| loan.from).min())
     }
 
     fn session_row(&self) -> SessionRow {

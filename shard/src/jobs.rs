@@ -8,7 +8,7 @@ use perdure_proto::{
     Code, Error,
     perdure::node::v1::{Offer, RunHistory, WorkflowCall, WorkflowReply},
 };
-use perdure_types::{ChainKey, ShardId, Timestamp};
+use perdure_types::{ChainKey, QueueFilter, ShardId, Timestamp};
 use perdure_workflow::CallId;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -44,6 +44,12 @@ pub(crate) enum Event {
     },
     Flushed(Vec<FlushNote>),
     Listed(Vec<ListNote>),
+    /// C3: refuse what was not begun, answer the rest, append nothing more.
+    Release(oneshot::Sender<()>),
+    /// The shard has a new owner.
+    End,
+    /// These task queues have a new home.
+    OfferAgain(QueueFilter),
     /// Take nothing new; answer when nothing is held back any more.
     Quiesce(oneshot::Sender<()>),
 }
@@ -90,6 +96,10 @@ impl Jobs {
     pub(crate) fn stop_effects(&mut self) {
         self.effects_stopped = true;
         self.effects.abort_all();
+    }
+
+    pub(crate) fn reads_are_done(&self) -> bool {
+        self.reads.is_empty()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

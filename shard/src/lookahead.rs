@@ -23,6 +23,8 @@ pub(crate) struct Lookahead {
     reading: bool,
     /// Rows beyond the horizon that were written while a page was being read: the page may lack them.
     written_meanwhile: Vec<Wakeup>,
+    /// The page under way is to be thrown away: the table is read from its beginning.
+    restarting: bool,
 }
 
 impl Lookahead {
@@ -36,7 +38,16 @@ impl Lookahead {
             capacity: capacity.max(2),
             reading: false,
             written_meanwhile: Vec::new(),
+            restarting: false,
         }
+    }
+
+    /// Reads the table from its beginning again: also what was taken and not changed since.
+    pub(crate) fn restart(&mut self) {
+        self.window.clear();
+        self.horizon = None;
+        self.complete = false;
+        self.restarting = self.reading;
     }
 
     fn is_within(&self, wakeup: &Wakeup) -> bool {
@@ -85,6 +96,10 @@ impl Lookahead {
     /// The rows that the read gave.
     pub(crate) fn finish_read(&mut self, rows: Vec<Wakeup>) {
         self.reading = false;
+        if std::mem::take(&mut self.restarting) {
+            self.written_meanwhile.clear();
+            return;
+        }
         self.complete = rows.len() < self.capacity;
         if let Some(last) = rows.last() {
             self.horizon = Some(last.clone());
@@ -98,6 +113,7 @@ impl Lookahead {
     /// The read failed: it is to be made again.
     pub(crate) fn fail_read(&mut self) {
         self.reading = false;
+        self.restarting = false;
         // Whatever was written meanwhile is beyond the horizon and will be read.
         self.written_meanwhile.clear();
     }

@@ -9,23 +9,24 @@ use std::{
 use perdure_persistence::{Store, StoreError};
 use perdure_proto::{
     Error,
-    perdure::node::v1::{WorkflowCall, WorkflowReply},
+    perdure::node::v1::{ShardCall, ShardReply, ShardStatus, WorkflowCall, WorkflowReply, shard_call, shard_reply},
     temporal::api::enums::v1::{ResourceExhaustedCause, ResourceExhaustedScope},
 };
-use perdure_types::{ChainKey, ShardId};
+use perdure_types::{ChainKey, NodeId, QueueFilter, Served, ShardId};
 use perdure_workflow::{IdSource, NamespaceView};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
 use crate::{
     clock::Clock,
     config::ShardConfig,
-    driver::{Call, Ownership, ShardHandle, ended},
+    driver::{Call, Ownership, ShardHandle, ended, moving},
     flush::Registry,
     log::{LogState, session::Backoff},
-    period::{Period, seed},
+    owner::{Hints, Joining},
+    period::{Event, Period, seed},
     ports::{EntityCaller, TaskSink},
     watched::Watched,
 };
@@ -62,7 +63,14 @@ struct Inner {
     routes: RwLock<Option<Registry>>,
     supervisor: Mutex<Option<Supervisor>>,
     ended: Watched<Option<StoreError>>,
+    served: watch::Sender<Served>,
+    /// Who has got the shards that were given away.
+    hints: Hints,
+    asks: Mutex<Option<mpsc::Sender<Ask>>>,
 }
+
+/// What another node asks about a shard.
+type Ask = (ShardCall, oneshot::Sender<Result<ShardReply, Error>>);
 
 struct Supervisor {
     stop: mpsc::Sender<oneshot::Sender<()>>,
@@ -77,22 +85,43 @@ impl Default for Shards {
 
 impl Shards {
     pub fn new() -> Self {
-        let inner = Inner { routes: RwLock::default(), supervisor: Mutex::default(), ended: Watched::new(None) };
+        let inner = Inner {
+            routes: RwLock::default(),
+            supervisor: Mutex::default(),
+            ended: Watched::new(None),
+            served: watch::channel(Served::default()).0,
+            hints: Hints::default(),
+            asks: Mutex::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Begins to serve: returns when all shards that can be served are.
+    /// Begins to serve as a node alone: returns when all shards that can be served are.
     pub async fn start(&self, setup: Setup) -> Result<(), StartError> {
+        self.begin(setup, None).await
+    }
+
+    /// Begins to serve as a member of a cluster: the placement says which shards, whatever the setup names. Returns when
+    /// there is a session; the shards come one by one ([`Shards::served`]).
+    pub async fn join(&self, setup: Setup, joining: Joining) -> Result<(), StartError> {
+        self.begin(setup, Some(joining)).await
+    }
+
+    async fn begin(&self, setup: Setup, joining: Option<Joining>) -> Result<(), StartError> {
         if self.supervisor().is_some() {
             return Err(StartError::AlreadyStarted);
         }
         let setup = Arc::new(setup);
         let seed = setup.config.seed.unwrap_or_else(random_seed);
         let mut ids = IdSource::new(seed);
-        let period = Period::start(setup.clone(), next_ids(&mut ids)).await?;
-        self.inner.route(Some(period.registry.clone()));
+        let joining = joining.map(|joining| (joining, self.inner.hints.clone()));
+        let period = Period::start(setup.clone(), next_ids(&mut ids), joining.clone()).await?;
+        self.inner.route(Some(&period));
         let (stop, stops) = mpsc::channel(1);
-        let task = tokio::spawn(supervise(self.inner.clone(), setup, ids, period, stops));
+        let (ask, asks) = mpsc::channel(64);
+        *self.inner.asks.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
+        let supervised = Supervised { inner: self.inner.clone(), setup, joining, ids, stops, asks };
+        let task = tokio::spawn(supervised.run(period));
         *self.supervisor() = Some(Supervisor { stop, task });
         Ok(())
     }
@@ -102,9 +131,9 @@ impl Shards {
         let Some(command) = call.command else {
             return Err(Error::invalid_argument("the call has no command"));
         };
-        let handle = self.inner.shard(shard).ok_or_else(ended)?;
+        let handle = self.inner.shard(shard).ok_or_else(|| self.inner.elsewhere(shard))?;
         if handle.ownership() != Ownership::Serving {
-            return Err(ended());
+            return Err(moving());
         }
         let chain = ChainKey::numbered(call.kind, call.namespace_id, call.workflow_id)
             .ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?;
@@ -116,8 +145,44 @@ impl Shards {
                 ResourceExhaustedCause::SystemOverloaded,
                 ResourceExhaustedScope::System,
             )),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(ended()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(moving()),
         }
+    }
+
+    /// What this node serves, for others to route by.
+    pub fn served(&self) -> watch::Receiver<Served> {
+        self.inner.served.subscribe()
+    }
+
+    /// Answers what another node asks about a shard.
+    pub async fn shard(&self, call: ShardCall) -> Result<ShardReply, Error> {
+        if let Some(shard_call::Command::Describe(_)) = &call.command {
+            let status = self.inner.status(ShardId(call.shard));
+            return Ok(ShardReply { reply: Some(shard_reply::Reply::Status(status)) });
+        }
+        let asks = self.inner.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (reply, answer) = oneshot::channel();
+        let asks = asks.ok_or_else(moving)?;
+        asks.send((call, reply)).await.map_err(|_| moving())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Offers again what waits for a worker in task queues that have got another home.
+    pub async fn offer_again(&self, moved: QueueFilter) {
+        for shard in self.inner.all() {
+            shard.offer_again(moved.clone()).await;
+        }
+    }
+
+    /// Waits until the others have taken all shards, which they do when they see this node drain; then stops. After
+    /// `patience` what is left is sealed with the session, and claimed by the others from there.
+    pub async fn drain(&self, patience: Duration) {
+        let mut served = self.served();
+        let emptied = served.wait_for(|served| served.shards.is_empty());
+        if tokio::time::timeout(patience, emptied).await.is_err() {
+            tracing::warn!("not all shards were taken by others");
+        }
+        self.stop().await;
     }
 
     /// Stops in good order: no more calls, everything answered and written, the log sealed.
@@ -156,8 +221,47 @@ impl Shards {
 }
 
 impl Inner {
-    fn route(&self, registry: Option<Registry>) {
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = registry;
+    fn route(&self, period: Option<&Period>) {
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = period.map(|period| period.registry.clone());
+        self.publish(period);
+    }
+
+    fn publish(&self, period: Option<&Period>) {
+        let now = period.map_or_else(Served::default, Period::served);
+        self.served.send_if_modified(|served| {
+            let is_new = *served != now;
+            *served = now;
+            is_new
+        });
+    }
+
+    /// The shard is not here.
+    fn elsewhere(&self, shard: ShardId) -> Error {
+        let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        Error::not_owner(hints.get(&shard).map(NodeId::as_str))
+    }
+
+    fn all(&self) -> Vec<ShardHandle> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(shards) = routes.as_deref() else { return Vec::new() };
+        shards.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn status(&self, shard: ShardId) -> ShardStatus {
+        let Some(handle) = self.shard(shard) else {
+            return ShardStatus { shard: shard.0, ..ShardStatus::default() };
+        };
+        let row = handle.claim().row;
+        ShardStatus {
+            shard: shard.0,
+            ownership: handle.ownership().name().to_owned(),
+            epoch: row.epoch.0,
+            session: row.owner.map(|session| session.to_string()).unwrap_or_default(),
+            checkpoint_epoch: row.checkpoint.epoch.0,
+            checkpoint_seq: row.checkpoint.seq.0,
+            dirty: handle.is_dirty(),
+            ..ShardStatus::default()
+        }
     }
 
     fn shard(&self, shard: ShardId) -> Option<ShardHandle> {
@@ -179,65 +283,79 @@ fn next_ids(ids: &mut IdSource) -> IdSource {
 enum Happened {
     Stop(Option<oneshot::Sender<()>>),
     Ended(LogState),
-    Panicked(ShardId),
+    Asked(Ask),
+    Event(Event),
 }
 
 /// Keeps the node serving: one period after the other.
-async fn supervise(
+struct Supervised {
     inner: Arc<Inner>,
     setup: Arc<Setup>,
-    mut ids: IdSource,
-    mut period: Period,
-    mut stops: mpsc::Receiver<oneshot::Sender<()>>,
-) {
-    loop {
-        let log = period.log.clone();
-        let happened = tokio::select! {
-            biased;
-            stop = stops.recv() => Happened::Stop(stop),
-            ended = log.ended() => Happened::Ended(ended),
-            shard = period.panicked() => Happened::Panicked(shard),
-        };
-        match happened {
-            Happened::Stop(done) => {
-                inner.route(None);
-                if let Err(error) = period.stop().await {
-                    tracing::error!(%error, "the session could not be sealed; the next start replays its log");
+    joining: Option<(Joining, Hints)>,
+    ids: IdSource,
+    stops: mpsc::Receiver<oneshot::Sender<()>>,
+    asks: mpsc::Receiver<Ask>,
+}
+
+impl Supervised {
+    async fn run(mut self, mut period: Period) {
+        loop {
+            let log = period.log.clone();
+            let happened = tokio::select! {
+                biased;
+                stop = self.stops.recv() => Happened::Stop(stop),
+                ended = log.ended() => Happened::Ended(ended),
+                Some(ask) = self.asks.recv() => Happened::Asked(ask),
+                event = period.next() => Happened::Event(event),
+            };
+            match happened {
+                Happened::Stop(done) => return self.stop(period, done).await,
+                Happened::Ended(LogState::Failed(error)) => {
+                    self.inner.route(None);
+                    self.inner.ended.set(Some(error));
+                    return;
                 }
-                if let Some(done) = done {
-                    let _ = done.send(());
+                // A3, C4: nothing of the old period is left when the next one begins.
+                Happened::Ended(LogState::Live | LogState::Fenced | LogState::Closed) => {
+                    self.inner.route(None);
+                    drop(period);
+                    period = self.begin_again().await;
+                    self.inner.route(Some(&period));
                 }
-                return;
-            }
-            Happened::Ended(LogState::Failed(error)) => {
-                inner.route(None);
-                inner.ended.set(Some(error));
-                return;
-            }
-            // A3, C4: nothing of the old period is left when the next one begins.
-            Happened::Ended(LogState::Live | LogState::Fenced | LogState::Closed) => {
-                inner.route(None);
-                drop(period);
-                period = begin_again(&setup, &mut ids).await;
-                inner.route(Some(period.registry.clone()));
-            }
-            Happened::Panicked(shard) => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                if let Err(error) = period.reload(shard).await {
-                    tracing::error!(shard_id = shard.0, %error, "the shard cannot be loaded again");
+                Happened::Asked((call, reply)) => period.asked(&call, reply),
+                Happened::Event(Event::Moved(done)) => {
+                    period.moved(done);
+                    self.inner.publish(Some(&period));
+                }
+                Happened::Event(Event::Panicked(shard)) => {
+                    self.inner.publish(Some(&period));
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    if let Err(error) = period.reload(shard).await {
+                        tracing::error!(shard_id = shard.0, %error, "the shard cannot be loaded again");
+                    }
                 }
             }
         }
     }
-}
 
-async fn begin_again(setup: &Arc<Setup>, ids: &mut IdSource) -> Period {
-    let mut backoff = Backoff::new();
-    loop {
-        match Period::start(setup.clone(), next_ids(ids)).await {
-            Ok(period) => return period,
-            Err(error) => tracing::error!(%error, "serving cannot begin again, trying once more"),
+    async fn stop(self, period: Period, done: Option<oneshot::Sender<()>>) {
+        self.inner.route(None);
+        if let Err(error) = period.stop().await {
+            tracing::error!(%error, "the session could not be sealed; the next start replays its log");
         }
-        backoff.wait().await;
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    }
+
+    async fn begin_again(&mut self) -> Period {
+        let mut backoff = Backoff::new();
+        loop {
+            match Period::start(self.setup.clone(), next_ids(&mut self.ids), self.joining.clone()).await {
+                Ok(period) => return period,
+                Err(error) => tracing::error!(%error, "serving cannot begin again, trying once more"),
+            }
+            backoff.wait().await;
+        }
     }
 }

@@ -2,8 +2,11 @@
 //! the one before.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicUsize},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,7 +15,11 @@ use futures::{
     stream::{self, StreamExt, TryStreamExt},
 };
 use perdure_persistence::{SessionRow, SessionState, Store, StoreError};
-use perdure_types::{Seq, SessionId, ShardId};
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{HandOver, ShardCall, shard_call},
+};
+use perdure_types::{NodeId, Seq, Served, SessionId, ShardId};
 use perdure_workflow::IdSource;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,17 +29,19 @@ use tokio::{
 use crate::{
     claim::{self, Claim, Claimed, Sealed},
     core::NodeContext,
-    driver::{ShardHandle, ShardTask},
+    driver::{Ownership, ShardHandle, ShardTask},
     fence::fence,
-    flush::{FlushRequest, Flusher, Registry},
+    flush::{FlushRequest, Flusher, Lent, Registry},
     jobs::Outside,
     log::{
-        Log, Ticket,
+        Log,
         session::{open, persist, seal_own},
         writer::Writer,
     },
+    moves::{Ground, Taken},
     node::Setup,
-    recover::{RecoverError, Replay, read_sources},
+    owner::{Done, Hints, Joining, Owner, Reply},
+    recover::{ReadAhead, RecoverError, Replay, read_sources},
     telemetry,
 };
 
@@ -41,7 +50,8 @@ const CONCURRENT: usize = 64;
 
 /// A session that is named and has no row: deleted once no shard named it. So the claim that names it was decided after
 /// that, which is after its fence, and it never served (C4): its log holds nothing of that shard.
-const GONE: SessionRow = SessionRow { state: SessionState::Sealed(Seq::ZERO), base: Seq(1), base_segment: 0 };
+pub(crate) const GONE: SessionRow =
+    SessionRow { state: SessionState::Sealed(Seq::ZERO), base: Seq(1), base_segment: 0 };
 
 /// A task that ends with its owner.
 struct Owned<T>(JoinHandle<T>);
@@ -65,29 +75,44 @@ pub(crate) struct Period {
     flushes: mpsc::Sender<FlushRequest>,
     tasks: JoinSet<()>,
     shard_of_task: HashMap<Id, ShardId>,
+    /// In a cluster: decides which shards this node owns. Else they are those that it began with.
+    owner: Option<Owner>,
+}
+
+/// What a period's loop has to deal with.
+pub(crate) enum Event {
+    Panicked(ShardId),
+    Moved(Done),
 }
 
 impl Period {
     /// Opens a session (A1), ends all others (F1 to F3), claims the shards (C1), recovers them (C2), and serves.
-    pub(crate) async fn start(setup: Arc<Setup>, mut ids: IdSource) -> Result<Self, StoreError> {
+    /// In a cluster the last three come later, shard by shard.
+    pub(crate) async fn start(
+        setup: Arc<Setup>,
+        mut ids: IdSource,
+        joining: Option<(Joining, Hints)>,
+    ) -> Result<Self, StoreError> {
         let store = &*setup.store;
         let (session, row) = open_session(store, &mut ids).await?;
         let log = Log::new(session, setup.config.flush_log_bytes, setup.config.log_queue_bytes);
         let writer = Writer::new(&log, setup.store.clone(), setup.config.clone());
         let writer = Owned(tokio::spawn(writer.run()));
-        let mut sealed = fence_others(store, session).await?;
-        let claims = claim_shards(store, &setup.shards, &log, &mut sealed).await?;
-        let mut replays = read_sources(store, &claims, &sealed).await?;
+        let (claims, mut replays) = match &joining {
+            Some(_) => (Vec::new(), BTreeMap::new()),
+            None => claim_all(store, &setup.shards, &log).await?,
+        };
         let replayed: usize = replays.values().flatten().map(Vec::len).sum();
         let node = NodeContext {
             config: setup.config.clone(),
             namespaces: setup.namespaces.clone(),
             cache_bytes: AtomicUsize::new(0),
-            shard_count: claims.len(),
+            shard_count: AtomicUsize::new(claims.len()),
         };
         let registry: Registry = Arc::new(RwLock::default());
         let session_row = Arc::new(Mutex::new(row));
-        let (flushes, requests) = mpsc::channel(8);
+        let (flushes, requests) = mpsc::channel(64);
+        let lent = Lent::default();
         let flusher = Flusher::new(
             setup.store.clone(),
             log.clone(),
@@ -95,9 +120,23 @@ impl Period {
             setup.config.clone(),
             session_row.clone(),
             requests,
+            lent.clone(),
         );
         let outside =
             Outside { store: setup.store.clone(), tasks: setup.tasks.clone(), entities: setup.entities.clone() };
+        let owner = joining.map(|(joining, hints)| {
+            let me = joining.placement.borrow().me.clone();
+            let ground = Ground {
+                store: setup.store.clone(),
+                log: log.clone(),
+                session_row: session_row.clone(),
+                flushes: flushes.clone(),
+                lent,
+                peers: joining.peers,
+                me,
+            };
+            Owner::new(ground, joining.placement, hints)
+        });
         let mut period = Self {
             setup: setup.clone(),
             log,
@@ -111,6 +150,7 @@ impl Period {
             flushes,
             tasks: JoinSet::new(),
             shard_of_task: HashMap::new(),
+            owner,
         };
         let mut handles = Vec::new();
         for claim in claims {
@@ -134,32 +174,42 @@ impl Period {
         handle
     }
 
-    /// Waits until a shard's task ends by a panic, and gives the shard.
-    pub(crate) async fn panicked(&mut self) -> ShardId {
+    /// Waits until a shard's task ends by a panic, or something has come of a move.
+    pub(crate) async fn next(&mut self) -> Event {
         loop {
-            let (id, error) = match self.tasks.join_next_with_id().await {
-                Some(Ok((id, ()))) => (id, None),
-                Some(Err(error)) => (error.id(), Some(error)),
-                None => std::future::pending().await,
+            let (has_tasks, owner) = (!self.tasks.is_empty(), self.owner.as_mut());
+            let moved = async {
+                match owner {
+                    Some(owner) => owner.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                Some(ended) = self.tasks.join_next_with_id(), if has_tasks => ended,
+                done = moved => return Event::Moved(done),
+            };
+            let (id, error) = match ended {
+                Ok((id, ())) => (id, None),
+                Err(error) => (error.id(), Some(error)),
             };
             let shard = self.shard_of_task.remove(&id);
             if let (Some(shard), Some(error)) = (shard, error.filter(JoinError::is_panic)) {
                 telemetry::shard_panicked();
                 tracing::error!(shard_id = shard.0, %error, "a shard's task panicked; it is loaded again");
-                return shard;
+                return Event::Panicked(shard);
             }
         }
     }
 
     /// Loads a shard again whose task is gone, while the session goes on: under a new epoch, from what it had logged.
     pub(crate) async fn reload(&mut self, shard: ShardId) -> Result<(), StoreError> {
-        // Its last records must be covered: they are replayed.
-        let tickets = self.log.next_ticket();
-        if self.log.wait_covered(tickets).await.is_err() {
+        if let Some(owner) = &mut self.owner {
+            owner.lose(shard);
             return Ok(());
         }
-        let last = tickets.checked_sub(1).and_then(|ticket| self.log.row_of(Ticket(ticket)));
-        let own_end = last.map_or(Seq::ZERO, |(seq, _)| seq);
+        // Its last records must be covered: they are replayed.
+        let Ok(own_end) = self.log.end_covered().await else { return Ok(()) };
         let store = &*self.setup.store;
         let session = self.log.session();
         let mut sessions = Sealed::new();
@@ -177,9 +227,91 @@ impl Period {
         }
         let (claim, found) = claim_shard(store, shard, &self.log, &others, Some(own_end)).await?;
         sessions.extend(found);
-        let replay = read_sources(store, std::slice::from_ref(&claim), &sessions).await?.remove(&shard);
+        let replay =
+            read_sources(store, std::slice::from_ref(&claim), &sessions, &ReadAhead::new()).await?.remove(&shard);
         self.spawn_shard(claim, replay.unwrap_or_else(|| Ok(Replay::new())));
         Ok(())
+    }
+
+    /// Deals with what came of a move.
+    pub(crate) fn moved(&mut self, done: Done) {
+        let here: BTreeSet<ShardId> = self.shards().into_keys().collect();
+        let Some(owner) = &mut self.owner else { return };
+        match done {
+            Done::Looked(look) => owner.looked(look, &here),
+            Done::TakenOver(shards, taken) => {
+                owner.taken_over(shards);
+                match taken {
+                    Ok(taken) => taken.into_iter().for_each(|taken| self.take(taken)),
+                    Err(error) => tracing::error!(%error, "shards cannot be taken over"),
+                }
+            }
+            Done::Pulled(shard, taken) => {
+                owner.pulled(shard, matches!(taken, Ok(Some(_))));
+                match taken {
+                    Ok(taken) => taken.into_iter().for_each(|taken| self.take(taken)),
+                    Err(error) => tracing::error!(shard_id = shard.0, %error, "the shard cannot be pulled"),
+                }
+            }
+            Done::Given(shard, node, given, reply) => {
+                if owner.given(shard, node, given, reply) {
+                    self.forget(shard);
+                }
+            }
+            Done::Settled(shard, is_serving) => {
+                owner.settled(shard);
+                tracing::info!(shard_id = shard.0, is_serving, "the shard is here");
+            }
+            Done::Tidied => {}
+        }
+        telemetry::owned(self.shards().len());
+    }
+
+    fn take(&mut self, (claim, replay): Taken) {
+        let (shard, epoch) = (claim.shard, claim.epoch());
+        // One that was stopped and not given away.
+        self.forget(shard);
+        let handle = self.spawn_shard(claim, replay);
+        if let Some(owner) = &mut self.owner {
+            owner.recovering(shard, epoch, handle);
+        }
+    }
+
+    fn forget(&mut self, shard: ShardId) {
+        let handle = self.registry.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
+        if let Some(handle) = handle {
+            // It waits for this alone; its queue of events has room, or it has ended.
+            tokio::spawn(async move { handle.end().await });
+        }
+    }
+
+    /// Another node asks for a shard.
+    pub(crate) fn asked(&mut self, call: &ShardCall, reply: Reply) {
+        let (shard, node) = (ShardId(call.shard), NodeId::new(call.node.as_str()));
+        let handle = self.shards().remove(&shard);
+        match (&call.command, SessionId::parse(&call.session), &mut self.owner) {
+            (Some(shard_call::Command::HandOver(HandOver { next_seq })), Some(session), Some(owner)) => {
+                owner.asked(shard, handle, node, (session, Seq(*next_seq)), reply);
+            }
+            _ => {
+                let _ = reply.send(Err(Error::not_owner(None)));
+            }
+        }
+    }
+
+    fn shards(&self) -> BTreeMap<ShardId, ShardHandle> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What this session serves now.
+    pub(crate) fn served(&self) -> Served {
+        let shards = self.shards();
+        self.node.shard_count.store(shards.len(), Ordering::Relaxed);
+        let serving = shards.iter().filter(|(_, handle)| handle.ownership() == Ownership::Serving);
+        Served {
+            session: Some(self.log.session()),
+            shards: serving.map(|(shard, handle)| (*shard, handle.claim().epoch())).collect(),
+        }
     }
 
     /// Ends the period in good order: everything answered, written to the tables, and the own session sealed (F3), so
@@ -194,7 +326,7 @@ impl Period {
             if self.flushes.send(done).await.is_err() {
                 break;
             }
-            flushed = written.await.unwrap_or(false);
+            flushed = written.await.is_ok_and(|flushed| flushed.complete);
             if flushed && !shards.iter().any(ShardHandle::is_dirty) {
                 break;
             }
@@ -232,6 +364,18 @@ async fn fence_others(store: &dyn Store, own: SessionId) -> Result<Sealed, Store
     }
     let sealed: Vec<Option<(SessionId, SessionRow)>> = stream::iter(fences).buffered(CONCURRENT).try_collect().await?;
     Ok(sealed.into_iter().flatten().collect())
+}
+
+/// A node alone: all other sessions are dead, and all shards are its own.
+async fn claim_all(
+    store: &dyn Store,
+    shards: &[ShardId],
+    log: &Log,
+) -> Result<(Vec<Claim>, BTreeMap<ShardId, Result<Replay, RecoverError>>), StoreError> {
+    let mut sealed = fence_others(store, log.session()).await?;
+    let claims = claim_shards(store, shards, log, &mut sealed).await?;
+    let replays = read_sources(store, &claims, &sealed, &ReadAhead::new()).await?;
+    Ok((claims, replays))
 }
 
 async fn claim_shards(

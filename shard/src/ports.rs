@@ -3,14 +3,22 @@
 use async_trait::async_trait;
 use perdure_proto::{
     Error,
-    perdure::node::v1::{Offer, OfferReply, WorkflowCall, WorkflowReply},
+    perdure::node::v1::{Offer, OfferReply, ShardCall, ShardReply, WorkflowCall, WorkflowReply},
 };
+use perdure_types::NodeId;
 
 /// Where tasks that can be started go: the home of their task queue.
 #[async_trait]
 pub trait TaskSink: Send + Sync + 'static {
     /// UNAVAILABLE: the offer is made again.
     async fn offer(&self, offer: Offer) -> Result<OfferReply, Error>;
+}
+
+/// Reaches the owners of shards on other nodes.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
+    /// Asks that node about a shard. An error says nothing about what was done: the shard's row does.
+    async fn shard(&self, node: &NodeId, call: ShardCall) -> Result<ShardReply, Error>;
 }
 
 /// Reaches the owner of another entity.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use perdure_persistence::{Store, StoreError};
+use perdure_persistence::{LogRow, Store, StoreError};
 use perdure_proto::perdure::{
     log::v1::{Batch, record::Entity},
     state::v1::ChainRecord,
@@ -18,6 +18,9 @@ use crate::{
 
 /// Records of one shard in the order in which they were decided.
 pub(crate) type Replay = Vec<(Position, ChainRecord)>;
+
+/// Rows of logs that were read already, in order.
+pub(crate) type ReadAhead = BTreeMap<SessionId, Vec<LogRow>>;
 
 /// Why a shard cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,7 @@ pub(crate) async fn read_sources(
     store: &dyn Store,
     claims: &[Claim],
     sessions: &Sealed,
+    ahead: &ReadAhead,
 ) -> Result<BTreeMap<ShardId, Result<Replay, RecoverError>>, StoreError> {
     let mut results: BTreeMap<ShardId, Result<Replay, RecoverError>> = BTreeMap::new();
     let mut by_session: BTreeMap<SessionId, Vec<Wanted>> = BTreeMap::new();
@@ -67,7 +71,7 @@ pub(crate) async fn read_sources(
         }
     }
     for (session, wanted) in by_session {
-        read_log(store, session, sessions, &wanted, &mut results).await?;
+        read_log(store, session, sessions, ahead, &wanted, &mut results).await?;
     }
     for replay in results.values_mut().flatten() {
         replay.sort_by_key(|(position, _)| *position);
@@ -80,6 +84,7 @@ async fn read_log(
     store: &dyn Store,
     session: SessionId,
     sessions: &Sealed,
+    ahead: &ReadAhead,
     wanted: &[Wanted],
     results: &mut BTreeMap<ShardId, Result<Replay, RecoverError>>,
 ) -> Result<(), StoreError> {
@@ -88,8 +93,7 @@ async fn read_log(
     };
     let until = wanted.iter().map(|w| w.until).max().unwrap_or_default();
     let by_tag: BTreeMap<(u32, u64), &Wanted> = wanted.iter().map(|w| ((w.shard.0, w.epoch.0), w)).collect();
-    let start = scan::Start { session, segment: row.base_segment, seq: row.base };
-    let last = scan::contiguous(store, start, Some(until), |row| {
+    let mut visit = |row: LogRow| {
         let batch = Batch::decode(row.batch)
             .map_err(|e| StoreError::Corrupt(format!("row {} of the log of session {session}: {e}", row.seq.0)))?;
         for record in batch.records {
@@ -104,8 +108,17 @@ async fn read_log(
             }
         }
         Ok(())
-    })
-    .await?;
+    };
+    let from = wanted.iter().map(|w| w.from).min().unwrap_or(row.base);
+    let mut last = Seq(from.0.saturating_sub(1));
+    for row in ahead.get(&session).into_iter().flatten() {
+        if row.seq == last.next() && row.seq <= until {
+            last = row.seq;
+            visit(row.clone())?;
+        }
+    }
+    let start = scan::Start { session, segment: row.base_segment, seq: last.next() };
+    let last = scan::contiguous(store, start, Some(until), visit).await?;
     if last < until {
         let missing = last.next();
         for w in wanted.iter().filter(|w| w.until >= missing) {

@@ -17,6 +17,24 @@ pub fn describe() {
     metrics::describe_histogram!("perdure_flush_seconds", Seconds, "Duration of one flush of all shards");
     metrics::describe_counter!("perdure_recovery_records_total", Count, "Log records replayed");
     metrics::describe_counter!("perdure_shard_panics_total", Count, "Shards that had to be loaded again after a bug");
+    metrics::describe_counter!("perdure_fences_total", Count, "Sessions of others that this node fenced");
+    metrics::describe_counter!("perdure_shard_claims_total", Count, "Shards claimed from nobody or a sealed session");
+    metrics::describe_gauge!("perdure_shards_owned", Count, "Shards that this node serves");
+    metrics::describe_histogram!(
+        "perdure_take_over_seconds",
+        Seconds,
+        "From a decision to claim shards to their service"
+    );
+    metrics::describe_histogram!(
+        "perdure_hand_over_pause_seconds",
+        Seconds,
+        "From a shard's stop to its new owner's row"
+    );
+    metrics::describe_histogram!(
+        "perdure_shard_pull_seconds",
+        Seconds,
+        "From asking an owner for a shard to reading its log"
+    );
     metrics::describe_counter!("perdure_sessions_fenced_total", Count, "Own sessions that were fenced by somebody");
 }
 
@@ -61,4 +79,28 @@ pub(crate) fn shard_panicked() {
 
 pub(crate) fn session_fenced() {
     metrics::counter!("perdure_sessions_fenced_total").increment(1);
+}
+
+pub(crate) fn fenced_another() {
+    metrics::counter!("perdure_fences_total").increment(1);
+}
+
+pub(crate) fn claimed(shards: usize) {
+    metrics::counter!("perdure_shard_claims_total").increment(shards as u64);
+}
+
+pub(crate) fn owned(shards: usize) {
+    metrics::gauge!("perdure_shards_owned").set(shards as f64);
+}
+
+pub(crate) fn taken_over(duration: Duration) {
+    metrics::histogram!("perdure_take_over_seconds").record(duration.as_secs_f64());
+}
+
+pub(crate) fn handed_over(pause: Duration) {
+    metrics::histogram!("perdure_hand_over_pause_seconds").record(pause.as_secs_f64());
+}
+
+pub(crate) fn pulled(duration: Duration) {
+    metrics::histogram!("perdure_shard_pull_seconds").record(duration.as_secs_f64());
 }

@@ -6,6 +6,7 @@
 //! of it against what was acknowledged. [`model`] is the commit protocol for a model checker.
 
 mod client;
+pub mod cluster;
 pub mod invariants;
 pub mod model;
 mod node;

@@ -8,7 +8,7 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{Offer, OfferReply, WorkflowCall, WorkflowReply},
 };
-use perdure_shard::{Clock, EntityCaller, Setup, ShardConfig, Shards, StartError, TaskSink};
+use perdure_shard::{Clock, EntityCaller, Joining, Setup, ShardConfig, Shards, StartError, TaskSink};
 use perdure_types::{ChainKey, Duration, SlotCount, Timestamp};
 use perdure_workflow::{NamespaceInfo, NamespaceView};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -50,7 +50,7 @@ impl Default for Options {
 /// A node that serves. Dropping it without [`Node::stop`] is a crash.
 pub struct Node {
     shards: Shards,
-    slots: SlotCount,
+    router: Router,
     clock: Arc<Clock>,
     worker: JoinHandle<()>,
 }
@@ -94,11 +94,16 @@ impl TaskSink for Sink {
 pub(crate) struct Router {
     shards: Arc<OnceLock<Shards>>,
     slots: SlotCount,
+    /// In a cluster: finds the owner, here or elsewhere.
+    cluster: Option<Arc<dyn EntityCaller>>,
 }
 
 #[async_trait]
 impl EntityCaller for Router {
     async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        if let Some(cluster) = &self.cluster {
+            return cluster.call(call).await;
+        }
         let shards = self.shards.get().ok_or_else(|| Error::unavailable("starting"))?;
         let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
         let shard = key.ok_or_else(|| Error::invalid_argument("an entity of an unknown kind"))?.shard(self.slots);
@@ -109,9 +114,28 @@ impl EntityCaller for Router {
 impl Node {
     /// Starts a node over a store that may hold what an earlier one left.
     pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Self, StartError> {
+        Self::begin(store, options, None).await
+    }
+
+    /// Starts a member of a cluster. `entities` reaches the owners of all.
+    pub(crate) async fn join(
+        store: Arc<dyn Store>,
+        options: Options,
+        joining: Joining,
+        entities: Arc<dyn EntityCaller>,
+    ) -> Result<Self, StartError> {
+        Self::begin(store, options, Some((joining, entities))).await
+    }
+
+    async fn begin(
+        store: Arc<dyn Store>,
+        options: Options,
+        cluster: Option<(Joining, Arc<dyn EntityCaller>)>,
+    ) -> Result<Self, StartError> {
+        let (joining, entities) = cluster.unzip();
         let slots = SlotCount::new(options.slots).expect("a power of two");
         let shards = Shards::new();
-        let router = Router { shards: Arc::new(OnceLock::new()), slots };
+        let router = Router { shards: Arc::new(OnceLock::new()), slots, cluster: entities };
         let _ = router.shards.set(shards.clone());
         let (offers, offered) = mpsc::channel(1024);
         let worker = tokio::spawn(worker::run(offered, router.clone(), options.script.clone()));
@@ -123,14 +147,27 @@ impl Node {
             clock: clock.clone(),
             namespaces: Arc::new(Namespace { retention: options.retention }),
             tasks: Arc::new(Sink((!options.no_worker).then_some(offers))),
-            entities: Arc::new(router),
+            entities: Arc::new(router.clone()),
         };
-        shards.start(setup).await?;
-        Ok(Self { shards, slots, clock, worker })
+        match joining {
+            None => shards.start(setup).await?,
+            Some(joining) => shards.join(setup, joining).await?,
+        }
+        Ok(Self { shards, router, clock, worker })
     }
 
     pub fn client(&self) -> Client {
-        Client::new(self.shards.clone(), self.slots)
+        Client::new(Arc::new(self.router.clone()))
+    }
+
+    pub(crate) fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    /// Gives its shards to others, as far as they take them, and stops.
+    pub(crate) async fn drain(self, patience: std::time::Duration) {
+        self.shards.drain(patience).await;
+        self.worker.abort();
     }
 
     /// Somebody sets the node's clock.

@@ -65,10 +65,10 @@ pub struct Report {
 }
 
 /// SplitMix64: one stream of choices a run.
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -79,34 +79,34 @@ impl Chance {
 
 /// What was told to clients. An operation without an answer stays unknown: it may or may not have happened.
 #[derive(Debug, Default)]
-struct Oracle {
-    report: Report,
-    runs: BTreeMap<String, String>,
+pub(crate) struct Oracle {
+    pub(crate) report: Report,
+    pub(crate) runs: BTreeMap<String, String>,
     /// Signals by workflow: acknowledged or not.
     signals: BTreeMap<String, BTreeMap<String, bool>>,
     /// Workflows with a timer that were started.
-    sleepers: BTreeSet<String>,
+    pub(crate) sleepers: BTreeSet<String>,
     /// The longest history that was shown of each run.
     shown: BTreeMap<String, Vec<HistoryEvent>>,
 }
 
-type Shared = Arc<Mutex<Oracle>>;
+pub(crate) type Shared = Arc<Mutex<Oracle>>;
 
-fn lock(oracle: &Shared) -> std::sync::MutexGuard<'_, Oracle> {
+pub(crate) fn lock(oracle: &Shared) -> std::sync::MutexGuard<'_, Oracle> {
     oracle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Oracle {
-    fn note(&mut self, line: String) {
+    pub(crate) fn note(&mut self, line: String) {
         tracing::debug!(line);
         self.report.trace.push(line);
     }
 
-    fn violation(&mut self, line: String) {
+    pub(crate) fn violation(&mut self, line: String) {
         self.report.violations.push(format!("{line} (step {})", self.report.trace.len()));
     }
 
-    fn started(&mut self, id: &str, run: String) {
+    pub(crate) fn started(&mut self, id: &str, run: String) {
         self.report.acknowledged += 1;
         if let Some(known) = self.runs.insert(id.to_owned(), run.clone())
             && known != run
@@ -116,7 +116,7 @@ impl Oracle {
     }
 
     /// A history that a client was shown: contiguous, times in order, and a continuation of what was shown before.
-    fn read(&mut self, id: &str, events: Vec<HistoryEvent>) {
+    pub(crate) fn read(&mut self, id: &str, events: Vec<HistoryEvent>) {
         if !contiguous_from_one(events.iter().map(|event| event.event_id)) {
             let ids: Vec<i64> = events.iter().map(|event| event.event_id).collect();
             self.violation(format!("{id}: events {ids:?}"));
@@ -135,7 +135,7 @@ impl Oracle {
         }
     }
 
-    fn check_end(&mut self, id: &str, events: &[HistoryEvent]) {
+    pub(crate) fn check_end(&mut self, id: &str, events: &[HistoryEvent]) {
         if self.shown.get(id).is_some_and(|shown| shown.len() > events.len()) {
             self.violation(format!("{id}: events that were shown are gone"));
         }
@@ -160,7 +160,7 @@ impl Oracle {
 }
 
 /// One client call; gives up after a while, as clients do.
-async fn operate(client: Client, oracle: Shared, kind: u64, workflow: u64, number: usize) {
+pub(crate) async fn operate(client: Client, oracle: Shared, kind: u64, workflow: u64, number: usize) {
     let id = format!("w{workflow}");
     let patience = Duration::from_secs(3);
     let line = match kind {
@@ -425,7 +425,7 @@ async fn heal_and_check(world: &mut World) {
             Err(error) => lock(&world.oracle).violation(format!("{id} was started and is not there: {error}")),
         }
     }
-    check_timers(world, &client).await;
+    check_timers(&world.oracle, &client).await;
     for workflow in 0..world.plan.workflows {
         let id = format!("w{workflow}");
         match client.start(&id, "forever").await {
@@ -443,15 +443,15 @@ async fn heal_and_check(world: &mut World) {
 }
 
 /// No timer is lost, and none fires twice.
-async fn check_timers(world: &World, client: &Client) {
-    let sleepers = lock(&world.oracle).sleepers.clone();
+pub(crate) async fn check_timers(oracle: &Shared, client: &Client) {
+    let sleepers = lock(oracle).sleepers.clone();
     for id in sleepers {
         let events = client.history(&id, "", 0).await.unwrap_or_default();
         let fired = events.iter().filter(|event| event.event_type() == EventType::TimerFired).count();
         let last = events.last().map(HistoryEvent::event_type);
         if fired != 1 || last != Some(EventType::WorkflowExecutionCompleted) {
             let kinds: Vec<EventType> = events.iter().map(HistoryEvent::event_type).collect();
-            lock(&world.oracle).violation(format!("{id}: its timer fired {fired} times: {kinds:?}"));
+            lock(oracle).violation(format!("{id}: its timer fired {fired} times: {kinds:?}"));
         }
     }
 }

@@ -44,7 +44,7 @@ impl Core {
     /// Evicts while the node holds too much and this shard more than its share.
     fn make_room(&mut self) {
         let budget = self.node.config.cache_bytes;
-        let share = budget / self.node.shard_count.max(1);
+        let share = budget / self.node.shard_count.load(Ordering::Relaxed).max(1);
         let covered = self.log.covered_tickets();
         let mut busy = Vec::new();
         while self.weight_bytes > share && self.node.cache_bytes.load(Ordering::Relaxed) > budget {

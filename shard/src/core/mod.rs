@@ -31,8 +31,8 @@ use perdure_proto::{
         node::v1::{Offer, StickyQueueUnavailable, WorkflowCall, WorkflowReply, workflow_call::Command},
     },
 };
-use perdure_types::{ChainKey, ShardId, Timestamp};
-use perdure_workflow::{Answer, CallId, Env, Handled, IdSource, NamespaceView, Release, RunRef, Watch};
+use perdure_types::{ChainKey, QueueFilter, ShardId, Timestamp};
+use perdure_workflow::{Answer, CallId, Effect, Env, Handled, IdSource, NamespaceView, Release, RunRef, Watch};
 
 use crate::{
     claim::Claim,
@@ -50,7 +50,7 @@ pub(crate) struct NodeContext {
     /// Weight of all chains in memory.
     pub cache_bytes: AtomicUsize,
     /// How many shards share the cache.
-    pub shard_count: usize,
+    pub shard_count: AtomicUsize,
 }
 
 /// Work that the driver does outside the loop.
@@ -499,6 +499,25 @@ impl Core {
         if !effects.is_empty() {
             self.hold_effects(key, after, effects);
         }
+    }
+
+    /// Task queues have a new home, which knows nothing of what waits in them: it is told. Duplicates are harmless. What is
+    /// not in memory is found by its wake-up row, as after a start.
+    pub(crate) fn offer_again(&mut self, moved: &QueueFilter) {
+        let keys: Vec<ChainKey> = self.chains.keys().cloned().collect();
+        for key in keys {
+            let Some(entry) = self.chains.get(&key).filter(|entry| entry.resumed) else { continue };
+            let Some(chain) = entry.chain.as_ref() else { continue };
+            let (mut effects, after) = (chain.resume(), entry.after);
+            effects.retain(|effect| match effect {
+                Effect::Offer(offer) => moved(&offer.namespace_id, &offer.task_queue),
+                Effect::Call { .. } => false,
+            });
+            if !effects.is_empty() {
+                self.hold_effects(&key, after, effects);
+            }
+        }
+        self.lookahead.restart();
     }
 
     /// Serving ends: everybody who waits is told to try elsewhere.

@@ -184,6 +184,21 @@ impl Log {
         }
     }
 
+    /// The last row that can hold a record submitted by now, once all of them are covered.
+    pub(crate) async fn end_covered(&self) -> Result<Seq, LogState> {
+        let tickets = self.next_ticket();
+        self.wait_covered(tickets).await?;
+        let last = tickets.checked_sub(1).and_then(|ticket| self.row_of(Ticket(ticket)));
+        Ok(last.map_or(Seq::ZERO, |(seq, _)| seq))
+    }
+
+    /// A segment at or before that of a row that is not truncated.
+    pub(crate) fn segment_of(&self, seq: Seq) -> u32 {
+        let queue = self.shared.queue();
+        let row = queue.rows.iter().find(|row| row.seq >= seq).or(queue.rows.back());
+        row.map_or(0, |row| row.segment)
+    }
+
     /// Forgets rows below a base that is known to be committed. The last row stays: the next seq follows from it.
     pub(crate) fn forget_below(&self, base: Seq) {
         let mut queue = self.shared.queue();

@@ -1,0 +1,460 @@
+//! A seeded run of a cluster: nodes that join, leave, crash, stand still and suspect each other wrongly, while shards move
+//! between them and clients speak to any of them. Membership is simulated: each node has a view of its own, and it may be
+//! wrong; the store decides. The same seed gives the same trace.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use perdure_persistence::simulated::{Faults, Simulated};
+use perdure_proto::{
+    Error,
+    perdure::node::v1::{ShardCall, ShardReply, WorkflowCall, WorkflowReply},
+};
+use perdure_shard::{EntityCaller, Joining, Peers, Shards};
+use perdure_types::{ChainKey, Member, NodeId, Placement, SessionId, ShardId, SlotCount, Timestamp};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+
+use crate::{
+    Client, Node, Options, Script,
+    simulation::{Chance, Oracle, Report, Shared, check_timers, lock, operate},
+};
+
+const SLOTS: u32 = 8;
+/// After everything is well, all shards are served within this.
+const HEALED_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long and how rough a run is.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub steps: usize,
+    pub workflows: u64,
+    pub faults: Faults,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        let latency = (Duration::from_micros(200), Duration::from_millis(8));
+        Self { seed, steps: 250, workflows: 10, faults: Faults { latency, ..Faults::some() } }
+    }
+
+    /// A store that never fails: what is left is what the nodes do to each other.
+    pub fn calm(seed: u64) -> Self {
+        let latency = (Duration::from_micros(200), Duration::from_millis(8));
+        Self { faults: Faults { latency, ..Faults::none() }, ..Self::new(seed) }
+    }
+}
+
+/// What one node is to the others.
+struct Peer {
+    shards: Shards,
+    view: watch::Sender<Arc<Placement>>,
+    draining: bool,
+    /// Whom this node takes for dead though they are not.
+    suspects: BTreeSet<NodeId>,
+}
+
+/// The network between the nodes, and what they believe of each other.
+#[derive(Default)]
+struct Town {
+    peers: BTreeMap<NodeId, Peer>,
+    dead: BTreeSet<SessionId>,
+    chance: u64,
+    /// One message in so many is lost; 0: none.
+    loss: u64,
+}
+
+#[derive(Clone)]
+struct Network(Arc<Mutex<Town>>);
+
+fn slots() -> SlotCount {
+    SlotCount::new(SLOTS).expect("a power of two")
+}
+
+/// The member with the highest score has the shard: as with a hash ring, one member more or less moves only its share.
+fn owner(shard: ShardId, members: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let score = |node: &NodeId| {
+        let name = node.as_str().bytes().fold(u64::from(shard.0) + 1, |sum, byte| sum * 131 + u64::from(byte));
+        Chance(name).below(u64::MAX)
+    };
+    members.iter().max_by_key(|node| score(node)).cloned()
+}
+
+impl Network {
+    fn town(&self) -> MutexGuard<'_, Town> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shards_of(&self, node: &NodeId) -> Option<Shards> {
+        self.town().peers.get(node).map(|peer| peer.shards.clone())
+    }
+
+    fn is_lost(&self) -> bool {
+        let mut town = self.town();
+        let loss = town.loss;
+        town.chance = town.chance.wrapping_add(1);
+        loss > 0 && Chance(town.chance).below(loss) == 0
+    }
+
+    /// Tells every node what it is to believe now.
+    fn gossip(&self) {
+        let town = self.town();
+        for (me, peer) in &town.peers {
+            let believed = |node: &NodeId| node == me || !peer.suspects.contains(node);
+            let seen = town.peers.iter().filter(|(node, _)| believed(node));
+            let member = |peer: &Peer| Member {
+                address: String::new(),
+                generation: 0,
+                session: peer.shards.served().borrow().session,
+                draining: peer.draining,
+            };
+            let members: BTreeMap<NodeId, Member> = seen.map(|(node, peer)| (node.clone(), member(peer))).collect();
+            let able: BTreeSet<NodeId> =
+                members.iter().filter(|(_, member)| !member.draining).map(|(node, _)| node.clone()).collect();
+            let owners: Vec<NodeId> = slots().shards().filter_map(|shard| owner(shard, &able)).collect();
+            let suspected = peer.suspects.iter().filter_map(|node| town.peers.get(node));
+            let wrongly = suspected.filter_map(|peer| peer.shards.served().borrow().session);
+            let dead = town.dead.iter().copied().chain(wrongly).collect();
+            peer.view.send_if_modified(|view| {
+                let new = Placement { version: view.version, me: me.clone(), owners: owners.into(), members, dead };
+                let is_new = **view != new;
+                if is_new {
+                    *view = Arc::new(Placement { version: view.version + 1, ..new });
+                }
+                is_new
+            });
+        }
+    }
+
+    /// Who serves the shard, as far as anybody knows; else who should.
+    fn target(&self, shard: ShardId) -> Option<NodeId> {
+        let town = self.town();
+        let serving = town.peers.iter().filter_map(|(node, peer)| {
+            let epoch = peer.shards.served().borrow().shards.get(&shard).copied();
+            epoch.map(|epoch| (epoch, node.clone()))
+        });
+        let able = town.peers.iter().filter(|(_, peer)| !peer.draining).map(|(node, _)| node.clone()).collect();
+        serving.max().map(|(_, node)| node).or_else(|| owner(shard, &able))
+    }
+}
+
+#[async_trait]
+impl EntityCaller for Network {
+    async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
+        let shard = key.ok_or_else(|| Error::invalid_argument("an entity of an unknown kind"))?.shard(slots());
+        let mut pause = Duration::from_millis(5);
+        let mut hinted: Option<NodeId> = None;
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            let node = hinted.take().or_else(|| self.target(shard));
+            if let Some(shards) = node.and_then(|node| self.shards_of(&node)) {
+                let result = shards.call(shard, call.clone()).await;
+                match result.as_ref().err().and_then(Error::as_not_owner) {
+                    None => return result,
+                    Some(hint) => hinted = (!hint.owner.is_empty()).then(|| NodeId::new(hint.owner)),
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        Err(Error::unavailable("the shard of this workflow is moving, try again"))
+    }
+}
+
+#[async_trait]
+impl Peers for Network {
+    async fn shard(&self, node: &NodeId, call: ShardCall) -> Result<ShardReply, Error> {
+        let lost = || Error::unavailable("the message was lost");
+        let shards = self.shards_of(node).filter(|_| !self.is_lost()).ok_or_else(lost)?;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let reply = shards.shard(call).await;
+        if self.is_lost() { Err(lost()) } else { reply }
+    }
+}
+
+struct Running {
+    id: NodeId,
+    node: Node,
+    store: Simulated,
+}
+
+struct World {
+    plan: Plan,
+    store: Simulated,
+    chance: Chance,
+    oracle: Shared,
+    network: Network,
+    nodes: Vec<Running>,
+    drains: JoinSet<()>,
+    started: u64,
+    began: Instant,
+}
+
+impl World {
+    fn options(&mut self) -> Options {
+        let script = Script { sleep: Duration::from_secs(20), ..Script::default() };
+        let mut options = Options { slots: SLOTS, script, ..Options::default() };
+        options.config.seed = Some(self.plan.seed << 16 | self.started);
+        options.config.flush_interval = Duration::from_millis(300);
+        options.config.segment_bytes = 4 << 10;
+        options.config.cache_bytes = 64 << 10;
+        options.config.wakeups_ahead = 4;
+        options.start = Timestamp(options.start.0 + self.began.elapsed().as_nanos() as i64);
+        options
+    }
+
+    fn happened(&self, kind: &'static str) {
+        let mut oracle = lock(&self.oracle);
+        oracle.note(kind.to_owned());
+        *oracle.report.faults.entry(kind).or_default() += 1;
+    }
+
+    async fn join(&mut self) {
+        self.started += 1;
+        let id = NodeId::new(format!("n{}", self.started));
+        let (options, store) = (self.options(), self.store.for_node());
+        let nobody = Placement { owners: Arc::default(), ..Placement::alone(id.clone(), slots()) };
+        let (view, placement) = watch::channel(Arc::new(nobody));
+        let joining = Joining { placement, peers: Arc::new(self.network.clone()) };
+        match Node::join(Arc::new(store.clone()), options, joining, Arc::new(self.network.clone())).await {
+            Ok(node) => {
+                let peer = Peer { shards: node.shards().clone(), view, draining: false, suspects: BTreeSet::new() };
+                self.network.town().peers.insert(id.clone(), peer);
+                self.nodes.push(Running { id, node, store });
+                self.happened("join");
+            }
+            Err(error) => lock(&self.oracle).violation(format!("{id} does not start: {error}")),
+        }
+    }
+
+    fn any(&mut self) -> usize {
+        self.chance.below(self.nodes.len() as u64) as usize
+    }
+
+    /// The node is gone. Its session is known to be dead at once, or only because nobody names it any more.
+    fn forget(&mut self, id: &NodeId) {
+        let told = self.chance.below(4) > 0;
+        let mut town = self.network.town();
+        let peer = town.peers.remove(id);
+        let session = peer.and_then(|peer| peer.shards.served().borrow().session);
+        if told {
+            town.dead.extend(session);
+        }
+    }
+
+    async fn crash(&mut self) {
+        let index = self.any();
+        let Running { id, node, .. } = self.nodes.remove(index);
+        self.forget(&id);
+        node.crash().await;
+        self.happened("crash");
+        if self.nodes.is_empty() {
+            self.join().await;
+        }
+    }
+
+    fn drain(&mut self) {
+        let index = self.any();
+        let Running { id, node, .. } = self.nodes.remove(index);
+        if let Some(peer) = self.network.town().peers.get_mut(&id) {
+            peer.draining = true;
+        }
+        self.happened("drain");
+        let (network, oracle) = (self.network.clone(), self.oracle.clone());
+        self.drains.spawn(async move {
+            node.drain(Duration::from_secs(5)).await;
+            network.town().peers.remove(&id);
+            lock(&oracle).note(format!("{id} has left"));
+        });
+    }
+
+    /// A node takes another one for dead, and fences it.
+    fn suspect(&mut self) {
+        let (a, b) = (self.any(), self.any());
+        let (a, b) = (self.nodes[a].id.clone(), self.nodes[b].id.clone());
+        if a == b {
+            return;
+        }
+        if let Some(peer) = self.network.town().peers.get_mut(&a) {
+            peer.suspects.insert(b);
+        }
+        self.happened("false suspicion");
+        let (network, time) = (self.network.clone(), Duration::from_millis(self.chance.below(8000)));
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if let Some(peer) = network.town().peers.get_mut(&a) {
+                peer.suspects.clear();
+            }
+        });
+    }
+
+    /// A node stands still; the others take it for dead after a while, or never.
+    fn pause(&mut self) {
+        let index = self.any();
+        let (id, store) = (self.nodes[index].id.clone(), self.nodes[index].store.clone());
+        let time = Duration::from_millis(self.chance.below(60_000));
+        store.pause();
+        self.happened("pause");
+        let network = self.network.clone();
+        tokio::spawn(async move {
+            let noticed = Duration::from_secs(2);
+            tokio::time::sleep(time.min(noticed)).await;
+            if time > noticed {
+                mark(&network, &id, true);
+                tokio::time::sleep(time - noticed).await;
+            }
+            store.resume();
+            mark(&network, &id, false);
+        });
+    }
+
+    async fn disturb(&mut self) {
+        match self.chance.below(60) {
+            0 | 1 => self.crash().await,
+            2..=4 if self.nodes.len() < 4 => self.join().await,
+            5 | 6 if self.nodes.len() > 1 => self.drain(),
+            7 => self.suspect(),
+            8 => self.pause(),
+            9 => self.store.drop_in_flight(),
+            10 => self.store.deliver_all(),
+            11 => tokio::time::sleep(Duration::from_millis(self.chance.below(8000))).await,
+            _ => tokio::time::sleep(Duration::from_millis(self.chance.below(60))).await,
+        }
+        if self.chance.below(3) > 0 {
+            self.network.gossip();
+        }
+    }
+}
+
+/// All others take the node for dead, or do not.
+fn mark(network: &Network, id: &NodeId, dead: bool) {
+    for (_, peer) in network.town().peers.iter_mut().filter(|(node, _)| *node != id) {
+        if dead {
+            peer.suspects.insert(id.clone());
+        } else {
+            peer.suspects.remove(id);
+        }
+    }
+}
+
+/// Runs a plan. Needs a runtime of one thread with paused time.
+pub async fn run(plan: Plan) -> Report {
+    let town = Town { chance: plan.seed << 8, loss: 12, ..Town::default() };
+    let mut world = World {
+        store: Simulated::new(plan.seed, plan.faults.clone()),
+        chance: Chance(plan.seed ^ 0xc1a5),
+        oracle: Shared::default(),
+        network: Network(Arc::new(Mutex::new(town))),
+        nodes: Vec::new(),
+        drains: JoinSet::new(),
+        started: 0,
+        began: Instant::now(),
+        plan,
+    };
+    for _ in 0..1 + world.chance.below(3) {
+        world.join().await;
+    }
+    world.network.gossip();
+    let mut operations = JoinSet::new();
+    for number in 0..world.plan.steps {
+        let index = world.any();
+        let (kind, workflow) = (world.chance.below(10), world.chance.below(world.plan.workflows));
+        if let Some(running) = world.nodes.get(index) {
+            operations.spawn(operate(running.node.client(), world.oracle.clone(), kind, workflow, number));
+        }
+        world.disturb().await;
+    }
+    operations.join_all().await;
+    heal(&mut world).await;
+    let client = world.nodes.first().map(|running| running.node.client());
+    if let Some(client) = client {
+        check(&world, &client).await;
+    }
+    leave(&mut world).await;
+    let mut report = std::mem::take(&mut lock(&world.oracle).report);
+    report.faults.extend(world.store.faults());
+    report.simulated = world.began.elapsed();
+    report.periods = world.started as usize;
+    report
+}
+
+/// Everybody sees everybody, nothing is lost: every shard is served soon, by whom the placement names.
+async fn heal(world: &mut World) {
+    world.store.set_faults(Faults::none());
+    world.store.deliver_all();
+    for running in &world.nodes {
+        running.store.resume();
+    }
+    // Suspicions under way end by themselves.
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    while world.drains.join_next().await.is_some() {}
+    world.network.town().loss = 0;
+    let healed = Instant::now();
+    loop {
+        world.network.gossip();
+        let homeless = homeless(&world.network);
+        if homeless.is_empty() {
+            break;
+        }
+        if healed.elapsed() > HEALED_WITHIN {
+            lock(&world.oracle).violation(format!("shards are not where they should be: {homeless:?}"));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let line = format!("healed after {} ms", healed.elapsed().as_millis());
+    lock(&world.oracle).note(line);
+}
+
+/// Shards that are not served by whom the placement names.
+fn homeless(network: &Network) -> Vec<ShardId> {
+    let town = network.town();
+    let able: BTreeSet<NodeId> = town.peers.keys().cloned().collect();
+    let is_home = |shard: &ShardId| {
+        let home = owner(*shard, &able).and_then(|node| town.peers.get(&node));
+        home.is_some_and(|peer| peer.shards.served().borrow().shards.contains_key(shard))
+    };
+    slots().shards().filter(|shard| !is_home(shard)).collect()
+}
+
+async fn check(world: &World, client: &Client) {
+    // Workflow tasks of workers that are gone time out; what was buffered meanwhile becomes history.
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let runs = lock(&world.oracle).runs.clone();
+    for (id, run) in &runs {
+        match client.history(id, run, 0).await {
+            Ok(events) => {
+                let mut oracle: MutexGuard<'_, Oracle> = lock(&world.oracle);
+                oracle.check_end(id, &events);
+                oracle.read(id, events);
+            }
+            Err(error) => lock(&world.oracle).violation(format!("{id} was started and is not there: {error}")),
+        }
+    }
+    check_timers(&world.oracle, client).await;
+}
+
+/// One node after the other drains; the last one seals itself. Nothing is left of anybody.
+async fn leave(world: &mut World) {
+    use perdure_persistence::{SessionState, Store};
+    while !world.nodes.is_empty() {
+        let alone = world.nodes.len() == 1;
+        world.drain();
+        while !alone && !world.drains.is_empty() {
+            world.network.gossip();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            while world.drains.try_join_next().is_some() {}
+        }
+    }
+    while world.drains.join_next().await.is_some() {}
+    for (id, row) in world.store.list_sessions().await.unwrap_or_default() {
+        if !matches!(row.state, SessionState::Sealed(_)) {
+            lock(&world.oracle).violation(format!("session {id} was not ended: {row:?}"));
+        }
+    }
+}
