@@ -22,8 +22,8 @@ use tonic::transport::{Channel, Endpoint};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_perdure");
 pub const NAMESPACE: &str = "default";
-/// Far more than anything here takes, on a machine that is busy with other tests too.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Far more than anything here takes, a new schema in Cassandra included, on a machine that is busy with other tests too.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the process has written to standard error so far.
 #[derive(Default)]
