@@ -129,8 +129,11 @@ impl Node {
     pub async fn hand_over(&self) {
         if let Some(joined) = &self.joined {
             joined.membership.drain().await;
-            if joined.membership.has_successors() {
-                self.shards.drain(HAND_OVER).await;
+            let mut served = self.shards.served();
+            tokio::select! {
+                _ = served.wait_for(|served| served.shards.is_empty()) => {}
+                () = joined.membership.successors_gone() => {}
+                () = tokio::time::sleep(HAND_OVER) => tracing::warn!("not all shards were taken by others"),
             }
         }
     }

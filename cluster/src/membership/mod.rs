@@ -188,10 +188,12 @@ impl Membership {
         let _ = self.inner.placement.clone().wait_for(|placement| !placement.owners.is_empty()).await;
     }
 
-    /// Whether somebody is there to take the shards of this node.
-    pub fn has_successors(&self) -> bool {
-        let placement = self.inner.placement.borrow().clone();
-        placement.members.iter().any(|(node, member)| node != self.me() && !member.draining)
+    /// Returns when nobody is there to take the shards of this node; at once, mostly, when all nodes are stopped together.
+    pub async fn successors_gone(&self) {
+        let me = self.me();
+        let nobody =
+            |placement: &Arc<Placement>| !placement.members.iter().any(|(node, member)| node != me && !member.draining);
+        let _ = self.inner.placement.clone().wait_for(nobody).await;
     }
 
     pub(crate) fn routes(&self) -> watch::Receiver<Routes> {
