@@ -424,7 +424,11 @@ fn homeless(network: &Network) -> Vec<ShardId> {
 
 async fn check(world: &World, client: &Client) {
     // Workflow tasks of workers that are gone time out; what was buffered meanwhile becomes history.
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    // News go on: a node that was fenced a moment ago has a session that the others have to hear of.
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.network.gossip();
+    }
     let runs = lock(&world.oracle).runs.clone();
     for (id, run) in &runs {
         match client.history(id, run, 0).await {
