@@ -321,12 +321,10 @@ fn next(stretches: &mut [Stretch]) -> Result<Option<(ListPlace, Arc<str>)>> {
     let mut first: Option<(ListPlace, usize)> = None;
     for (i, stretch) in stretches.iter_mut().enumerate() {
         match stretch.peek() {
-            None => {}
-            Some(Ok((place, _))) => {
-                if first.as_ref().is_none_or(|(earliest, _)| place < earliest) {
-                    first = Some((place.clone(), i));
-                }
+            Some(Ok((place, _))) if first.as_ref().is_none_or(|(earliest, _)| place < earliest) => {
+                first = Some((place.clone(), i));
             }
+            None | Some(Ok(_)) => {}
             Some(Err(_)) => return stretch.next().transpose(),
         }
     }
