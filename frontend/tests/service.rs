@@ -10,8 +10,9 @@ use common::{NAMESPACE, NAMESPACE_ID, RUN_ID, fixture, no_matching, no_workflow,
 use perdure_proto::{
     Error,
     perdure::node::v1::{
-        DirectQuery, Empty, HistoryToken, QueryReply, RespondActivityTaskReply, TaskToken, WorkerHeartbeats, matching_call,
-        matching_reply, query_reply, respond_activity_task, task_token::Kind, workflow_call, workflow_reply,
+        DirectQuery, Empty, HistoryToken, QueryReply, RespondActivityTaskReply, TaskToken, WorkerHeartbeats,
+        matching_call, matching_reply, query_reply, respond_activity_task, task_token::Kind, workflow_call,
+        workflow_reply,
     },
     temporal::api::{
         common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType},

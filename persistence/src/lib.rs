@@ -15,9 +15,9 @@ pub mod simulated;
 mod store;
 mod visibility;
 
-pub use store::*;
 pub use perdure_types::{
     Hidden, IdMatch, ListPlace, ListedRun, Status, StatusSet, TimeRange, VisibilityCount, VisibilityIndex,
     VisibilityQuery, VisibilityRow,
 };
+pub use store::*;
 pub use visibility::PlainRows;

@@ -27,8 +27,8 @@ use network::{Condition, Lwt, Network};
 use replica::{LwtKey, LwtRow, Mutation, Replica, Scope};
 
 use crate::{
-    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, MemberRow, NamespaceRow, Result, RunRow, SessionRow,
-    ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
+    Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, MemberRow, NamespaceRow, Result, RunRow,
+    SessionRow, ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
 };
 
 /// Kinds of operations, for counting them and making them fail.

@@ -3,6 +3,8 @@
 //! Needs `PERDURE_TEST_CASSANDRA_SEEDS` (`cargo xtask cassandra up` prints them); without it the tests say so and pass.
 //! `PERDURE_TEST_CASSANDRA_REPLICAS` is the replication factor, 1 if unset.
 
+#![allow(clippy::disallowed_methods)] // What a real Cassandra writes is stamped with its clock, so tests read theirs.
+
 use std::{
     sync::{
         Arc,

@@ -25,7 +25,12 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     let namespaces = std::iter::once(DEFAULT_NAMESPACE.to_owned()).chain(args.namespace.iter().cloned()).collect();
     let shards = ShardConfig { limits, ..ShardConfig::default() };
     let plan = Plan {
-        cluster: None, shards, namespaces, search_attributes: args.search_attribute.clone(), store_name: "embedded" };
+        cluster: None,
+        shards,
+        namespaces,
+        search_attributes: args.search_attribute.clone(),
+        store_name: "embedded",
+    };
     serve(endpoints, store, plan, &data_name(&args)).await
 }
 

@@ -74,6 +74,7 @@ fn load(flags: &Flags) -> Result<Loaded, Failure> {
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("perdure").build();
-    let runtime = runtime.map_err(|error| Failure::new(Failure::OTHER, format!("cannot start the runtime: {error}")))?;
+    let runtime =
+        runtime.map_err(|error| Failure::new(Failure::OTHER, format!("cannot start the runtime: {error}")))?;
     runtime.block_on(work)
 }

@@ -224,7 +224,7 @@ async fn pages_are_stable_while_runs_close_and_start() {
             rows.put(i, FAILED, 1_000 + i, now, now);
             rows.put(100 + now - 2_000, RUNNING, now, 0, now);
         }
-        seen.retain(|run| *run < "run-100".to_owned());
+        seen.retain(|run| run.as_str() < "run-100");
         let shown = seen.len();
         seen.sort();
         seen.dedup();

@@ -23,6 +23,7 @@ use perdure_proto::{
     },
 };
 use perdure_types::Duration;
+use prost::Message;
 
 use crate::{
     api::Env,
@@ -36,6 +37,21 @@ use crate::{
 
 /// Who ends a run that is reset, as histories show it.
 pub(crate) const RESETTER_IDENTITY: &str = "history-resetter";
+
+/// What a reset copies is one record of the log, and a store may take no row above 16 MiB (Cassandra's usual limit of a
+/// mutation): one that it refuses would hold up the shard for ever.
+const MOST_COPIED_BYTES: usize = 12 << 20;
+
+fn check_copy(copied: &[HistoryEvent]) -> Result<(), Error> {
+    let bytes: usize = copied.iter().map(HistoryEvent::encoded_len).sum();
+    if bytes <= MOST_COPIED_BYTES {
+        return Ok(());
+    }
+    let message = format!(
+        "The history before the reset point has {bytes} bytes, and at most {MOST_COPIED_BYTES} can be copied: choose an earlier point."
+    );
+    Err(Error::invalid_argument(message))
+}
 
 /// A reset, with its new run named.
 struct Reset {
@@ -68,10 +84,11 @@ impl Chain {
             let message = "Workflow task finish ID must be > 1 && <= workflow last event ID.";
             return Err(Error::invalid_argument(message));
         }
-        let reset = Reset { base_run_id, run_id: env.ids.uuid(), request };
-        let late = self.end_current_run(&reset, env);
         let mut copied = events;
         let mut later = copied.split_off(finish as usize - 1);
+        check_copy(&copied)?;
+        let reset = Reset { base_run_id, run_id: env.ids.uuid(), request };
+        let late = self.end_current_run(&reset, env);
         let mut last_run_id = reset.base_run_id.clone();
         for history in histories {
             last_run_id = history.run_id.clone();

@@ -31,7 +31,8 @@ fn try_start(
     chain: &mut TestChain,
     request: StartWorkflowExecutionRequest,
 ) -> Result<StartWorkflowExecutionResponse, Error> {
-    let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
+    let command =
+        workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
     match chain.try_call(command)?.message.reply {
         Some(workflow_reply::Reply::Start(response)) => Ok(response),
         other => panic!("not a start: {other:?}"),
@@ -272,7 +273,10 @@ fn attached_while_a_workflow_task_runs_it_gets_its_id_later() {
 fn an_eager_start_brings_the_first_task() {
     let mut chain = TestChain::new();
     let eager = request("r", |r| r.request_eager_execution = true);
-    let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(eager.clone()), ..StartWorkflow::default() }));
+    let command = workflow_call::Command::Start(Box::new(StartWorkflow {
+        request: Some(eager.clone()),
+        ..StartWorkflow::default()
+    }));
     let reply = chain.call(command);
     let Some(workflow_reply::Reply::Start(response)) = reply.message.reply else { panic!("not a start") };
     let task = WorkflowTask { response: response.eager_workflow_task.expect("a task"), history: reply.history };

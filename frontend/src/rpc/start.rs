@@ -22,7 +22,8 @@ pub(crate) async fn start_workflow_execution(
     prepare(&mut request, call.limits())?;
     search_attributes::check(call, &namespace, request.search_attributes.as_ref()).await?;
     let workflow_id = request.workflow_id.clone();
-    let command = workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
+    let command =
+        workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
     match call.workflow(namespace.id(), &workflow_id, command).await? {
         workflow_reply::Reply::Start(mut reply) => {
             hand_out(call, &mut reply);

@@ -13,7 +13,7 @@ use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
 
 use crate::{
     ClusterSettings, HeadRow, HistoryRow, LogRow, NamespaceRow, PlainRows, RunRow, SessionRow, ShardRow, StampedWrite,
-    TableWrite,    VisibilityRow, Wakeup,
+    TableWrite, VisibilityRow, Wakeup,
 };
 
 /// A value, or the tombstone of one (`None`), with its write timestamp.
@@ -221,7 +221,8 @@ impl Replica {
             }
             Scope::Visibility(list_id) => {
                 let rows = self.visibility.iter().filter(|((chain, _), _)| chain.list_id() == *list_id);
-                rows.map(|((chain, run), cell)| Mutation::Visibility(chain.clone(), run.clone(), cell.clone())).collect()
+                rows.map(|((chain, run), cell)| Mutation::Visibility(chain.clone(), run.clone(), cell.clone()))
+                    .collect()
             }
         }
     }
