@@ -11,8 +11,9 @@ use std::{
 use async_trait::async_trait;
 use perdure_persistence::simulated::{Faults, Simulated};
 use perdure_proto::{
-    Error,
+    Code, Error,
     perdure::node::v1::{ShardCall, ShardReply, WorkflowCall, WorkflowReply},
+    temporal::api::history::v1::HistoryEvent,
 };
 use perdure_shard::{EntityCaller, Joining, Peers, Shards};
 use perdure_types::{ChainKey, Member, NodeId, Placement, SessionId, ShardId, SlotCount, Timestamp};
@@ -390,8 +391,12 @@ async fn heal(world: &mut World) {
     for running in &world.nodes {
         running.store.resume();
     }
-    // Suspicions under way end by themselves.
-    tokio::time::sleep(Duration::from_secs(70)).await;
+    // Suspicions under way end by themselves. News go on meanwhile: a session that nobody hears of for a minute is ended
+    // as forgotten, and its node would notice at its next call only.
+    for _ in 0..70 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.network.gossip();
+    }
     while world.drains.join_next().await.is_some() {}
     world.network.town().loss = 0;
     let healed = Instant::now();
@@ -422,6 +427,20 @@ fn homeless(network: &Network) -> Vec<ShardId> {
     slots().shards().filter(|shard| !is_home(shard)).collect()
 }
 
+/// A node that was fenced while nothing went on learns of it from the first call, whose caller has to try again.
+async fn patient_history(world: &World, client: &Client, id: &str, run: &str) -> Result<Vec<HistoryEvent>, Error> {
+    let began = Instant::now();
+    loop {
+        match client.history(id, run, 0).await {
+            Err(error) if error.grpc_code() == Code::Unavailable && began.elapsed() < HEALED_WITHIN => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                world.network.gossip();
+            }
+            result => return result,
+        }
+    }
+}
+
 async fn check(world: &World, client: &Client) {
     // Workflow tasks of workers that are gone time out; what was buffered meanwhile becomes history.
     // News go on: a node that was fenced a moment ago has a session that the others have to hear of.
@@ -431,7 +450,7 @@ async fn check(world: &World, client: &Client) {
     }
     let runs = lock(&world.oracle).runs.clone();
     for (id, run) in &runs {
-        match client.history(id, run, 0).await {
+        match patient_history(world, client, id, run).await {
             Ok(events) => {
                 let mut oracle: MutexGuard<'_, Oracle> = lock(&world.oracle);
                 oracle.check_end(id, &events);
