@@ -35,6 +35,8 @@ use crate::{
 
 /// How long a call waits for an owner; who made it may try again.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between attempts to give back a task that went with a node that vanished.
+const UNDELIVERED_PAUSE: Duration = Duration::from_millis(200);
 /// How long an owner-to-be holds a call for a shard that it is about to serve.
 const HOLD: Duration = Duration::from_secs(2);
 /// Between attempts when there is no news.
@@ -321,11 +323,18 @@ impl Cluster {
                 workflow_id: token.workflow_id.clone(),
                 command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
             };
-            match cluster.workflow(call).await {
-                Ok(_) => {}
-                // Closed, timed out or completed meanwhile.
-                Err(error) if error.grpc_code() == Code::NotFound => {}
-                Err(error) => tracing::warn!(%error, "an undelivered task waits for its timeout"),
+            let until = Instant::now() + PATIENCE;
+            loop {
+                match cluster.workflow(call.clone()).await {
+                    Ok(_) => return,
+                    // Closed, timed out or completed meanwhile.
+                    Err(error) if error.grpc_code() == Code::NotFound => return,
+                    // The node that vanished may have been the owner too. Saying it twice does no harm.
+                    Err(error) if error.grpc_code() == Code::Unavailable && Instant::now() < until => {
+                        tokio::time::sleep(UNDELIVERED_PAUSE).await;
+                    }
+                    Err(error) => return tracing::warn!(%error, "an undelivered task waits for its timeout"),
+                }
             }
         });
     }

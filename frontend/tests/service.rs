@@ -398,6 +398,7 @@ async fn a_worker_that_leaves_tells_both_its_queues() {
 #[tokio::test]
 async fn what_is_not_built_says_so() {
     let f = fixture(no_workflow, no_matching).await;
-    let status = f.frontend.create_schedule(Request::new(CreateScheduleRequest::default())).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Unimplemented, "CreateSchedule is not implemented"));
+    let request = Request::new(PollNexusTaskQueueRequest::default());
+    let status = f.frontend.poll_nexus_task_queue(request).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unimplemented, "PollNexusTaskQueue is not implemented"));
 }

@@ -45,7 +45,8 @@ fn config(test: &str) -> Option<CassandraConfig> {
 
 /// For what is done to a keyspace behind the store's back.
 async fn raw(config: &CassandraConfig) -> Session {
-    let seeds = config.seeds.iter().map(|seed| format!("{seed}:{}", config.port));
+    let with_port = |seed: &String| if seed.contains(':') { seed.clone() } else { format!("{seed}:{}", config.port) };
+    let seeds = config.seeds.iter().map(with_port);
     SessionBuilder::new().known_nodes(seeds).build().await.expect("connects")
 }
 

@@ -60,11 +60,15 @@ pub fn free_address() -> SocketAddr {
 
 /// A member that settles quickly.
 pub fn fast(cluster: &str) -> MembershipConfig {
+    fast_at(cluster, free_address())
+}
+
+pub fn fast_at(cluster: &str, address: SocketAddr) -> MembershipConfig {
     MembershipConfig {
         settle: Settle { join: Duration::from_millis(200), start: Duration::from_millis(1000) },
         gossip_interval: Duration::from_millis(50),
         table_interval: Duration::from_millis(200),
-        ..MembershipConfig::new(cluster, slots(), free_address(), now)
+        ..MembershipConfig::new(cluster, slots(), address, now)
     }
 }
 

@@ -24,7 +24,7 @@ use prost::Message;
 use tokio::{net::TcpListener, runtime::Runtime, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use super::{Table, fast, slots, wait_for};
+use super::{Table, fast_at, slots, wait_for};
 
 /// Has a runtime of its own, which dies with it: tasks, sockets and all.
 pub struct Node {
@@ -44,8 +44,8 @@ impl Node {
     }
 
     async fn start_parts(table: Table) -> (Membership, Cluster, Arc<Shards>, Arc<Matching>) {
-        let config = fast("cluster");
-        let listener = TcpListener::bind(config.advertise).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = fast_at("cluster", listener.local_addr().unwrap());
         let membership = Membership::join(config, table.shared()).await.unwrap();
         let shards = Arc::new(Shards::new(membership.clone()));
         let matching = Arc::new(Matching::default());
@@ -69,7 +69,11 @@ impl Node {
     }
 
     /// As kill -9 does.
-    pub async fn crash(self) {
+    pub async fn crash(mut self) {
+        // First: while its tasks run, a link whose node ends may still say goodbye.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
         self.membership.crash().await;
     }
 }
