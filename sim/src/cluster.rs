@@ -21,34 +21,12 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     Client, Node, Options, Script,
-    simulation::{Chance, Oracle, Report, Shared, check_timers, lock, operate},
+    simulation::{Chance, Oracle, Plan, Report, Shared, check_timers, lock, operate},
 };
 
 const SLOTS: u32 = 8;
 /// After everything is well, all shards are served within this.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
-
-/// How long and how rough a run is.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub seed: u64,
-    pub steps: usize,
-    pub workflows: u64,
-    pub faults: Faults,
-}
-
-impl Plan {
-    pub fn new(seed: u64) -> Self {
-        let latency = (Duration::from_micros(200), Duration::from_millis(8));
-        Self { seed, steps: 250, workflows: 10, faults: Faults { latency, ..Faults::some() } }
-    }
-
-    /// A store that never fails: what is left is what the nodes do to each other.
-    pub fn calm(seed: u64) -> Self {
-        let latency = (Duration::from_micros(200), Duration::from_millis(8));
-        Self { faults: Faults { latency, ..Faults::none() }, ..Self::new(seed) }
-    }
-}
 
 /// What one node is to the others.
 struct Peer {

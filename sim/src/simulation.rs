@@ -23,6 +23,9 @@ use crate::{
     invariants::{agree, contiguous_from_one},
 };
 
+/// From, to.
+const USUAL_LATENCY: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(8));
+
 /// How long and how rough a run is.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -35,13 +38,22 @@ pub struct Plan {
 impl Plan {
     /// Every fault now and then.
     pub fn new(seed: u64) -> Self {
-        let latency = (Duration::from_micros(200), Duration::from_millis(8));
-        Self { seed, steps: 400, workflows: 12, faults: Faults { latency, ..Faults::some() } }
+        Self { seed, steps: 400, workflows: 12, faults: Faults { latency: USUAL_LATENCY, ..Faults::some() } }
     }
 
     /// A shorter run, of which many fit into the time that CI has.
     pub fn short(seed: u64) -> Self {
         Self { steps: 120, workflows: 4, ..Self::new(seed) }
+    }
+
+    /// Of a cluster ([`crate::cluster`]).
+    pub fn cluster(seed: u64) -> Self {
+        Self { steps: 250, workflows: 10, ..Self::new(seed) }
+    }
+
+    /// Of a cluster over a store that never fails: what is left is what the nodes do to each other.
+    pub fn calm_cluster(seed: u64) -> Self {
+        Self { faults: Faults { latency: USUAL_LATENCY, ..Faults::none() }, ..Self::cluster(seed) }
     }
 
     /// So many faults that little gets done.

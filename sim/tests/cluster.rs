@@ -1,8 +1,8 @@
 //! Seeds of the cluster's simulation. `SIM_SEED=n` runs one; `SIM_SEEDS=n` runs so many, `SIM_LOG=1` shows what nodes log.
 
 use perdure_sim::{
-    cluster::{Plan, run},
-    simulation::Report,
+    cluster::run,
+    simulation::{Plan, Report},
 };
 
 fn simulate(plan: Plan) -> Report {
@@ -34,20 +34,20 @@ fn seeds(most: u64) -> std::ops::Range<u64> {
 #[test]
 fn what_is_acknowledged_survives_moves() {
     for seed in seeds(20) {
-        check(Plan::new(seed));
+        check(Plan::cluster(seed));
     }
 }
 
 #[test]
 fn what_is_acknowledged_survives_moves_over_a_good_store() {
     for seed in seeds(20) {
-        check(Plan::calm(seed));
+        check(Plan::calm_cluster(seed));
     }
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [2, 11] {
-        assert_eq!(simulate(Plan::new(seed)), simulate(Plan::new(seed)), "seed {seed}");
+        assert_eq!(simulate(Plan::cluster(seed)), simulate(Plan::cluster(seed)), "seed {seed}");
     }
 }

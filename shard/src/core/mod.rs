@@ -1,5 +1,6 @@
-//! The synchronous heart of a serving shard: inputs come in, the entities ("chains" after the main kind) decide, records go to the log, and what may be
-//! seen goes out when the log covers it. No IO and no waiting here: what has to be fetched or sent is an [`Output`].
+//! The synchronous heart of a serving shard: inputs come in, the entities ("chains" after the main kind) decide, records
+//! go to the log, and what may be seen goes out when the log covers it. No IO and no waiting here: what has to be fetched
+//! or sent is an [`Output`].
 //!
 //! Invariants: (SH-2) an answer or effect leaves only when all that it depends on is covered (A4), a read only after a
 //! fence read that was sent after it came (A5). (SH-3) The inputs of one chain are handled in the order in which they
