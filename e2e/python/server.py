@@ -5,6 +5,7 @@ The server is chosen by the environment:
 PERDURE_BIN      the binary; run as `PERDURE_BIN dev --ip … --port … --db-filename … [PERDURE_ARGS]`
 PERDURE_ARGS     more arguments
 PERDURE_TEST_CASSANDRA_SEEDS  the nodes of a Cassandra: run `PERDURE_BIN server` on it, each server in a keyspace of its own
+                 while it runs; another gets the keyspace later, and all are dropped at the end
 PERDURE_TEST_REPLICATION_FACTOR  of those keyspaces, 1 unless set
 PERDURE_COMMAND  the whole command in place of `PERDURE_BIN dev`, e.g. `temporal server start-dev --headless`
 PERDURE_ADDRESS  use a server that already runs; tests that need to kill or configure the server are skipped
@@ -19,12 +20,17 @@ import signal
 import socket
 import subprocess
 import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, GetSystemInfoRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
+
+import cql
 
 READY_SECONDS = 60
 
@@ -37,18 +43,24 @@ def is_perdure() -> bool:
     return "PERDURE_ADDRESS" not in os.environ and "PERDURE_COMMAND" not in os.environ
 
 
-def _command(data: Path) -> list[str]:
+def cassandra_seeds() -> str | None:
+    """Where the servers under test keep their data, if not in a directory."""
+    return os.environ.get("PERDURE_TEST_CASSANDRA_SEEDS") if is_perdure() else None
+
+
+def _command(data: Path, keyspace: str | None) -> list[str]:
     """Runs the server; the same command runs it again on the same data."""
     directory = ["--db-filename", str(data)]
     if command := os.environ.get("PERDURE_COMMAND"):
         return [*shlex.split(command), *directory]
     if binary := os.environ.get("PERDURE_BIN"):
-        if seeds := os.environ.get("PERDURE_TEST_CASSANDRA_SEEDS"):
-            keyspace = f"e2e_{uuid.uuid4().hex[:12]}"
-            replicas = os.environ.get("PERDURE_TEST_REPLICATION_FACTOR", "1")
-            options = ["--cassandra-seeds", seeds, "--keyspace", keyspace, "--replication-factor", replicas]
-            return [binary, "server", *options, "--namespace", "default", "--cluster-port", "0"]
-        return [binary, "dev", *directory]
+        if keyspace is None:
+            return [binary, "dev", *directory]
+        replicas = os.environ.get("PERDURE_TEST_REPLICATION_FACTOR", "1")
+        options = ["--cassandra-seeds", str(cassandra_seeds()), "--keyspace", keyspace]
+        # It is a cluster by itself. Its name is the same after a restart, so it waits for nobody.
+        member = ["--cluster-port", "0", "--cluster-name", "the only one"]
+        return [binary, "server", *options, "--replication-factor", replicas, "--namespace", "default", *member]
     raise RuntimeError("set PERDURE_BIN, PERDURE_COMMAND or PERDURE_ADDRESS (see server.py)")
 
 
@@ -59,14 +71,15 @@ def free_port() -> int:
 
 
 class Server:
-    """One server process on its own data directory and port. A restart keeps both."""
+    """One server process on its own data and port. A restart keeps both."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, keyspace: str | None, *arguments: str) -> None:
+        self.keyspace = keyspace
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log = directory / "server.log"
         self._command = [
-            *_command(directory / "data"),
+            *_command(directory / "data", keyspace),
             *("--ip", "127.0.0.1", "--port", str(self.port)),
             *shlex.split(os.environ.get("PERDURE_ARGS", "")),
             *arguments,
@@ -133,3 +146,50 @@ class Server:
         if not self.log.exists():
             return []
         return [line for line in self.log.read_text(errors="replace").splitlines() if "panicked" in line]
+
+
+class Servers:
+    """Starts the servers of the suite, and ends them."""
+
+    def __init__(self, new_directory: Callable[[], Path]) -> None:
+        self._new_directory = new_directory
+        self.all: list[Server] = []
+        self.in_use: list[Server] = []
+        self._free_keyspaces: list[str] = []
+
+    async def start(self, *arguments: str) -> Server:
+        if external_address():
+            pytest.skip("the suite cannot start the server itself")
+        server = Server(self._new_directory(), self._keyspace(), *arguments)
+        self.all.append(server)
+        self.in_use.append(server)
+        await server.start()
+        return server
+
+    def end(self, server: Server) -> None:
+        """Tests look at nothing that they did not make themselves, so another server may have the keyspace."""
+        server.stop()
+        self.in_use.remove(server)
+        if server.keyspace is not None:
+            self._free_keyspaces.append(server.keyspace)
+
+    @asynccontextmanager
+    async def run(self, *arguments: str) -> AsyncIterator[Server]:
+        """A server while the block runs."""
+        server = await self.start(*arguments)
+        try:
+            yield server
+        finally:
+            self.end(server)
+
+    def close(self) -> None:
+        for server in list(self.in_use):
+            self.end(server)
+        if seeds := cassandra_seeds():
+            for keyspace in self._free_keyspaces:
+                cql.execute(seeds, f"DROP KEYSPACE IF EXISTS {keyspace}")
+
+    def _keyspace(self) -> str | None:
+        if not cassandra_seeds():
+            return None
+        return self._free_keyspaces.pop() if self._free_keyspaces else f"e2e_{uuid.uuid4().hex[:12]}"

@@ -27,8 +27,7 @@ pub struct Options {
     /// Run one suite only
     #[arg(long, value_enum)]
     only: Option<Suite>,
-    /// What the end-to-end tests run on; with `cassandra` the stores' conformance tests do, too. Both (but the Python
-    /// suite: only the embedded store), unless one suite is
+    /// What the end-to-end tests run on; with `cassandra` the stores' conformance tests do, too. Both, unless one suite is
     /// chosen: then the embedded one
     #[arg(long, value_enum, value_delimiter = ',')]
     store: Vec<StoreKind>,
@@ -80,10 +79,7 @@ impl Part {
     fn all(options: &Options) -> Vec<Self> {
         let mut parts = vec![(Suite::Unit, Self::Unit)];
         for store in options.stores() {
-            // The Python suite makes a keyspace for each of its servers: on Cassandra it runs when it is asked for.
-            if store == StoreKind::Embedded || !options.store.is_empty() {
-                parts.push((Suite::Python, Self::Python(store)));
-            }
+            parts.push((Suite::Python, Self::Python(store)));
             parts.push((Suite::Go, Self::Go(store)));
         }
         parts.retain(|(suite, _)| options.only.is_none_or(|only| only == *suite));

@@ -79,6 +79,7 @@ async def test_search_attributes(client: Client, cli: Cli) -> None:
 
 
 @pytest.mark.perdure_only
+@pytest.mark.dev_only
 async def test_search_attributes_of_the_command_line(new_server) -> None:
     server = await new_server("--search-attribute", "Region=Keyword", "--search-attribute", "Size=Int")
     cli = Cli(server.address)

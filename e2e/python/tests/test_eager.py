@@ -11,8 +11,8 @@ from temporalio.api.workflowservice.v1 import RespondActivityTaskCompletedReques
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from conftest import NewServer
 from raw import RawWorker, complete_workflow, duration, schedule_activity
+from server import Servers
 from support import ACTIVITY, SOON, WORKFLOW_TASK, event_types, new_id, payloads, run_worker, start_request, types_of
 
 
@@ -83,11 +83,10 @@ async def test_repeated_eager_start_gives_the_task_again_or_not_at_all(client: C
 
 
 @pytest_asyncio.fixture(scope="module", name="eager_client")
-async def eager_client_fixture(new_server: NewServer) -> AsyncIterator[Client]:
+async def eager_client_fixture(servers: Servers) -> AsyncIterator[Client]:
     """Temporal gives eager activities only where they are switched on."""
-    server = await new_server("--dynamic-config-value", "system.enableActivityEagerExecution=true")
-    yield await Client.connect(server.address)
-    server.stop()
+    async with servers.run("--dynamic-config-value", "system.enableActivityEagerExecution=true") as server:
+        yield await Client.connect(server.address)
 
 
 async def test_eager_activities_come_in_the_response(eager_client: Client) -> None:

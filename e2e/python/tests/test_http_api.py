@@ -8,14 +8,14 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
+import pytest_asyncio
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from conftest import NewServer
 from raw import RawWorker, complete_workflow
-from server import Server, free_port
+from server import Server, Servers, free_port
 from support import new_id
 
 
@@ -40,10 +40,11 @@ class Http:
             return error.code, json.loads(error.read())
 
 
-@pytest.fixture
-async def http(new_server: NewServer) -> Http:
+@pytest_asyncio.fixture(scope="module")
+async def http(servers: Servers) -> AsyncIterator[Http]:
     port = free_port()
-    return Http(await new_server("--http-port", str(port)), port)
+    async with servers.run("--http-port", str(port)) as server:
+        yield Http(server, port)
 
 
 async def test_a_workflow_by_http(http: Http) -> None:

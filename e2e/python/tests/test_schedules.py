@@ -369,6 +369,12 @@ async def test_no_action_is_lost_when_the_server_dies(new_server: NewServer) -> 
             server.kill()
             await asyncio.sleep(1.5)
             await server.start()
+
+        def has_caught_up(description: ScheduleDescription) -> bool:
+            """What waits when the schedule is paused is never done."""
+            return description.info.num_actions >= (datetime.now(UTC) - started).total_seconds() - 2
+
+        await when(handle, has_caught_up)
         await handle.pause()
         ended = datetime.now(UTC)
         described = await when(handle, lambda d: not d.info.running_actions and d.raw_description.info.buffer_size == 0)
