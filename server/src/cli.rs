@@ -8,7 +8,7 @@ use perdure_types::Limits;
 use perdure_visibility::{CUSTOM_KINDS, Kind, is_reserved, kind_name};
 use serde::Deserialize;
 
-use crate::{admin::AdminArgs, config::Flags};
+use crate::{admin::AdminArgs, config::Flags, health::HealthArgs};
 
 /// Durable execution: speaks Temporal's API, so Temporal's SDKs, CLI and UI work with it unmodified.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub enum Command {
     Server(Flags),
     /// Look at a cluster and its shards, and drain nodes
     Admin(AdminArgs),
+    /// Ask a server whether it takes calls: exit code 0 if so
+    Health(HealthArgs),
     /// Look at the configuration of a server
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -41,6 +43,8 @@ pub enum Command {
 pub enum ConfigCommand {
     /// Check the settings that `perdure server` would run with, and print them without secrets
     Check(Flags),
+    /// List all settings, with their names in a file and in the environment, their flags and defaults
+    List,
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ mod connection;
 mod dev;
 mod exit;
 mod grpc;
+mod health;
 mod lists;
 mod namespaces;
 mod node;
@@ -52,8 +53,13 @@ fn run(command: Command) -> Result<(), Failure> {
             block_on(cassandra::run(config))
         }
         Command::Admin(args) => block_on(admin::run(args)),
+        Command::Health(args) => block_on(health::run(args)),
         Command::Config(ConfigCommand::Check(flags)) => {
             print!("{}", load(&flags)?.describe());
+            Ok(())
+        }
+        Command::Config(ConfigCommand::List) => {
+            print!("{}", config::list());
             Ok(())
         }
         Command::Schema(SchemaCommand::Show(flags)) => {

@@ -151,6 +151,17 @@ impl Loaded {
     }
 }
 
+/// All settings, one a line, with tabs between: key, name in the environment, flag, default, meaning.
+pub fn list() -> String {
+    let mut text = String::new();
+    for setting in SETTINGS {
+        let flag = setting.flag.map_or_else(String::new, |flag| format!("--{flag}"));
+        let default = setting.default.unwrap_or_default();
+        let _ = writeln!(text, "{}\t{}\t{flag}\t{default}\t{}", setting.key, setting.env(), setting.help);
+    }
+    text
+}
+
 /// What was gathered, as the sections of a file. Encryption is on if it is asked for, or if anything of it is set.
 fn table(gathered: &Gathered) -> Table {
     let mut root = Table::new();
