@@ -8,6 +8,7 @@ import pytest
 from temporalio import workflow
 from temporalio.api.enums.v1 import ContinueAsNewInitiator
 from temporalio.client import Client, WorkflowContinuedAsNewError, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
 
 from conftest import NewServer
 from support import SOON, WORKFLOW_TASK, attributes_of, event_types, events_of, eventually, new_id, run_worker
@@ -152,7 +153,10 @@ async def test_suggested_by_history_length(new_server: NewServer) -> None:
             description = await current.describe()
             if description.status == WorkflowExecutionStatus.COMPLETED:
                 return True
-            await current.signal(UntilSuggested.knock)
+            try:
+                await current.signal(UntilSuggested.knock)
+            except RPCError as error:  # it has completed since
+                assert error.status == RPCStatusCode.NOT_FOUND
             return False
 
         await eventually(knock_until_done)
