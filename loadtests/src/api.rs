@@ -31,14 +31,19 @@ impl Api {
     }
 }
 
-/// Connects, and waits until the server serves the namespace.
-pub async fn connect(address: &str, namespace: &str, patience: Duration) -> Result<Api> {
+/// A connection that is made when it is first used.
+pub fn client(address: &str) -> Result<WorkflowServiceClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .with_context(|| format!("not an address: {address}"))?
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_while_idle(true);
-    let client = WorkflowServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(WorkflowServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// Connects, and waits until the server serves the namespace.
+pub async fn connect(address: &str, namespace: &str, patience: Duration) -> Result<Api> {
+    let client = client(address)?;
     let api =
         Api { client, namespace: namespace.into(), identity: format!("perdure-load@{}", std::process::id()).into() };
     let deadline = Instant::now() + patience;

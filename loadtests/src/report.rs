@@ -35,7 +35,16 @@ pub struct Row {
     pub max_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Cost>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Cost>,
     pub driver: Cost,
+}
+
+/// What a measurement cost the groups of processes that took part.
+pub struct Costs {
+    pub server: Option<Usage>,
+    pub store: Option<Usage>,
+    pub driver: Usage,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,7 +70,7 @@ impl Report {
 
     pub fn heading() -> String {
         format!(
-            "{:<15} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6}  {:>18} {:>14}  {:>18}  {}",
+            "{:<15} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6}  {:>18} {:>14}  {:>18} {:>18}  {}",
             "workload",
             "in flight",
             "wf/s",
@@ -71,6 +80,7 @@ impl Report {
             "errors",
             "server CPU-ms/wf",
             "peak RSS MB",
+            "store CPU-ms/wf",
             "driver CPU-ms/wf",
             "p50 in fsyncs"
         )
@@ -78,7 +88,7 @@ impl Report {
 }
 
 impl Row {
-    pub fn new(workload: Workload, in_flight: usize, outcome: &Outcome, server: Option<Usage>, driver: Usage) -> Self {
+    pub fn new(workload: Workload, in_flight: usize, outcome: &Outcome, costs: Costs) -> Self {
         let latency = &outcome.latency_us;
         let workflows = latency.len();
         let seconds = outcome.elapsed.as_secs_f64();
@@ -93,15 +103,25 @@ impl Row {
             p50_ms: ms(latency.value_at_quantile(0.5)),
             p99_ms: ms(latency.value_at_quantile(0.99)),
             max_ms: ms(latency.max()),
-            server: server.map(|usage| Cost::new(usage, workflows, seconds)),
-            driver: Cost::new(driver, workflows, seconds),
+            server: costs.server.map(|usage| Cost::new(usage, workflows, seconds)),
+            store: costs.store.map(|usage| Cost::new(usage, workflows, seconds)),
+            driver: Cost::new(costs.driver, workflows, seconds),
         }
+    }
+
+    /// Of server and store together.
+    pub fn cpu_ms_per_workflow(&self) -> f64 {
+        [&self.server, &self.store].into_iter().flatten().map(|cost| cost.cpu_ms_per_workflow).sum()
+    }
+
+    pub fn server_peak_rss_mb(&self) -> f64 {
+        self.server.as_ref().map_or(f64::NAN, |cost| cost.peak_rss_mb)
     }
 
     pub fn line(&self, fsync: Option<&Timing>) -> String {
         let dash = || "-".to_owned();
         format!(
-            "{:<15} {:>9} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>6}  {:>18} {:>14}  {:>18.3}  {}",
+            "{:<15} {:>9} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>6}  {:>18} {:>14}  {:>18} {:>18.3}  {}",
             self.workload,
             self.in_flight,
             self.workflows_per_second,
@@ -111,6 +131,7 @@ impl Row {
             self.errors,
             self.server.as_ref().map_or_else(dash, |cost| format!("{:.3}", cost.cpu_ms_per_workflow)),
             self.server.as_ref().map_or_else(dash, |cost| format!("{:.1}", cost.peak_rss_mb)),
+            self.store.as_ref().map_or_else(dash, |cost| format!("{:.3}", cost.cpu_ms_per_workflow)),
             self.driver.cpu_ms_per_workflow,
             fsync.map_or_else(dash, |timing| format!("{:.1}", self.p50_ms / timing.p50_ms)),
         )

@@ -4,11 +4,14 @@
 //! none of them writes to the source tree.
 
 mod cassandra;
+mod chaos;
 mod check;
 mod cluster;
+mod compare;
 mod demo;
 mod load;
 mod paths;
+mod peer;
 mod process;
 mod search;
 mod server;
@@ -51,8 +54,12 @@ enum Command {
     Test(test::Options),
     /// Measure speed and cost: a release server on a fresh data directory under `perdure-load`
     Load(load::Options),
+    /// Our server and the real Temporal server under the same load, on the same Cassandra
+    Compare(compare::Options),
     /// A real Cassandra on this machine
     Cassandra(cassandra::Options),
+    /// Kill and freeze real processes under load, and check that nothing acknowledged was lost
+    Chaos(chaos::Options),
     /// Run several servers on this machine, over a Cassandra
     Cluster(cluster::Options),
     /// Every model of the commit protocol, with the large bounds too
@@ -72,7 +79,9 @@ fn main() -> ExitCode {
         Command::Tidy { fix } => if fix { tidy::fix() } else { Ok(()) }.and_then(|()| tidy::run()),
         Command::Test(options) => test::run(&options),
         Command::Load(options) => load::run(&options),
+        Command::Compare(options) => compare::run(&options),
         Command::Cassandra(options) => cassandra::run(&options),
+        Command::Chaos(options) => chaos::run(&options),
         Command::Cluster(options) => cluster::run(&options),
         Command::Model(options) => search::model(&options),
         Command::Sim(options) => search::sim(&options),

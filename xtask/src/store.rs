@@ -54,6 +54,12 @@ impl CassandraBench {
         }
     }
 
+    /// The processes of its nodes; none if one of them has ended.
+    pub fn pids(&self) -> Option<Vec<u32>> {
+        let cluster = self.cluster.as_ref()?;
+        (1..=self.nodes).map(|number| cluster.node(number).ok()?.pid()).collect()
+    }
+
     /// Its seeds with their ports, and how many replicas its keyspaces should have.
     pub fn for_tests(&self) -> Result<Option<(String, u8)>> {
         let Some(cluster) = &self.cluster else { return Ok(None) };
