@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use perdure_proto::perdure::node::v1::{
     DescribeShard, DrainRequest, DrainResponse, MemberInfo, MembersRequest, MembersResponse, ShardCall, ShardInfo,
-    ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, admin_client::AdminClient, admin_server::Admin,
+    ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, SplitRequest, SplitResponse, admin_client::AdminClient, admin_server::Admin,
     shard_call, shard_reply,
 };
-use perdure_types::{NodeId, ShardId};
+use perdure_types::{NodeId, ShardId, SlotCount};
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status, transport::Endpoint};
 
@@ -51,24 +51,44 @@ impl Admin for AdminService {
         let config = self.membership.config();
         Ok(Response::new(MembersResponse {
             cluster_id: config.cluster_id.clone(),
-            slots: config.slots.get(),
+            slots: routes.map.slots.unwrap_or(config.slots).get(),
             node: self.membership.me().to_string(),
             members,
         }))
     }
 
     async fn shards(&self, _request: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
+        let layout = self.cluster.layout().await.map_err(|error| error.to_status())?;
         let routes = self.membership.routes().borrow().clone();
-        let shards = self.membership.config().slots.shards().map(|shard| info(&routes, shard)).collect();
-        Ok(Response::new(ShardsResponse { shards }))
+        let slots = layout.map.slots.unwrap_or(self.membership.config().slots);
+        let mut shards = layout.shards;
+        for shard in slots.shards() {
+            shards.entry(shard).or_insert(slots);
+        }
+        let shards = shards.into_iter().map(|(shard, of)| info(&routes, shard, of)).collect();
+        Ok(Response::new(ShardsResponse { shards, slots: slots.get(), goal: layout.goal.get() }))
+    }
+
+    async fn split(&self, request: Request<SplitRequest>) -> Result<Response<SplitResponse>, Status> {
+        let goal = match request.into_inner().slots {
+            0 => None,
+            slots => Some(SlotCount::new(slots).ok_or_else(|| {
+                Status::invalid_argument(format!("a number of shards is a power of two of at most 65536, not {slots}"))
+            })?),
+        };
+        let layout = self.cluster.split(goal).await.map_err(|error| error.to_status())?;
+        let slots = layout.map.slots.unwrap_or(self.membership.config().slots);
+        Ok(Response::new(SplitResponse { slots: slots.get(), goal: layout.goal.get() }))
     }
 
     async fn shard(&self, request: Request<ShardRequest>) -> Result<Response<ShardResponse>, Status> {
         let shard = request.into_inner().shard;
-        let slots = self.membership.config().slots.get();
-        if shard >= slots {
-            return Err(Status::not_found(format!("there is no shard {shard}: this cluster has {slots}")));
-        }
+        let layout = self.cluster.layout().await.map_err(|error| error.to_status())?;
+        let slots = layout.map.slots.unwrap_or(self.membership.config().slots);
+        let Some(of) = layout.shards.get(&ShardId(shard)).copied().or_else(|| (shard < slots.get()).then_some(slots))
+        else {
+            return Err(Status::not_found(format!("there is no shard {shard}: this cluster has {}", slots.get())));
+        };
         let routes = self.membership.routes().borrow().clone();
         let mut status = None;
         if let Some(node) = routes.target(ShardId(shard)) {
@@ -83,7 +103,7 @@ impl Admin for AdminService {
                 status = Some(found);
             }
         }
-        Ok(Response::new(ShardResponse { info: Some(info(&routes, ShardId(shard))), status }))
+        Ok(Response::new(ShardResponse { info: Some(info(&routes, ShardId(shard), of)), status }))
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
@@ -105,7 +125,7 @@ impl Admin for AdminService {
     }
 }
 
-fn info(routes: &Routes, shard: ShardId) -> ShardInfo {
+fn info(routes: &Routes, shard: ShardId, of: SlotCount) -> ShardInfo {
     let served_by = routes.serving.get(shard.0 as usize).and_then(Option::as_ref);
     let member = served_by.and_then(|node| routes.members.iter().find(|member| member.node == *node));
     let epoch = member.and_then(|member| member.served.shards.get(&shard));
@@ -115,6 +135,7 @@ fn info(routes: &Routes, shard: ShardId) -> ShardInfo {
         served_by: name(served_by),
         epoch: epoch.map_or(0, |epoch| epoch.0),
         wanted_by: name(routes.placement.owner(shard)),
+        slots: of.get(),
     }
 }
 

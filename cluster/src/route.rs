@@ -14,7 +14,7 @@ use perdure_proto::{
         node_server::NodeServer, reply_frame, workflow_call,
     },
 };
-use perdure_types::{ChainKey, NodeId, ShardId, SlotCount};
+use perdure_types::{ChainKey, Layout, NodeId, ShardId, ShardMap, SlotCount};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, timeout_at},
@@ -52,7 +52,8 @@ pub struct Cluster {
 }
 
 struct Inner {
-    slots: SlotCount,
+    /// How many shards the cluster began with.
+    first: SlotCount,
     shards: Arc<dyn LocalShards>,
     matching: Arc<dyn LocalMatching>,
     /// None: this node is the whole cluster.
@@ -108,12 +109,12 @@ impl<T> Outcome<T> {
 impl Cluster {
     /// A cluster of this node alone: all calls are local.
     pub fn new(slots: SlotCount, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
-        Self { inner: Arc::new(Inner { slots, shards, matching, others: None }) }
+        Self { inner: Arc::new(Inner { first: slots, shards, matching, others: None }) }
     }
 
     /// The cluster that this node is a member of.
     pub fn joined(membership: Membership, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
-        let slots = membership.config().slots;
+        let first = membership.config().slots;
         let routes = membership.routes();
         let (refused, refusals) = mpsc::channel(16);
         tokio::spawn(report_refusals(refusals, membership.clone()));
@@ -133,7 +134,7 @@ impl Cluster {
             };
             let links = Links::new(Arc::new(caller), routes.clone());
             tokio::spawn(follow_queues(routes.clone(), shards.clone(), matching.clone()));
-            Inner { slots, shards, matching, others: Some(Others { membership, routes, links }) }
+            Inner { first, shards, matching, others: Some(Others { membership, routes, links }) }
         });
         Self { inner }
     }
@@ -165,17 +166,17 @@ impl Cluster {
 
     /// Calls the entity that `call` names.
     pub async fn workflow(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
-        let shard = self.shard_of(&call)?;
+        let hash = slot_hash(&call)?;
         let Some(others) = &self.inner.others else {
-            return self.inner.shards.call(shard, call).await.map_err(plain);
+            return self.workflow_alone(hash, call).await;
         };
         let mut pause = Pause::new(others, Instant::now() + PATIENCE);
         loop {
-            let mut target = others.routes.borrow().target(shard).cloned();
+            let mut target = self.target(others, hash);
             // The owner as far as is known here, and the one that it names.
             for _ in 0..2 {
                 let Some(node) = target.take() else { break };
-                match self.workflow_at(others, &node, shard, call.clone()).await {
+                match self.workflow_at(others, &node, hash, call.clone()).await {
                     Outcome::Done(result) => return result,
                     Outcome::Elsewhere(hint) => target = hint.filter(|hint| *hint != node),
                     Outcome::Unknown => return Err(lost()),
@@ -187,15 +188,40 @@ impl Cluster {
         }
     }
 
+    /// The shard may have been split since this node has heard of it: who has it knows.
+    fn shard_of(&self, others: &Others, hash: u32) -> ShardId {
+        others.routes.borrow().map.shard_of(hash, self.inner.first)
+    }
+
+    fn target(&self, others: &Others, hash: u32) -> Option<NodeId> {
+        let routes = others.routes.borrow();
+        routes.target(routes.map.shard_of(hash, self.inner.first)).cloned()
+    }
+
+    /// All shards are here; one that is being split is waited for.
+    async fn workflow_alone(&self, hash: u32, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        let shard = ShardMap::default().shard_of(hash, self.inner.first);
+        let (until, mut pause) = (Instant::now() + HOLD, FIRST_PAUSE);
+        loop {
+            let outcome = self.inner.shards.call(shard, call.clone()).await;
+            let is_elsewhere = outcome.as_ref().err().is_some_and(|error| error.as_not_owner().is_some());
+            if !is_elsewhere || Instant::now() >= until {
+                return outcome.map_err(plain);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     async fn workflow_at(
         &self,
         others: &Others,
         node: &NodeId,
-        shard: ShardId,
+        hash: u32,
         call: WorkflowCall,
     ) -> Outcome<WorkflowReply> {
         if node == others.membership.me() {
-            return Outcome::of(self.workflow_here(others, shard, call).await);
+            return Outcome::of(self.workflow_here(others, hash, call).await);
         }
         let reply = others.links.call(node, call_frame::Call::Workflow(call)).await;
         Outcome::of_call(reply, |reply| match reply {
@@ -205,27 +231,22 @@ impl Cluster {
     }
 
     /// Handles a call at this node. A shard that this node is about to serve is waited for.
-    async fn workflow_here(&self, others: &Others, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+    async fn workflow_here(&self, others: &Others, hash: u32, call: WorkflowCall) -> Result<WorkflowReply, Error> {
         let mut pause = Pause::new(others, Instant::now() + HOLD);
         loop {
-            let outcome = self.inner.shards.call(shard, call.clone()).await;
+            let outcome = self.inner.shards.call(self.shard_of(others, hash), call.clone()).await;
             match outcome.as_ref().err().and_then(Error::as_not_owner) {
                 None => return outcome,
                 // Just handed over.
                 Some(hint) if others.is_other_member(&hint.owner) => return outcome,
                 Some(_) => {}
             }
-            let owner = others.routes.borrow().target(shard).cloned();
+            let owner = self.target(others, hash);
             let is_mine = owner.as_ref() == Some(others.membership.me());
             if !is_mine || !pause.take().await {
                 return Err(Error::not_owner(owner.as_ref().map(NodeId::as_str)));
             }
         }
-    }
-
-    fn shard_of(&self, call: &WorkflowCall) -> Result<ShardId, Error> {
-        let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
-        Ok(key.ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?.shard(self.inner.slots))
     }
 
     /// Calls the home of the task queue that `call` names.
@@ -285,6 +306,15 @@ impl Cluster {
         }
     }
 
+    /// How far the shards are split, by the store.
+    pub(crate) async fn layout(&self) -> Result<Layout, Error> {
+        self.inner.shards.layout().await
+    }
+
+    pub(crate) async fn split(&self, goal: Option<SlotCount>) -> Result<Layout, Error> {
+        self.inner.shards.split(goal).await
+    }
+
     /// Answers what another node calls. Never forwards.
     pub(crate) async fn handle(&self, call: call_frame::Call) -> Result<reply_frame::Reply, Error> {
         let Some(others) = &self.inner.others else {
@@ -292,8 +322,8 @@ impl Cluster {
         };
         match call {
             call_frame::Call::Workflow(call) => {
-                let shard = self.shard_of(&call)?;
-                self.workflow_here(others, shard, call).await.map(reply_frame::Reply::Workflow)
+                let hash = slot_hash(&call)?;
+                self.workflow_here(others, hash, call).await.map(reply_frame::Reply::Workflow)
             }
             call_frame::Call::Matching(call) => {
                 let home = others.routes.borrow().ring.home(&call.namespace_id, &call.task_queue).cloned();
@@ -368,6 +398,11 @@ impl Pause {
         }
         true
     }
+}
+
+fn slot_hash(call: &WorkflowCall) -> Result<u32, Error> {
+    let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
+    Ok(key.ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?.slot_hash())
 }
 
 /// No trace of node-to-node details in what a client may see.

@@ -50,7 +50,7 @@ async fn what_a_member_serves_and_its_drain_are_heard() {
     let (a, b) = (join(&table).await, join(&table).await);
     agree(&[&a, &b]).await;
     let session = SessionId::parse("0192d3c4-5e6f-4a7b-8c9d-0e1f2a3b4c5d");
-    let served = Served { session, shards: [(ShardId(3), Epoch(7))].into() };
+    let served = Served { session, shards: [(ShardId(3), Epoch(7))].into(), ..Served::default() };
     let (_tell, told) = tokio::sync::watch::channel(served);
     b.tell_served(told);
     let session_of_b = || a.placement().borrow().members.get(b.me()).and_then(|member| member.session);

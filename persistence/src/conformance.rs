@@ -27,6 +27,8 @@ pub async fn run_under_faults<S: Store>(make: impl AsyncFn() -> S) {
     rows::sessions_are_written_by_condition(&Patient(make().await)).await;
     rows::one_of_many_creates_the_session(&Patient(make().await)).await;
     rows::shards_are_written_by_condition(&Patient(make().await)).await;
+    rows::halves_of_shards_are_written_by_condition(&Patient(make().await)).await;
+    rows::the_goal_is_written_by_condition(&Patient(make().await)).await;
     rows::racing_claims_raise_the_epoch_one_by_one(&Patient(make().await)).await;
 
     log::rows_are_read_back_in_order(&Patient(make().await)).await;

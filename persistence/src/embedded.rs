@@ -14,7 +14,7 @@ mod writer;
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use async_trait::async_trait;
-use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
+use perdure_types::{ChainKey, Seq, SessionId, ShardId, SlotCount, Timestamp};
 use tempfile::TempDir;
 
 use dir::DataDirectory;
@@ -131,6 +131,14 @@ impl Drop for Embedded {
 impl Store for Embedded {
     async fn cluster_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings> {
         self.parts().writer.send(|reply| Job::Settings { proposal, reply }).await
+    }
+
+    async fn read_goal(&self) -> Result<Option<SlotCount>> {
+        self.parts().reader.goal()
+    }
+
+    async fn cas_goal(&self, expected: Option<SlotCount>, new: SlotCount) -> Result<Cas<SlotCount>> {
+        self.parts().writer.send(|reply| Job::Goal { expected, new, reply }).await
     }
 
     async fn list_namespaces(&self) -> Result<Vec<NamespaceRow>> {

@@ -20,4 +20,4 @@ pub use perdure_types::{
     VisibilityQuery, VisibilityRow,
 };
 pub use store::*;
-pub use visibility::PlainRows;
+pub use visibility::{Listing, PlainRows};

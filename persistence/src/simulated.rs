@@ -19,7 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
+use perdure_types::{ChainKey, Seq, SessionId, ShardId, SlotCount, Timestamp};
 use tokio::sync::Notify;
 
 pub use faults::{Failure, Faults};
@@ -203,6 +203,10 @@ fn shard(row: LwtRow) -> Option<ShardRow> {
     if let LwtRow::Shard(row) = row { Some(row) } else { None }
 }
 
+fn goal(row: LwtRow) -> Option<SlotCount> {
+    if let LwtRow::Goal(row) = row { Some(row) } else { None }
+}
+
 #[async_trait]
 impl Store for Simulated {
     async fn cluster_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings> {
@@ -211,6 +215,15 @@ impl Store for Simulated {
             Cas::Applied => Ok(proposal),
             Cas::Rejected(row) => row.ok_or_else(|| StoreError::Corrupt("settings row is of another kind".into())),
         }
+    }
+
+    async fn read_goal(&self) -> Result<Option<SlotCount>> {
+        Ok(self.read(Scope::Lwt(LwtKey::Goal), |replica| replica.lwt(&LwtKey::Goal)).await?.and_then(goal))
+    }
+
+    async fn cas_goal(&self, expected: Option<SlotCount>, new: SlotCount) -> Result<Cas<SlotCount>> {
+        let condition = Condition::Is(expected.map(LwtRow::Goal));
+        self.cas(LwtKey::Goal, condition, Some(LwtRow::Goal(new)), goal).await
     }
 
     async fn list_namespaces(&self) -> Result<Vec<NamespaceRow>> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use perdure_types::{ChainKey, Epoch, Position, Seq, SessionId, ShardId, SlotCount, Timestamp};
 
-use crate::{IdMatch, ListedRun, VisibilityCount, VisibilityQuery, VisibilityRow};
+use crate::{IdMatch, ListedRun, Listing, VisibilityCount, VisibilityQuery, VisibilityRow};
 
 /// What went wrong, by what the caller must do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +71,29 @@ pub struct ShardRow {
     pub checkpoint: Position,
     /// Logs that hold records after the checkpoint, by epoch.
     pub sources: BTreeMap<Epoch, Source>,
+    /// None: one of the shards that the cluster began with.
+    pub split: Option<Split>,
+}
+
+impl ShardRow {
+    /// Whether the row, or the one that is to be made of it, needs the session's log or names it as the owner.
+    pub fn names(&self, session: SessionId) -> bool {
+        let sibling = self.split.as_ref().and_then(|split| split.sibling.as_deref());
+        self.owner == Some(session)
+            || self.sources.values().any(|source| source.session == session)
+            || sibling.is_some_and(|row| row.names(session))
+    }
+}
+
+/// Whose half a shard is (S1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// How many shards of this size there are, or will be.
+    pub slots: SlotCount,
+    /// The last epoch of the shard that was split: records of it and of earlier ones bear that shard's number (S3).
+    pub epoch: Epoch,
+    /// The row of the upper half, until it is known to be there (S2). Only the lower half's row has it.
+    pub sibling: Option<Box<ShardRow>>,
 }
 
 /// A stretch of one session's log that holds records of a shard, all tagged with one epoch.
@@ -165,14 +188,20 @@ pub enum TableWrite {
         wakeup: Wakeup,
     },
     /// The run's row in the list, with all indexes over it.
+    ///
+    /// `before`: every other place at which the run may be listed, by writes that may still be under way, too. The shard
+    /// knows them from the run's state, so that a store that keeps rows by place has nothing to look up.
     PutVisibility {
         chain: ChainKey,
         run_id: Arc<str>,
         row: Box<VisibilityRow>,
+        before: Vec<Listing>,
     },
+    /// `before`: every place at which it may be listed.
     DeleteVisibility {
         chain: ChainKey,
         run_id: Arc<str>,
+        before: Vec<Listing>,
     },
 }
 
@@ -205,6 +234,8 @@ pub struct MemberRow {
     pub generation: u64,
     /// Rises with each write.
     pub beat: u64,
+    /// Under which it commits, as far as it had one when it wrote the row: whoever replaces the node ends that one first.
+    pub session: Option<SessionId>,
 }
 
 /// A durable store. Reads are QUORUM unless they say serial; conditional writes are linearizable per row.
@@ -212,6 +243,10 @@ pub struct MemberRow {
 pub trait Store: Send + Sync + 'static {
     /// Writes `proposal` if the cluster has no settings yet; returns what holds.
     async fn cluster_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings>;
+
+    /// How many shards there are to be, if somebody wants more than the settings say.
+    async fn read_goal(&self) -> Result<Option<SlotCount>>;
+    async fn cas_goal(&self, expected: Option<SlotCount>, new: SlotCount) -> Result<Cas<SlotCount>>;
 
     async fn list_namespaces(&self) -> Result<Vec<NamespaceRow>>;
     /// Writes `row` if the stored version is `expected` (`None`: no namespace of that name). `row.version` is the new one.
@@ -270,7 +305,8 @@ pub trait Store: Send + Sync + 'static {
         max_bytes: usize,
         reverse: bool,
     ) -> Result<Vec<HistoryRow>>;
-    /// Wake-ups with `after < wakeup` and `at <= until`, ordered, at most `limit`.
+    /// Wake-ups with `after < wakeup` and `at <= until`, ordered, at most `limit`. Here and in [`TableWrite`] the number is
+    /// that of a shard's lane of wake-ups: its own while it is one of those that the cluster began with.
     async fn read_wakeups(
         &self,
         shard: ShardId,

@@ -79,6 +79,12 @@ impl ChainKey {
 
     /// The slot (shard) that this entity lives in. Stored data depends on it: the function never changes.
     pub fn shard(&self, slots: SlotCount) -> ShardId {
+        // The low bits, so that doubling the count splits each slot in two.
+        ShardId(self.slot_hash() & (slots.get() - 1))
+    }
+
+    /// As many bits of the hash as the highest count of slots needs.
+    pub fn slot_hash(&self) -> u32 {
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
         hasher.update(self.namespace_id.as_bytes());
         hasher.update(&[0]);
@@ -86,8 +92,7 @@ impl ChainKey {
         if self.kind != EntityKind::Workflow {
             hasher.update(&[0, self.kind as u8]);
         }
-        // The low bits, so that doubling the count splits each slot in two.
-        ShardId((hasher.digest() & u64::from(slots.get() - 1)) as u32)
+        (hasher.digest() & u64::from(SlotCount::MOST - 1)) as u32
     }
 }
 
@@ -104,6 +109,18 @@ impl fmt::Debug for ChainKey {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u32);
 
+impl ShardId {
+    /// Of which one this is a half, if there are `slots` of its size.
+    pub fn parent(self, slots: SlotCount) -> Self {
+        Self(self.0 & (slots.get() / 2 - 1))
+    }
+
+    /// The upper half of this one, if there are `slots` of its size. The lower half keeps the number.
+    pub fn upper_half(self, slots: SlotCount) -> Self {
+        Self(self.0 + slots.get())
+    }
+}
+
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -116,14 +133,22 @@ impl fmt::Debug for ShardId {
     }
 }
 
-/// How many shards the cluster has: a power of two, fixed in the store when the cluster is created.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// How many shards a cluster has: a power of two. In the store is how many it began with, and each shard's row says of how
+/// many it is one now.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SlotCount(u32);
 
 impl SlotCount {
+    const MOST: u32 = 1 << 16;
+
     /// `None` unless `count` is a power of two of at most 65,536.
     pub fn new(count: u32) -> Option<Self> {
-        (count.is_power_of_two() && count <= 1 << 16).then_some(Self(count))
+        (count.is_power_of_two() && count <= Self::MOST).then_some(Self(count))
+    }
+
+    /// `None` if there cannot be so many.
+    pub fn doubled(self) -> Option<Self> {
+        Self::new(self.0 * 2)
     }
 
     pub fn get(self) -> u32 {
@@ -168,6 +193,15 @@ mod tests {
             let key = ChainKey::new("namespace", format!("workflow-{i}"));
             assert_eq!(key.shard(many).0 % 64, key.shard(few).0);
         }
+    }
+
+    #[test]
+    fn halves_know_their_parent() {
+        let (few, many) = (SlotCount::new(64).expect("valid"), SlotCount::new(128).expect("valid"));
+        assert_eq!(few.doubled(), Some(many));
+        assert_eq!(ShardId(5).upper_half(few), ShardId(69));
+        assert_eq!((ShardId(5).parent(many), ShardId(69).parent(many)), (ShardId(5), ShardId(5)));
+        assert_eq!(SlotCount::new(1 << 16).and_then(SlotCount::doubled), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod visibility;
 
 pub use config::{ConfigError, Limits, edit_distance};
 pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount};
-pub use placement::{Member, NodeId, Placement, QueueFilter, Served, UNNAMED_SESSION_GRACE};
+pub use placement::{Layout, Member, NodeId, Placement, QueueFilter, Served, ShardMap, UNNAMED_SESSION_GRACE};
 pub use position::{Epoch, Position, Seq};
 pub use time::{Duration, Timestamp};
 pub use visibility::{

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use perdure_types::{NodeId, Placement, Served};
+use perdure_types::{NodeId, Placement, Served, SessionId, ShardMap};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -98,13 +98,14 @@ async fn run(
         }
     };
     let view = View::new(me.node.clone(), config.slots, config.settle, Instant::now());
-    let routes = Routes::new(config.slots, view.placement().clone(), Arc::new(Ring::default()), vec![me.clone()]);
+    let (map, ring) = (ShardMap::default(), Arc::new(Ring::default()));
+    let routes = Routes::new(map.clone(), view.placement().clone(), ring, vec![me.clone()]);
     let (placement, watch_placement) = watch::channel(view.placement().clone());
     let (routes, watch_routes) = watch::channel(routes);
     if ready.send(Ok(Started { routes: watch_routes, placement: watch_placement })).is_err() {
         return;
     }
-    let actor = Actor { config, me, gossip, view, routes, placement, listed: None, refused: BTreeMap::new() };
+    let actor = Actor { config, me, gossip, view, map, routes, placement, listed: None, refused: BTreeMap::new() };
     actor.run(commands).await;
 }
 
@@ -113,6 +114,8 @@ struct Actor {
     me: MemberState,
     gossip: Gossip,
     view: View,
+    /// All that was ever told of the shards that there are.
+    map: ShardMap,
     routes: watch::Sender<Routes>,
     placement: watch::Sender<Arc<Placement>>,
     /// What the table said last.
@@ -193,14 +196,18 @@ impl Actor {
         let is_refused = |node: &NodeId| self.refused.get(node).is_some_and(|since| now < *since + REFUSED_COUNTS);
         let mut live: Vec<MemberState> = heard.into_iter().filter(|other| !is_refused(&other.node)).collect();
         live.push(self.me.clone());
+        self.view.replaced(now, self.replaced(&live));
         let complete = self.listed.as_ref().is_some_and(|listed| self.unheard(listed, &live).is_empty());
         let cut_off = self.is_cut_off(&live);
         self.view.observe(now, live.clone(), complete, cut_off);
         let placement = self.view.placement().clone();
+        self.learn_shards(&live);
         let members = live.into_iter().filter(|member| placement.members.contains_key(&member.node)).collect();
-        let routes = Routes::new(self.config.slots, placement.clone(), self.view.ring().clone(), members);
+        let routes = Routes::new(self.map.clone(), placement.clone(), self.view.ring().clone(), members);
         self.routes.send_if_modified(|current| {
-            let changed = *current.placement != *routes.placement || current.members != routes.members;
+            let changed = *current.placement != *routes.placement
+                || current.members != routes.members
+                || current.map != routes.map;
             if changed {
                 *current = routes;
             }
@@ -215,12 +222,31 @@ impl Actor {
         });
     }
 
+    /// Takes in which shards there are: by what members say, and since they serve them.
+    fn learn_shards(&mut self, live: &[MemberState]) {
+        for member in live {
+            self.map.merge(&member.served.map);
+            let slots = self.map.slots.unwrap_or(self.config.slots);
+            let more = member.served.shards.keys().copied().filter(|shard| shard.0 >= slots.get()).collect();
+            self.map.merge(&ShardMap { slots: None, more: Arc::new(more) });
+        }
+    }
+
     /// Nodes of the table that gossip does not hear, and that no newer incarnation replaces.
     fn unheard<'a>(&self, listed: &'a [Listed], live: &[MemberState]) -> Vec<&'a Listed> {
         let replaced = |other: &Listed| {
             live.iter().any(|member| *member.name == *other.name && member.generation >= other.generation)
         };
         listed.iter().filter(|other| !replaced(other)).collect()
+    }
+
+    /// Sessions of incarnations that a newer one has replaced, by the table: a node that was killed and started again is the
+    /// only one that knows who it was.
+    fn replaced(&self, live: &[MemberState]) -> Vec<SessionId> {
+        let is_replaced = |other: &&Listed| {
+            live.iter().any(|member| *member.name == *other.name && member.generation > other.generation)
+        };
+        self.listed.iter().flatten().filter(is_replaced).filter_map(|other| other.session).collect()
     }
 
     /// True if more nodes show signs of life in the table only than by gossip. Of two equal halves, the one with the
@@ -254,6 +280,7 @@ pub(crate) async fn watch_table(membership: Weak<Inner>, table: Arc<dyn MemberTa
         let (me, interval) = (inner.me.to_string(), inner.config.table_interval);
         let address = inner.config.advertise.to_string();
         let commands = inner.commands.clone();
+        let session = inner.own_session();
         drop(inner);
         if commands.is_closed() {
             // It has left.
@@ -263,7 +290,7 @@ pub(crate) async fn watch_table(membership: Weak<Inner>, table: Arc<dyn MemberTa
             return;
         }
         beat += 1;
-        let row = MemberRow { node: me.clone(), name: name.to_string(), address, generation, beat };
+        let row = MemberRow { node: me.clone(), name: name.to_string(), address, generation, beat, session };
         table::write(&table, &row).await;
         match table.list().await {
             Ok(read) => {

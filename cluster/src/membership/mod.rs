@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use perdure_types::{NodeId, Placement, Served, SessionId, ShardId, SlotCount};
+use perdure_types::{NodeId, Placement, Served, SessionId, ShardId, ShardMap, SlotCount};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::actor::Command;
@@ -98,14 +98,18 @@ pub(crate) struct MemberState {
 pub(crate) struct Routes {
     pub placement: Arc<Placement>,
     pub ring: Arc<Ring>,
-    /// Who serves each slot, by what they say.
+    /// Which shards there are, by what members say.
+    pub map: ShardMap,
+    /// Who serves each shard, by what they say.
     pub serving: Arc<[Option<NodeId>]>,
     pub members: Arc<[MemberState]>,
 }
 
 impl Routes {
-    pub(crate) fn new(slots: SlotCount, placement: Arc<Placement>, ring: Arc<Ring>, members: Vec<MemberState>) -> Self {
-        let mut serving = vec![None; slots.get() as usize];
+    pub(crate) fn new(map: ShardMap, placement: Arc<Placement>, ring: Arc<Ring>, members: Vec<MemberState>) -> Self {
+        let served = members.iter().filter_map(|member| member.served.shards.last_key_value());
+        let count = served.map(|(shard, _)| shard.0 as usize + 1).max().unwrap_or(0);
+        let mut serving = vec![None; count];
         for member in &members {
             for (shard, epoch) in &member.served.shards {
                 if let Some(slot) = serving.get_mut(shard.0 as usize)
@@ -116,7 +120,7 @@ impl Routes {
             }
         }
         let serving = serving.into_iter().map(|slot| slot.map(|(node, _)| node)).collect();
-        Self { placement, ring, serving, members: members.into() }
+        Self { placement, ring, map, serving, members: members.into() }
     }
 
     pub(crate) fn me(&self) -> &NodeId {
@@ -151,6 +155,13 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     routes: watch::Receiver<Routes>,
     placement: watch::Receiver<Arc<Placement>>,
+}
+
+impl Inner {
+    /// Under which this node commits now.
+    fn own_session(&self) -> Option<SessionId> {
+        self.placement.borrow().members.get(&self.me).and_then(|member| member.session)
+    }
 }
 
 impl Membership {

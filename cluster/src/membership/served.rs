@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use perdure_types::{Epoch, Served, SessionId, ShardId};
+use perdure_types::{Epoch, Served, SessionId, ShardId, SlotCount};
 
 /// Shards whose values share a key.
 const SHARDS_PER_KEY: u32 = 64;
 const SHARDS: &str = "shards/";
 const SESSION: &str = "session";
+/// All shards of so many are there.
+const SLOTS: &str = "slots";
 
 /// The keys and values that tell `served`. Parts in which nothing is served are empty values of the keys of `before`.
 pub(crate) fn encode(before: &Served, served: &Served) -> BTreeMap<String, String> {
@@ -23,6 +25,9 @@ pub(crate) fn encode(before: &Served, served: &Served) -> BTreeMap<String, Strin
     values.extend(parts.into_iter().map(|(part, pairs)| (format!("{SHARDS}{part}"), pairs.join(","))));
     let session = served.session.map_or_else(String::new, |session| session.to_string());
     values.insert(SESSION.to_owned(), session);
+    if let Some(slots) = served.map.slots {
+        values.insert(SLOTS.to_owned(), slots.get().to_string());
+    }
     values
 }
 
@@ -32,6 +37,8 @@ pub(crate) fn decode<'a>(values: impl Iterator<Item = (&'a str, &'a str)>) -> Se
     for (key, value) in values {
         if key == SESSION {
             served.session = SessionId::parse(value);
+        } else if key == SLOTS {
+            served.map.slots = value.parse().ok().and_then(SlotCount::new);
         } else if key.starts_with(SHARDS) {
             served.shards.extend(value.split(',').filter_map(pair));
         }
@@ -46,12 +53,15 @@ fn pair(text: &str) -> Option<(ShardId, Epoch)> {
 
 #[cfg(test)]
 mod tests {
+    use perdure_types::ShardMap;
+
     use super::*;
 
     fn served(shards: &[(u32, u64)]) -> Served {
         Served {
             session: SessionId::parse("0192d3c4-5e6f-4a7b-8c9d-0e1f2a3b4c5d"),
             shards: shards.iter().map(|(shard, epoch)| (ShardId(*shard), Epoch(*epoch))).collect(),
+            map: ShardMap { slots: SlotCount::new(64), ..ShardMap::default() },
         }
     }
 
@@ -75,13 +85,13 @@ mod tests {
     #[test]
     fn what_is_served_no_more_vanishes() {
         assert_eq!(applied(&[served(&[(1, 1), (70, 1), (200, 1)]), served(&[(70, 2)])]), served(&[(70, 2)]));
-        assert_eq!(applied(&[served(&[(1, 1)]), Served::default()]), Served::default());
+        assert_eq!(applied(&[served(&[(1, 1)]), Served { shards: BTreeMap::new(), ..served(&[]) }]), served(&[]));
     }
 
     #[test]
     fn nonsense_is_left_out() {
-        let values = [("shards/0", "1:2,x,3:,:4,5:6"), ("session", "?"), ("other", "1:1")];
-        let expected = Served { session: None, shards: served(&[(1, 2), (5, 6)]).shards };
+        let values = [("shards/0", "1:2,x,3:,:4,5:6"), ("session", "?"), ("other", "1:1"), ("slots", "3")];
+        let expected = Served { shards: served(&[(1, 2), (5, 6)]).shards, ..Served::default() };
         assert_eq!(decode(values.into_iter()), expected);
     }
 }

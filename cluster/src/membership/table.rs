@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use perdure_proto::Error;
+use perdure_types::SessionId;
 use tokio::time::Instant;
 
 /// A row of the table.
@@ -21,6 +22,8 @@ pub struct MemberRow {
     pub generation: u64,
     /// Rises with each write, so that a reader sees a sign of life without comparing clocks.
     pub beat: u64,
+    /// Under which the node commits, if it had one by then.
+    pub session: Option<SessionId>,
 }
 
 /// Where the members are kept; implemented over the store by the server's wiring.
@@ -56,6 +59,7 @@ pub(crate) struct Listed {
     pub name: String,
     pub generation: u64,
     pub address: SocketAddr,
+    pub session: Option<SessionId>,
     /// Its row changes.
     pub fresh: bool,
 }
@@ -79,6 +83,7 @@ impl Rows {
                 name: seen.row.name.clone(),
                 generation: seen.row.generation,
                 address: seen.row.address.parse().ok()?,
+                session: seen.row.session,
                 fresh: seen.lives && now < seen.changed + stale,
             })
         };
@@ -104,7 +109,8 @@ mod tests {
 
     fn row(name: &str, generation: u64, beat: u64) -> MemberRow {
         let node = format!("{name}@{generation}");
-        MemberRow { node, name: name.to_owned(), address: "127.0.0.1:1".to_owned(), generation, beat }
+        let address = "127.0.0.1:1".to_owned();
+        MemberRow { node, name: name.to_owned(), address, generation, beat, session: None }
     }
 
     #[test]

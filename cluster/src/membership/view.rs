@@ -121,6 +121,13 @@ impl View {
         self.publish(now);
     }
 
+    /// These were sessions of incarnations that are gone.
+    pub(crate) fn replaced(&mut self, now: Instant, sessions: impl IntoIterator<Item = SessionId>) {
+        for session in sessions {
+            self.dead.entry(session).or_insert(now);
+        }
+    }
+
     /// When the placement changes though nothing is heard.
     pub(crate) fn next_change(&self, now: Instant) -> Option<Instant> {
         let start = (!self.ready).then_some(self.started + self.settle.start);
@@ -128,7 +135,15 @@ impl View {
         places.chain(start).min()
     }
 
+    /// So many shards are placed: while they are being split, halves stay together. Whoever sees in the store that all are
+    /// there tells the others.
+    fn take_slots(&mut self) {
+        let told = self.known.values().filter_map(|known| known.state.served.map.slots);
+        self.slots = told.fold(self.slots, SlotCount::max);
+    }
+
     fn publish(&mut self, now: Instant) {
+        self.take_slots();
         let holds_place = |known: &&Known| known.placed_at <= now && !known.state.draining;
         if self.ready && !self.cut_off {
             let members = self.known.values().filter(holds_place);

@@ -105,6 +105,15 @@ fn a_new_incarnation_replaces_the_old_one_at_once() {
 }
 
 #[test]
+fn a_session_of_an_incarnation_before_is_dead() {
+    let now = Instant::now();
+    let mut view = view(now);
+    view.replaced(now, [session(1), session(1005)]);
+    view.observe(now, vec![state(1, 5)], true, false);
+    assert_eq!(view.placement().dead, BTreeSet::from([session(1)]), "its own one lives");
+}
+
+#[test]
 fn a_draining_member_owns_nothing_and_is_alive() {
     let now = Instant::now();
     let mut view = settled(now, &[state(1, 1), state(2, 1)]);

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 pub use config::{CassandraConfig, CassandraTls, ConnectError};
 use cql::Cql;
 use domain::Domain;
-use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
+use perdure_types::{ChainKey, Seq, SessionId, ShardId, SlotCount, Timestamp};
 pub use schema::render as render_schema;
 use statements::Statements;
 use telemetry::Counters;
@@ -116,6 +116,14 @@ fn wall_clock() -> Timestamp {
 impl Store for CassandraStore {
     async fn cluster_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings> {
         self.settle_settings(proposal).await
+    }
+
+    async fn read_goal(&self) -> Result<Option<SlotCount>> {
+        self.goal().await
+    }
+
+    async fn cas_goal(&self, expected: Option<SlotCount>, new: SlotCount) -> Result<Cas<SlotCount>> {
+        self.goal_cas(expected, new).await
     }
 
     async fn list_namespaces(&self) -> Result<Vec<NamespaceRow>> {

@@ -169,10 +169,10 @@ impl CassandraStore {
 mod tests {
     use std::collections::BTreeMap;
 
-    use perdure_types::{Epoch, Position, Seq};
+    use perdure_types::{Epoch, Position, Seq, SlotCount};
 
     use super::*;
-    use crate::{SessionState, Source};
+    use crate::{SessionState, Source, Split};
 
     #[test]
     fn rows_survive_their_columns() {
@@ -190,14 +190,21 @@ mod tests {
             epoch: Epoch(9),
             checkpoint: Position { epoch: Epoch(8), seq: Seq(1 << 39) },
             sources: BTreeMap::from([(Epoch(8), source(1, 5, Some(Seq(0)))), (Epoch(9), source(2, 1, None))]),
+            split: None,
         };
         assert_eq!(ShardColumns::encode(&row).decode().unwrap(), row);
+        let half = Split { slots: SlotCount::new(128).unwrap(), epoch: Epoch(7), sibling: None };
+        let sibling = ShardRow { epoch: Epoch(8), split: Some(half.clone()), ..row.clone() };
+        for sibling in [None, Some(Box::new(sibling)), Some(Box::new(ShardRow { split: Some(half.clone()), ..ShardRow::default() }))] {
+            row.split = Some(Split { sibling, ..half.clone() });
+            assert_eq!(ShardColumns::encode(&row).decode().unwrap(), row);
+        }
     }
 
     #[test]
     fn damaged_columns_are_corrupt() {
         assert!(SessionColumns { state: 3, sealed_at: 0, base: 0, base_segment: 0 }.decode().is_err());
-        for sources in ["1", "1:x:1:", "a:00000000-0000-0000-0000-000000000001:1:"] {
+        for sources in ["1", "1:x:1:", "a:00000000-0000-0000-0000-000000000001:1:", ";3;1", ";128", ";128;1;x"] {
             let mut columns = ShardColumns::encode(&ShardRow::default());
             columns.sources = sources.into();
             assert!(columns.decode().is_err(), "{sources}");

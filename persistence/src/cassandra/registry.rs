@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use perdure_types::SlotCount;
+use perdure_types::{SessionId, SlotCount};
+use scylla::value::MaybeUnset;
+use uuid::Uuid;
 
 use super::{
     CassandraStore,
@@ -15,11 +17,12 @@ use crate::{Cas, ClusterSettings, MemberRow, NamespaceRow, Result, StoreError};
 
 type NamespaceTuple = (String, Option<String>, Option<i64>, Option<Bytes>);
 
-type MemberTuple = (String, Option<String>, Option<String>, Option<i64>, Option<i64>);
+type MemberTuple = (String, Option<String>, Option<String>, Option<i64>, Option<i64>, Option<Uuid>);
 
 /// Rows that are about to expire may lack columns.
-fn member((node, name, address, generation, beat): MemberTuple) -> Option<MemberRow> {
-    Some(MemberRow { node, name: name?, address: address?, generation: generation? as u64, beat: beat? as u64 })
+fn member((node, name, address, generation, beat, session): MemberTuple) -> Option<MemberRow> {
+    let (generation, beat) = (generation? as u64, beat? as u64);
+    Some(MemberRow { node, name: name?, address: address?, generation, beat, session: session.map(SessionId) })
 }
 
 fn namespace((name, id, version, record): NamespaceTuple) -> Option<NamespaceRow> {
@@ -36,16 +39,38 @@ fn namespace_of(columns: &Columns) -> Result<NamespaceRow> {
     })
 }
 
+fn slot_count(slots: i32) -> Result<SlotCount> {
+    SlotCount::new(slots as u32).ok_or_else(|| StoreError::Corrupt(format!("the cluster has {slots} slots")))
+}
+
 impl CassandraStore {
+    pub(super) async fn goal(&self) -> Result<Option<SlotCount>> {
+        let rows = self.cql.read(Request::List, &self.statements.read_goal, ()).await?;
+        let row = rows.maybe_first_row::<(Option<i32>,)>().map_err(|e| errors::corrupt("goal", e))?;
+        row.and_then(|(slots,)| slots).map(slot_count).transpose()
+    }
+
+    pub(super) async fn goal_cas(&self, expected: Option<SlotCount>, new: SlotCount) -> Result<Cas<SlotCount>> {
+        let new = new.get() as i32;
+        let decision = match expected {
+            None => self.cql.decide(&self.statements.create_goal, (new,)).await?,
+            Some(expected) => self.cql.decide(&self.statements.move_goal, (new, expected.get() as i32)).await?,
+        };
+        match decision {
+            Decision::Applied => Ok(Cas::Applied),
+            Decision::Rejected(row) => {
+                Ok(Cas::Rejected(row.map(|row| row.int("slots").and_then(slot_count)).transpose()?))
+            }
+        }
+    }
+
     pub(super) async fn settle_settings(&self, proposal: ClusterSettings) -> Result<ClusterSettings> {
         let values = (&proposal.cluster_id, proposal.slots.get() as i32, proposal.schema_version as i32);
         match self.cql.decide(&self.statements.create_settings, values).await? {
             Decision::Applied => Ok(proposal),
             Decision::Rejected(None) => Err(StoreError::Unavailable("settings were there and are gone".into())),
             Decision::Rejected(Some(row)) => {
-                let slots = row.int("slots")?;
-                let slots = SlotCount::new(slots as u32)
-                    .ok_or_else(|| StoreError::Corrupt(format!("the cluster has {slots} slots")))?;
+                let slots = slot_count(row.int("slots")?)?;
                 let schema_version = row.int("schema_version")? as u32;
                 Ok(ClusterSettings { cluster_id: row.text("cluster_id")?.to_owned(), slots, schema_version })
             }
@@ -83,7 +108,10 @@ impl CassandraStore {
 
     pub(super) async fn member_put(&self, row: &MemberRow, ttl: Duration) -> Result<()> {
         let seconds = i32::try_from(ttl.as_secs().max(1)).unwrap_or(i32::MAX);
-        let values = (&row.node, &row.name, &row.address, row.generation as i64, row.beat as i64, seconds);
+        let (generation, beat) = (row.generation as i64, row.beat as i64);
+        // Not null, which would be a tombstone.
+        let session = MaybeUnset::from_option(row.session.map(|session| session.0));
+        let values = (&row.node, &row.name, &row.address, generation, beat, session, seconds);
         self.cql.write(Request::Members, &self.statements.put_member, values).await
     }
 

@@ -24,6 +24,9 @@ statements! {
     // Rows of ownership and settings: written by LWT only (G4).
     create_settings: prepare_conditional =
         "INSERT INTO {ks}.cluster (key, cluster_id, slots, schema_version) VALUES ('settings', ?, ?, ?) IF NOT EXISTS";
+    read_goal: prepare = "SELECT slots FROM {ks}.cluster WHERE key = 'goal'";
+    create_goal: prepare_conditional = "INSERT INTO {ks}.cluster (key, slots) VALUES ('goal', ?) IF NOT EXISTS";
+    move_goal: prepare_conditional = "UPDATE {ks}.cluster SET slots = ? WHERE key = 'goal' IF slots = ?";
     list_namespaces: prepare = "SELECT name, id, version, record FROM {ks}.namespaces WHERE registry = 0";
     create_namespace: prepare_conditional =
         "INSERT INTO {ks}.namespaces (registry, name, id, version, record) VALUES (0, ?, ?, ?, ?) IF NOT EXISTS";
@@ -34,8 +37,10 @@ statements! {
 
     // Signs of life: no protocol stands on them, so they carry the time of the write.
     put_member: prepare =
-        "INSERT INTO {ks}.members (registry, node, name, address, generation, beat) VALUES (0, ?, ?, ?, ?, ?) USING TTL ?";
-    list_members: prepare = "SELECT node, name, address, generation, beat FROM {ks}.members WHERE registry = 0";
+        "INSERT INTO {ks}.members (registry, node, name, address, generation, beat, session) \
+         VALUES (0, ?, ?, ?, ?, ?, ?) USING TTL ?";
+    list_members: prepare =
+        "SELECT node, name, address, generation, beat, session FROM {ks}.members WHERE registry = 0";
     delete_member: prepare = "DELETE FROM {ks}.members WHERE registry = 0 AND node = ?";
 
     list_sessions: prepare = "SELECT session_id, state, sealed_at, base, base_segment FROM {ks}.sessions";
@@ -172,14 +177,4 @@ statements! {
     read_visibility_buckets: prepare =
         "SELECT bucket FROM {ks}.visibility_buckets \
          WHERE list_id = ? AND facet = ? AND closed = ? AND bucket >= ? AND bucket <= ? LIMIT ?";
-    read_listing: prepare =
-        "SELECT start_time, closed, at, facets, stamp FROM {ks}.visibility_runs \
-         WHERE list_id = ? AND workflow_id = ? AND run_id = ?";
-    put_listing: prepare =
-        "INSERT INTO {ks}.visibility_runs (list_id, workflow_id, run_id, start_time, closed, at, facets, stamp) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?";
-    // That it is gone has to be known for as long as an older write may come.
-    put_delisting: prepare =
-        "INSERT INTO {ks}.visibility_runs (list_id, workflow_id, run_id, start_time, closed, at, facets, stamp) \
-         VALUES (?, ?, ?, null, null, null, null, ?) USING TIMESTAMP ? AND TTL 864000";
 }

@@ -86,11 +86,11 @@ impl Plan {
                 TableWrite::DeleteWakeup { shard, wakeup } => {
                     add_wakeup(&mut plan.deleted_wakeups, shard, position.epoch, (wakeup, stamp));
                 }
-                TableWrite::PutVisibility { chain, run_id, row } => {
-                    plan.listings.push(Change { chain, run_id, row: Some(row), stamp });
+                TableWrite::PutVisibility { chain, run_id, row, before } => {
+                    plan.listings.push(Change { chain, run_id, row: Some(row), before, stamp });
                 }
-                TableWrite::DeleteVisibility { chain, run_id } => {
-                    plan.listings.push(Change { chain, run_id, row: None, stamp });
+                TableWrite::DeleteVisibility { chain, run_id, before } => {
+                    plan.listings.push(Change { chain, run_id, row: None, before, stamp });
                 }
             }
         }

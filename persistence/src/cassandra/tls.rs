@@ -16,16 +16,13 @@ use super::config::{CassandraTls, ConnectError};
 
 pub(super) fn client(tls: &CassandraTls) -> Result<Arc<ClientConfig>, ConnectError> {
     let failed = |reason: String| ConnectError::Tls(reason);
-    let Some(ca) = &tls.ca else {
-        return Err(failed("give the PEM file of the authority that signs the nodes' certificates (ca)".into()));
+    let roots = match &tls.ca {
+        Some(ca) => roots_of(ca)?,
+        None => system_roots()?,
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate).map_err(|e| failed(format!("{}: {e}", ca.display())))?;
-    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let verifier = verifier.build().map_err(|e| failed(format!("{}: {e}", ca.display())))?;
+    let verifier = verifier.build().map_err(|e| failed(e.to_string()))?;
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| failed(e.to_string()))?;
     let builder = match tls.verify_host {
@@ -40,6 +37,29 @@ pub(super) fn client(tls: &CassandraTls) -> Result<Arc<ClientConfig>, ConnectErr
         _ => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
+}
+
+fn roots_of(ca: &Path) -> Result<RootCertStore, ConnectError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(|e| ConnectError::Tls(format!("{}: {e}", ca.display())))?;
+    }
+    Ok(roots)
+}
+
+/// The authorities that this machine trusts. Some that cannot be read are passed over; none at all is told.
+fn system_roots() -> Result<RootCertStore, ConnectError> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "a certificate of the system's cannot be read");
+    }
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let reason = "this machine trusts no authority: give the PEM file of the one that signs the nodes' certificates (ca)";
+        return Err(ConnectError::Tls(reason.into()));
+    }
+    Ok(roots)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectError> {

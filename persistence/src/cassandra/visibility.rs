@@ -8,13 +8,14 @@
 //! starts in their order. A directory (`visibility_buckets`) says which hours, days or months of a facet ever had
 //! something, so that rare ones need no walk over empty partitions.
 //!
-//! **Where a run is listed** stands in `visibility_runs`. It is read before a run is listed again or no more, since its
-//! place changes when it closes; its timestamp is the position that was listed, and an older one changes nothing (M1).
+//! **Where a run was listed** is told by who lists it again, or no more: its place changes when it closes. So nothing is read
+//! before it is written. Rows and their deletions carry the position that they reflect, and a write that comes late
+//! changes nothing (M1): wherever it can put a row, that row was deleted with a later stamp.
 
 mod read;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -23,8 +24,8 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use perdure_types::ChainKey;
 use scylla::statement::prepared::PreparedStatement;
 
-use super::{CassandraStore, IN_FLIGHT, errors, telemetry::Request};
-use crate::{Result, StoreError, VisibilityRow};
+use super::{CassandraStore, IN_FLIGHT, telemetry::Request};
+use crate::{Listing, Result, StoreError, VisibilityRow};
 
 const HOUR_NANOS: i64 = 3_600_000_000_000;
 
@@ -61,14 +62,18 @@ fn hours_of(facet: &str) -> i64 {
     }
 }
 
-/// The last change of each run: the others would be written over.
+/// The last change of each run, which takes away what all of them would have.
 fn latest(changes: Vec<Change>) -> Vec<Change> {
     let mut latest: HashMap<(ChainKey, Arc<str>), Change> = HashMap::new();
-    for change in changes {
-        let key = (change.chain.clone(), change.run_id.clone());
-        match latest.get(&key) {
-            Some(newer) if newer.stamp > change.stamp => {}
-            _ => drop(latest.insert(key, change)),
+    for mut change in changes {
+        match latest.entry((change.chain.clone(), change.run_id.clone())) {
+            Entry::Vacant(place) => drop(place.insert(change)),
+            Entry::Occupied(mut place) => {
+                if place.get().stamp <= change.stamp {
+                    std::mem::swap(place.get_mut(), &mut change);
+                }
+                place.get_mut().before.append(&mut change.before);
+            }
         }
     }
     latest.into_values().collect()
@@ -83,9 +88,9 @@ fn chunks<V>(rows: Vec<V>) -> Vec<Vec<V>> {
     chunks
 }
 
-/// What has to be known of a listed run to take it from the list.
+/// A listing by the keys of its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Listing {
+struct Keys {
     start: i64,
     closed: bool,
     /// The time that places it.
@@ -93,14 +98,14 @@ struct Listing {
     facets: Vec<Arc<str>>,
 }
 
-impl Listing {
-    fn of(row: &VisibilityRow) -> Self {
-        let keywords = row.keywords.iter().map(|(name, value)| keyword_facet(name, value));
-        let mut facets: Vec<Arc<str>> = std::iter::once(type_facet(&row.workflow_type)).chain(keywords).collect();
+impl Keys {
+    fn of(listing: &Listing) -> Self {
+        let keywords = listing.keywords.iter().map(|(name, value)| keyword_facet(name, value));
+        let mut facets: Vec<Arc<str>> = std::iter::once(type_facet(&listing.workflow_type)).chain(keywords).collect();
         facets.sort();
         facets.dedup();
-        let at = row.close_time.unwrap_or(row.start_time).0;
-        Self { start: row.start_time.0, closed: row.close_time.is_some(), at, facets }
+        let (closed, at) = listing.place();
+        Self { start: listing.start_time.0, closed, at: at.0, facets }
     }
 }
 
@@ -111,8 +116,6 @@ type IndexKey = (Arc<str>, Arc<str>, bool, i64);
 type RowTuple =
     (Arc<str>, bool, i64, i64, Arc<str>, Arc<str>, Arc<str>, i8, i64, bool, i64, Vec<(Arc<str>, Arc<str>)>, Bytes, i64);
 
-/// List, workflow, run, where it is listed, stamp.
-type RunTuple = (Arc<str>, Arc<str>, Arc<str>, Option<Listing>, i64);
 type EntryTuple = (i64, Arc<str>, Arc<str>, i64);
 type IdTuple = (Arc<str>, Arc<str>, bool, i64, i64);
 /// Of a row, or an entry: stamp, time, run.
@@ -129,7 +132,6 @@ struct Plan {
     deleted_entries: Grouped<IndexKey, DeletionTuple>,
     ids: Grouped<(Arc<str>, i64), IdTuple>,
     deleted_ids: Grouped<(Arc<str>, i64), IdDeletionTuple>,
-    runs: Vec<RunTuple>,
 }
 
 /// A change of one run's listing; `None`: it is to be listed no more.
@@ -137,16 +139,17 @@ pub(super) struct Change {
     pub chain: ChainKey,
     pub run_id: Arc<str>,
     pub row: Option<Box<VisibilityRow>>,
+    pub before: Vec<Listing>,
     pub stamp: i64,
 }
 
 impl Plan {
-    fn add(&mut self, change: Change, old: Option<Listing>) {
-        let Change { chain, run_id, row, stamp } = change;
+    fn add(&mut self, change: Change) {
+        let Change { chain, run_id, row, before, stamp } = change;
         let list: Arc<str> = chain.list_id();
         let id = chain.workflow_id;
-        let new = row.as_deref().map(Listing::of);
-        if let Some(old) = old.filter(|old| Some(old) != new.as_ref()) {
+        let new = row.as_deref().map(|row| Keys::of(&Listing::of(row)));
+        for old in before.iter().map(Keys::of).filter(|old| Some(old) != new.as_ref()) {
             self.remove(&list, &id, &run_id, &old, new.as_ref(), stamp);
         }
         if let (Some(row), Some(new)) = (row, &new) {
@@ -179,7 +182,6 @@ impl Plan {
             );
             self.rows.entry(key).or_default().push(tuple);
         }
-        self.runs.push((list, id, run_id, new, stamp));
     }
 
     /// What the new listing does not write over.
@@ -188,8 +190,8 @@ impl Plan {
         list: &Arc<str>,
         id: &Arc<str>,
         run_id: &Arc<str>,
-        old: &Listing,
-        new: Option<&Listing>,
+        old: &Keys,
+        new: Option<&Keys>,
         stamp: i64,
     ) {
         let moved = new.is_none_or(|new| (new.closed, new.at) != (old.closed, old.at));
@@ -237,15 +239,8 @@ impl Listed {
 
 impl CassandraStore {
     pub(super) async fn write_visibility(&self, changes: Vec<Change>) -> Result<()> {
-        let olds: Vec<Option<(Change, Option<Listing>)>> = stream::iter(latest(changes))
-            .map(|change| self.with_listing(change))
-            .buffer_unordered(IN_FLIGHT)
-            .try_collect()
-            .await?;
         let mut plan = Plan::default();
-        for (change, old) in olds.into_iter().flatten() {
-            plan.add(change, old);
-        }
+        latest(changes).into_iter().for_each(|change| plan.add(change));
         let unlisted: Vec<_> = plan.buckets().into_iter().filter(|key| !self.listed.contains(key)).collect();
         stream::iter(unlisted)
             .map(|key| async move {
@@ -257,27 +252,6 @@ impl CassandraStore {
             .try_collect::<()>()
             .await?;
         self.carry_out(plan).await
-    }
-
-    /// The change with what is listed of its run; `None`: something as new or newer is.
-    async fn with_listing(&self, change: Change) -> Result<Option<(Change, Option<Listing>)>> {
-        let chain = &change.chain;
-        let values = (chain.list_id(), &chain.workflow_id, &change.run_id);
-        let rows = self.cql.read(Request::ReadVisibility, &self.statements.read_listing, values).await?;
-        let row = rows.maybe_first_row::<(Option<i64>, Option<bool>, Option<i64>, Option<Vec<String>>, Option<i64>)>();
-        let row = row.map_err(|e| errors::corrupt("listing of a run", e))?;
-        let Some((start, closed, at, facets, Some(stamp))) = row else { return Ok(Some((change, None))) };
-        if stamp > change.stamp {
-            return Ok(None);
-        }
-        let old = match (start, closed, at) {
-            (Some(start), Some(closed), Some(at)) => {
-                let facets = facets.unwrap_or_default().into_iter().map(Arc::from).collect();
-                Some(Listing { start, closed, at, facets })
-            }
-            _ => None,
-        };
-        Ok(Some((change, old)))
     }
 
     async fn carry_out(&self, plan: Plan) -> Result<()> {
@@ -324,24 +298,7 @@ impl CassandraStore {
                 writes.push(self.partition(&s.delete_visibility_id, values.collect()));
             }
         }
-        stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect::<()>().await?;
-        // Last: until it says so, the next attempt finds what this one has left undone.
-        stream::iter(plan.runs)
-            .map(|(list, id, run_id, listing, stamp)| async move {
-                match listing {
-                    Some(l) => {
-                        let values = (list, id, run_id, l.start, l.closed, l.at, l.facets, stamp, stamp);
-                        self.cql.write(Request::WriteVisibility, &s.put_listing, values).await
-                    }
-                    None => {
-                        let values = (list, id, run_id, stamp, stamp);
-                        self.cql.write(Request::WriteVisibility, &s.put_delisting, values).await
-                    }
-                }
-            })
-            .buffer_unordered(IN_FLIGHT)
-            .try_collect::<()>()
-            .await
+        stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect::<()>().await
     }
 
     fn partition<'a, V>(

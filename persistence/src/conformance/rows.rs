@@ -8,7 +8,7 @@ use perdure_types::{Epoch, Position, Seq, SessionId, ShardId, SlotCount};
 use uuid::Uuid;
 
 use super::patient::{Patient, until_done};
-use crate::{Cas, ClusterSettings, NamespaceRow, SessionRow, SessionState, ShardRow, Source, Store, StoreError};
+use crate::{Cas, ClusterSettings, NamespaceRow, SessionRow, SessionState, ShardRow, Source, Split, Store, StoreError};
 
 fn session_id(n: u128) -> SessionId {
     SessionId(Uuid::from_u128(n))
@@ -117,12 +117,14 @@ pub(super) async fn shards_are_written_by_condition<S: Store>(store: &Patient<S>
         epoch: Epoch(1),
         checkpoint: Position { epoch: Epoch(1), seq: Seq(17) },
         sources: [(Epoch(1), source(u128::MAX, 1, None))].into(),
+        split: None,
     };
     let second = ShardRow {
         owner: None,
         epoch: Epoch(2),
         checkpoint: Position { epoch: Epoch(2), seq: Seq(3) },
         sources: [(Epoch(1), source(1, 1, Some(Seq(40)))), (Epoch(2), source(2, 9, None))].into(),
+        split: None,
     };
     assert_eq!(until_done(async || store.0.read_shard_serial(id).await).await, None);
     assert_eq!(store.cas_shard(id, None, first.clone()).await, Cas::Applied);
@@ -135,6 +137,48 @@ pub(super) async fn shards_are_written_by_condition<S: Store>(store: &Patient<S>
     let mut all = until_done(async || store.0.list_shards().await).await;
     all.sort_by_key(|(id, _)| *id);
     assert_eq!(all, [(ShardId(1), ShardRow::default()), (id, second)]);
+}
+
+pub(super) async fn halves_of_shards_are_written_by_condition<S: Store>(store: &Patient<S>) {
+    let id = ShardId(5);
+    let source = Source { session: session_id(1), from: Seq(1), until: None };
+    let half = Split { slots: SlotCount::new(128).expect("a power of two"), epoch: Epoch(1), sibling: None };
+    let upper = ShardRow {
+        owner: Some(session_id(1)),
+        epoch: Epoch(2),
+        sources: [(Epoch(2), source)].into(),
+        split: Some(half.clone()),
+        ..ShardRow::default()
+    };
+    let whole = ShardRow { epoch: Epoch(1), ..ShardRow::default() };
+    let lower = ShardRow { split: Some(Split { sibling: Some(Box::new(upper.clone())), ..half }), ..upper.clone() };
+    assert_eq!(store.cas_shard(id, None, whole.clone()).await, Cas::Applied);
+    assert_eq!(store.cas_shard(id, Some(whole.clone()), lower.clone()).await, Cas::Applied);
+    assert_eq!(until_done(async || store.0.read_shard_serial(id).await).await, Some(lower.clone()));
+    assert_eq!(store.cas_shard(id, Some(upper.clone()), whole).await, Cas::Rejected(Some(lower.clone())));
+    assert_eq!(store.cas_shard(id, Some(lower), upper.clone()).await, Cas::Applied);
+    assert_eq!(until_done(async || store.0.list_shards().await).await, [(id, upper)]);
+}
+
+pub(super) async fn the_goal_is_written_by_condition<S: Store>(store: &Patient<S>) {
+    let slots = |count| SlotCount::new(count).expect("a power of two");
+    let read = async || until_done(async || store.0.read_goal().await).await;
+    let settle = async |expected, new| {
+        loop {
+            match store.0.cas_goal(expected, new).await {
+                Ok(outcome) => return outcome,
+                // Each value is proposed once here, so one that stands there is ours.
+                Err(_) if read().await == Some(new) => return Cas::Applied,
+                Err(_) => {}
+            }
+        }
+    };
+    assert_eq!(read().await, None);
+    assert!(settle(None, slots(128)).await != Cas::Rejected(None));
+    assert_eq!(read().await, Some(slots(128)));
+    assert_eq!(settle(Some(slots(512)), slots(1024)).await, Cas::Rejected(Some(slots(128))));
+    assert!(settle(Some(slots(128)), slots(256)).await != Cas::Rejected(None));
+    assert_eq!(read().await, Some(slots(256)));
 }
 
 pub(super) async fn racing_claims_raise_the_epoch_one_by_one<S: Store>(store: &Patient<S>) {

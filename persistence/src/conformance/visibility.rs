@@ -7,7 +7,7 @@ use perdure_types::{ChainKey, Timestamp};
 
 use super::patient::{Patient, until_done};
 use crate::{
-    Hidden, IdMatch, ListedRun, PlainRows, Status, StatusSet, Store, TableWrite, TimeRange, VisibilityCount,
+    Hidden, IdMatch, ListedRun, Listing, PlainRows, Status, StatusSet, Store, TableWrite, TimeRange, VisibilityCount,
     VisibilityIndex, VisibilityQuery, VisibilityRow,
 };
 
@@ -49,8 +49,20 @@ fn status_of(i: i64) -> Status {
     [RUNNING, COMPLETED, FAILED, COMPLETED][i as usize % 4]
 }
 
+/// All places at which the checks list a run.
+fn listings(i: i64) -> Vec<Listing> {
+    [RUNNING, COMPLETED, FAILED].map(|status| Listing::of(&row(i, status))).to_vec()
+}
+
 fn put(namespace_id: &str, i: i64, status: Status) -> TableWrite {
-    TableWrite::PutVisibility { chain: chain(namespace_id, i), run_id: run_id(i), row: Box::new(row(i, status)) }
+    let row = Box::new(row(i, status));
+    let new = Listing::of(&row);
+    let before = listings(i).into_iter().filter(|listing| *listing != new).collect();
+    TableWrite::PutVisibility { chain: chain(namespace_id, i), run_id: run_id(i), row, before }
+}
+
+fn delete(i: i64) -> TableWrite {
+    TableWrite::DeleteVisibility { chain: chain("n", i), run_id: run_id(i), before: listings(i) }
 }
 
 fn query(index: VisibilityIndex) -> VisibilityQuery {
@@ -109,8 +121,7 @@ async fn fill<S: Store>(store: &Patient<S>) {
         store.write((2, i as u64 + 1), put("n", i, status_of(i))).await;
     }
     for i in [17, 40] {
-        let deletion = TableWrite::DeleteVisibility { chain: chain("n", i), run_id: run_id(i) };
-        store.write((2, 100), deletion).await;
+        store.write((2, 100), delete(i)).await;
     }
 }
 
@@ -147,7 +158,7 @@ pub(super) async fn reads_agree_with_plain_rows<S: Store>(store: &Patient<S>) {
 
 pub(super) async fn an_older_stamp_changes_no_row<S: Store>(store: &Patient<S>) {
     store.write((3, 5), put("n", 1, COMPLETED)).await;
-    let late_deletion = TableWrite::DeleteVisibility { chain: chain("n", 1), run_id: run_id(1) };
+    let late_deletion = delete(1);
     for (stamp, write) in
         [((3, 4), put("n", 1, RUNNING)), ((2, 90), late_deletion.clone()), ((1, 1), put("n", 1, FAILED))]
     {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use perdure_types::{ChainKey, EntityKind, Epoch, Position, Seq, SessionId, ShardId, Timestamp};
+use perdure_types::{ChainKey, EntityKind, Epoch, Position, Seq, SessionId, ShardId, SlotCount, Timestamp};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     ClusterSettings, HeadRow, HistoryRow, NamespaceRow, Result, RunRow, SessionRow, SessionState, ShardRow, Source,
-    StoreError, Wakeup,
+    Split, StoreError, Wakeup,
 };
 
 /// Cluster id, slots, schema version.
@@ -23,6 +23,10 @@ pub(super) const CLUSTER: TableDefinition<(), (&str, u32, u32)> = TableDefinitio
 pub(super) const NAMESPACES: TableDefinition<&str, (&str, &[u8], u64)> = TableDefinition::new("namespaces");
 pub(super) const SESSIONS: TableDefinition<u128, SessionValue> = TableDefinition::new("sessions");
 pub(super) const SHARDS: TableDefinition<u32, ShardValue> = TableDefinition::new("shards");
+/// Shards that were split.
+pub(super) const SPLITS: TableDefinition<u32, SplitValue> = TableDefinition::new("splits");
+/// How many shards there are to be.
+pub(super) const GOAL: TableDefinition<(), u32> = TableDefinition::new("goal");
 pub(super) const HEADS: TableDefinition<ChainKeyValue, HeadValue> = TableDefinition::new("heads");
 pub(super) const RUNS: TableDefinition<RunRowKey, RunValue> = TableDefinition::new("runs");
 pub(super) const HISTORY: TableDefinition<HistoryKey, HistoryValue> = TableDefinition::new("history");
@@ -51,6 +55,8 @@ pub(super) type PositionValue = (u64, u64);
 pub(super) type SessionValue = (u8, u64, u64, u32);
 /// Owner, epoch, checkpoint, sources as (epoch, session, from, until).
 pub(super) type ShardValue = (Option<u128>, u64, PositionValue, Vec<(u64, u128, u64, Option<u64>)>);
+/// Slots, epoch, row of the upper half.
+pub(super) type SplitValue = (u32, u64, Option<ShardValue>);
 
 pub(super) fn chain_key(chain: &ChainKey) -> ChainKeyValue<'_> {
     (chain.kind as u8, &chain.namespace_id, &chain.workflow_id)
@@ -103,7 +109,22 @@ pub(super) fn shard_row((owner, epoch, checkpoint, sources): ShardValue) -> Shar
         (Epoch(epoch), Source { session: session_id(session), from: Seq(from), until: until.map(Seq) })
     });
     let sources: BTreeMap<_, _> = sources.collect();
-    ShardRow { owner: owner.map(session_id), epoch: Epoch(epoch), checkpoint: position(checkpoint), sources }
+    let split = None;
+    ShardRow { owner: owner.map(session_id), epoch: Epoch(epoch), checkpoint: position(checkpoint), sources, split }
+}
+
+pub(super) fn split_value(split: &Split) -> SplitValue {
+    (split.slots.get(), split.epoch.0, split.sibling.as_deref().map(shard_value))
+}
+
+pub(super) fn split((slots, epoch, sibling): SplitValue) -> Result<Split> {
+    let half = Split { slots: slot_count(slots)?, epoch: Epoch(epoch), sibling: None };
+    let sibling = sibling.map(|row| Box::new(ShardRow { split: Some(half.clone()), ..shard_row(row) }));
+    Ok(Split { sibling, ..half })
+}
+
+pub(super) fn slot_count(slots: u32) -> Result<SlotCount> {
+    SlotCount::new(slots).ok_or_else(|| StoreError::Corrupt(format!("the cluster has {slots} slots")))
 }
 
 pub(super) fn position_value(position: Position) -> PositionValue {
@@ -123,9 +144,7 @@ pub(super) fn namespace_row(name: &str, (id, record, version): (&str, &[u8], u64
 }
 
 pub(super) fn settings((id, slots, schema_version): (&str, u32, u32)) -> Result<ClusterSettings> {
-    let slots = perdure_types::SlotCount::new(slots)
-        .ok_or_else(|| StoreError::Corrupt(format!("the cluster has {slots} slots")))?;
-    Ok(ClusterSettings { cluster_id: id.into(), slots, schema_version })
+    Ok(ClusterSettings { cluster_id: id.into(), slots: slot_count(slots)?, schema_version })
 }
 
 /// Any failure of redb. After one of its disk it takes nothing more until it is opened again.
@@ -148,8 +167,8 @@ pub(super) fn open(directory: &DataDirectory, cache_bytes: usize) -> Result<Data
             // Finds at once what an opening alone may not read.
             let transaction = database.begin_read().map_err(redb::Error::from)?;
             transaction.open_table(CLUSTER).map_err(redb::Error::from)?;
-            if !visibility::exist(&transaction) {
-                // Made by a version that kept no list.
+            if !visibility::exist(&transaction) || transaction.open_table(GOAL).is_err() {
+                // Made by a version that kept no list, or split no shards.
                 create_tables(&database)?;
             }
             Ok(database)
@@ -223,6 +242,8 @@ fn touch_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(NAMESPACES)?;
     transaction.open_table(SESSIONS)?;
     transaction.open_table(SHARDS)?;
+    transaction.open_table(SPLITS)?;
+    transaction.open_table(GOAL)?;
     transaction.open_table(HEADS)?;
     transaction.open_table(RUNS)?;
     transaction.open_table(HISTORY)?;
@@ -256,6 +277,17 @@ impl StorageBackend for Unsynced {
     }
 }
 
+/// A shard's row, from its two tables.
+pub(super) fn stored_shard(
+    shards: &impl ReadableTable<u32, ShardValue>,
+    splits: &impl ReadableTable<u32, SplitValue>,
+    id: ShardId,
+) -> Result<Option<ShardRow>> {
+    let Some(row) = shards.get(id.0).map_err(failure)?.map(|value| shard_row(value.value())) else { return Ok(None) };
+    let split = splits.get(id.0).map_err(failure)?.map(|value| split(value.value())).transpose()?;
+    Ok(Some(ShardRow { split, ..row }))
+}
+
 /// Reads. Each is one snapshot; point reads are quick enough for an async thread.
 #[derive(Debug, Clone)]
 pub(super) struct Reader(pub Arc<Database>);
@@ -286,16 +318,28 @@ impl Reader {
         .collect()
     }
 
+    pub fn goal(&self) -> Result<Option<SlotCount>> {
+        let table = self.begin()?.open_table(GOAL).map_err(failure)?;
+        table.get(()).map_err(failure)?.map(|slots| slot_count(slots.value())).transpose()
+    }
+
     pub fn shard(&self, id: ShardId) -> Result<Option<ShardRow>> {
-        let table = self.begin()?.open_table(SHARDS).map_err(failure)?;
-        Ok(table.get(id.0).map_err(failure)?.map(|value| shard_row(value.value())))
+        let transaction = self.begin()?;
+        let table = transaction.open_table(SHARDS).map_err(failure)?;
+        let splits = transaction.open_table(SPLITS).map_err(failure)?;
+        stored_shard(&table, &splits, id)
     }
 
     pub fn shards(&self) -> Result<Vec<(ShardId, ShardRow)>> {
-        let table = self.begin()?.open_table(SHARDS).map_err(failure)?;
-        let rows = table.iter().map_err(failure)?;
-        rows.map(|row| row.map(|(id, value)| (ShardId(id.value()), shard_row(value.value()))).map_err(failure))
-            .collect()
+        let transaction = self.begin()?;
+        let table = transaction.open_table(SHARDS).map_err(failure)?;
+        let splits = transaction.open_table(SPLITS).map_err(failure)?;
+        let mut found = Vec::new();
+        for row in table.iter().map_err(failure)? {
+            let id = ShardId(row.map_err(failure)?.0.value());
+            found.extend(stored_shard(&table, &splits, id)?.map(|row| (id, row)));
+        }
+        Ok(found)
     }
 
     pub fn head(&self, chain: &ChainKey) -> Result<Option<HeadRow>> {

@@ -5,7 +5,7 @@
 
 use std::{borrow::Borrow, sync::Arc};
 
-use perdure_types::{ChainKey, SessionId, ShardId};
+use perdure_types::{ChainKey, SessionId, ShardId, SlotCount};
 use redb::{Database, Durability, Key, ReadableTable, Table, Value, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,6 +22,7 @@ pub(super) enum Job {
     Settings { proposal: ClusterSettings, reply: Reply<ClusterSettings> },
     Namespace { expected: Option<u64>, row: NamespaceRow, reply: Reply<Cas<NamespaceRow>> },
     Session { id: SessionId, expected: Option<SessionRow>, new: Option<SessionRow>, reply: Reply<Cas<SessionRow>> },
+    Goal { expected: Option<SlotCount>, new: SlotCount, reply: Reply<Cas<SlotCount>> },
     Shard { id: ShardId, expected: Option<ShardRow>, new: ShardRow, reply: Reply<Cas<ShardRow>> },
     Write { writes: Vec<(i64, TableWrite)>, reply: Reply<()> },
 }
@@ -36,7 +37,8 @@ impl Job {
         };
         match self {
             Self::Write { writes, .. } => writes.iter().all(|(_, write)| is_list(write)),
-            Self::Settings { .. } | Self::Namespace { .. } | Self::Session { .. } | Self::Shard { .. } => false,
+            Self::Settings { .. } | Self::Namespace { .. } | Self::Session { .. } => false,
+            Self::Goal { .. } | Self::Shard { .. } => false,
         }
     }
 }
@@ -111,6 +113,8 @@ struct Tables<'t> {
     namespaces: Table<'t, &'static str, (&'static str, &'static [u8], u64)>,
     sessions: Table<'t, u128, SessionValue>,
     shards: Table<'t, u32, ShardValue>,
+    splits: Table<'t, u32, SplitValue>,
+    goal: Table<'t, (), u32>,
     heads: Table<'t, ChainKeyValue<'static>, HeadValue<'static>>,
     runs: Table<'t, RunRowKey<'static>, RunValue<'static>>,
     history: Table<'t, HistoryKey<'static>, HistoryValue<'static>>,
@@ -126,6 +130,8 @@ impl<'t> Tables<'t> {
             namespaces: transaction.open_table(NAMESPACES).map_err(failure)?,
             sessions: transaction.open_table(SESSIONS).map_err(failure)?,
             shards: transaction.open_table(SHARDS).map_err(failure)?,
+            splits: transaction.open_table(SPLITS).map_err(failure)?,
+            goal: transaction.open_table(GOAL).map_err(failure)?,
             heads: transaction.open_table(HEADS).map_err(failure)?,
             runs: transaction.open_table(RUNS).map_err(failure)?,
             history: transaction.open_table(HISTORY).map_err(failure)?,
@@ -147,6 +153,10 @@ impl<'t> Tables<'t> {
             }
             Job::Session { id, expected, new, reply } => {
                 let outcome = self.session(id, expected, new)?;
+                answers.push(answer(reply, outcome));
+            }
+            Job::Goal { expected, new, reply } => {
+                let outcome = self.set_goal(expected, new)?;
                 answers.push(answer(reply, outcome));
             }
             Job::Shard { id, expected, new, reply } => {
@@ -204,12 +214,26 @@ impl<'t> Tables<'t> {
         Ok(Cas::Applied)
     }
 
+    fn set_goal(&mut self, expected: Option<SlotCount>, new: SlotCount) -> Result<Cas<SlotCount>> {
+        let stored = self.goal.get(()).map_err(failure)?.map(|slots| slot_count(slots.value())).transpose()?;
+        if stored != expected {
+            return Ok(Cas::Rejected(stored));
+        }
+        self.goal.insert((), new.get()).map_err(failure)?;
+        self.dirty = true;
+        Ok(Cas::Applied)
+    }
+
     fn shard(&mut self, id: ShardId, expected: Option<ShardRow>, new: &ShardRow) -> Result<Cas<ShardRow>> {
-        let stored = self.shards.get(id.0).map_err(failure)?.map(|value| shard_row(value.value()));
+        let stored = stored_shard(&self.shards, &self.splits, id)?;
         if stored != expected {
             return Ok(Cas::Rejected(stored));
         }
         self.shards.insert(id.0, shard_value(new)).map_err(failure)?;
+        match &new.split {
+            Some(split) => drop(self.splits.insert(id.0, split_value(split)).map_err(failure)?),
+            None => drop(self.splits.remove(id.0).map_err(failure)?),
+        }
         self.dirty = true;
         Ok(Cas::Applied)
     }
@@ -258,10 +282,12 @@ impl<'t> Tables<'t> {
                     self.wakeups.remove(key).map_err(failure)?;
                 }
             }
-            TableWrite::PutVisibility { chain, run_id, row } => {
+            TableWrite::PutVisibility { chain, run_id, row, before: _ } => {
                 self.visibility.write(stamp, &chain, &run_id, Some(*row))?;
             }
-            TableWrite::DeleteVisibility { chain, run_id } => self.visibility.write(stamp, &chain, &run_id, None)?,
+            TableWrite::DeleteVisibility { chain, run_id, before: _ } => {
+                self.visibility.write(stamp, &chain, &run_id, None)?;
+            }
         }
         Ok(())
     }

@@ -9,10 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use perdure_types::{ChainKey, Seq, SessionId, ShardId, Timestamp};
+use perdure_types::{ChainKey, Seq, SessionId, ShardId, SlotCount, Timestamp};
 
 use crate::{
-    ClusterSettings, HeadRow, HistoryRow, LogRow, NamespaceRow, PlainRows, RunRow, SessionRow, ShardRow, StampedWrite,
+    ClusterSettings, HeadRow, HistoryRow, Listing, LogRow, NamespaceRow, PlainRows, RunRow, SessionRow, ShardRow, StampedWrite,
     TableWrite, VisibilityRow, Wakeup,
 };
 
@@ -43,6 +43,7 @@ impl<T> Cell<T> {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LwtKey {
     Settings,
+    Goal,
     Namespace(String),
     Session(SessionId),
     Shard(ShardId),
@@ -51,6 +52,7 @@ pub(super) enum LwtKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LwtRow {
     Settings(ClusterSettings),
+    Goal(SlotCount),
     Namespace(NamespaceRow),
     Session(SessionRow),
     Shard(ShardRow),
@@ -67,8 +69,11 @@ pub(super) enum Mutation {
     History(ChainKey, Arc<str>, i64, HistoryRow),
     DeleteHistory(ChainKey, Arc<str>, i64),
     Wakeup(ShardId, Wakeup, Cell<()>),
-    Visibility(ChainKey, Arc<str>, Cell<VisibilityRow>),
+    Visibility(ListKey, Cell<VisibilityRow>),
 }
+
+/// A row of the list, by its place as in Cassandra: whoever moves a run has to take it from where it was.
+pub(super) type ListKey = (ChainKey, Arc<str>, (bool, Timestamp));
 
 impl Mutation {
     pub fn of_table_write(StampedWrite { stamp, write }: StampedWrite) -> Vec<Self> {
@@ -84,11 +89,17 @@ impl Mutation {
             ],
             TableWrite::PutWakeup { shard, wakeup } => vec![Self::Wakeup(shard, wakeup, Cell::live(stamp, ()))],
             TableWrite::DeleteWakeup { shard, wakeup } => vec![Self::Wakeup(shard, wakeup, Cell::tombstone(stamp))],
-            TableWrite::PutVisibility { chain, run_id, row } => {
-                vec![Self::Visibility(chain, run_id, Cell::live(stamp, *row))]
+            TableWrite::PutVisibility { chain, run_id, row, before } => {
+                let place = Listing::of(&row).place();
+                let gone = before.iter().map(Listing::place).filter(|old| *old != place);
+                let gone = gone.map(|old| ((chain.clone(), run_id.clone(), old), Cell::tombstone(stamp)));
+                let mut cells: Vec<_> = gone.collect();
+                cells.push(((chain, run_id, place), Cell::live(stamp, *row)));
+                cells.into_iter().map(|(key, cell)| Self::Visibility(key, cell)).collect()
             }
-            TableWrite::DeleteVisibility { chain, run_id } => {
-                vec![Self::Visibility(chain, run_id, Cell::tombstone(stamp))]
+            TableWrite::DeleteVisibility { chain, run_id, before } => {
+                let key = |old: &Listing| (chain.clone(), run_id.clone(), old.place());
+                before.iter().map(|old| Self::Visibility(key(old), Cell::tombstone(stamp))).collect()
             }
         }
     }
@@ -136,7 +147,7 @@ pub(super) struct Replica {
     runs: BTreeMap<(ChainKey, Arc<str>), Cell<RunRow>>,
     history: BTreeMap<(ChainKey, Arc<str>), History>,
     wakeups: BTreeMap<ShardId, BTreeMap<Wakeup, Cell<()>>>,
-    visibility: BTreeMap<(ChainKey, Arc<str>), Cell<VisibilityRow>>,
+    visibility: BTreeMap<ListKey, Cell<VisibilityRow>>,
 }
 
 fn merge<K: Ord, T>(table: &mut BTreeMap<K, Cell<T>>, key: K, cell: Cell<T>) {
@@ -180,7 +191,7 @@ impl Replica {
                 history.rows.retain(|_, (written, _)| *written > stamp);
             }
             Mutation::Wakeup(shard, wakeup, cell) => merge(self.wakeups.entry(shard).or_default(), wakeup, cell),
-            Mutation::Visibility(chain, run_id, cell) => merge(&mut self.visibility, (chain, run_id), cell),
+            Mutation::Visibility(key, cell) => merge(&mut self.visibility, key, cell),
         }
     }
 
@@ -220,9 +231,8 @@ impl Replica {
                 rows.map(|(wakeup, cell)| Mutation::Wakeup(*shard, wakeup.clone(), cell.clone())).collect()
             }
             Scope::Visibility(list_id) => {
-                let rows = self.visibility.iter().filter(|((chain, _), _)| chain.list_id() == *list_id);
-                rows.map(|((chain, run), cell)| Mutation::Visibility(chain.clone(), run.clone(), cell.clone()))
-                    .collect()
+                let rows = self.visibility.iter().filter(|((chain, ..), _)| chain.list_id() == *list_id);
+                rows.map(|(key, cell)| Mutation::Visibility(key.clone(), cell.clone())).collect()
             }
         }
     }
@@ -294,7 +304,7 @@ impl Replica {
 impl Replica {
     pub fn visibility(&self, list_id: &str) -> PlainRows {
         let mut rows = PlainRows::default();
-        for ((chain, run_id), cell) in &self.visibility {
+        for ((chain, run_id, _), cell) in &self.visibility {
             if let Some(row) = cell.value.as_ref().filter(|_| *chain.list_id() == *list_id) {
                 rows.add(chain, run_id, row.clone());
             }

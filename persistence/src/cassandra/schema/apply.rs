@@ -35,7 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(4 * LEASE_SECONDS as u64);
 /// Creates or migrates what is missing; returns when the schema has this program's version.
 pub(in crate::cassandra) async fn ensure(cql: &Cql, config: &CassandraConfig, me: Uuid) -> Result<(), ConnectError> {
     let schema_error = |reason: String| ConnectError::Schema { keyspace: config.keyspace.clone(), reason };
-    bootstrap(cql, config).await.map_err(|e| schema_error(e.to_string()))?;
+    bootstrap(cql, config).await.map_err(|error| match error {
+        StoreError::Corrupt(reason) => ConnectError::Unsafe { keyspace: config.keyspace.clone(), reason },
+        error => schema_error(error.to_string()),
+    })?;
     let state = patiently(|| State::prepare(cql)).await.map_err(|e| schema_error(e.to_string()))?;
     let deadline = Instant::now() + PATIENCE;
     let mut delay = PAUSE;
@@ -81,7 +84,7 @@ async fn bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()> {
     loop {
         match try_bootstrap(cql, config).await {
             Ok(()) => return Ok(()),
-            Err(error @ StoreError::ReadOnly(_)) => return Err(error),
+            Err(error @ (StoreError::ReadOnly(_) | StoreError::Corrupt(_))) => return Err(error),
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(error) => tracing::warn!(%error, "the keyspace is not there yet, trying again"),
         }
@@ -104,10 +107,36 @@ async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()>
     }
     let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'schema_state'";
     if query(cql, tables, &cql.keyspace).await?.rows_num() == 0 {
+        refuse_others(cql).await?;
         let id = table_id(&cql.keyspace, "schema_state");
         change(cql, &format!("{STATE_TABLE} AND ID = {id}")).await?;
     }
     agreement(cql).await
+}
+
+/// Some of our tables have names that others use, too: created "if not exists", they would seem to be there.
+async fn refuse_others(cql: &Cql) -> crate::Result<()> {
+    let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
+    let tables = query(cql, tables, &cql.keyspace).await?;
+    let tables = tables.rows::<(String,)>().map_err(|e| errors::corrupt("system tables", e))?;
+    let names: Vec<String> = tables.filter_map(|row| row.ok().map(|(name,)| name)).collect();
+    match whose(&names) {
+        None => Ok(()),
+        Some(whose) => Err(StoreError::Corrupt(format!(
+            "it holds {whose}, and nothing of ours. Choose another keyspace: nothing is read from there or changed"
+        ))),
+    }
+}
+
+/// Who made these tables, if it was somebody else.
+fn whose(tables: &[String]) -> Option<String> {
+    let has = |name: &str| tables.iter().any(|table| table == name);
+    // Of a Temporal or Cadence server: each of its versions has these.
+    if has("history_node") && has("history_tree") {
+        return Some("the tables of a Temporal server, whose data this server does not read".into());
+    }
+    let same_name = super::tables().find(|table| has(table))?;
+    Some(format!("a table {same_name} that another program has made"))
 }
 
 async fn agreement(cql: &Cql) -> crate::Result<()> {

@@ -59,7 +59,7 @@ const V1: &[Step] = &[
     // One partition, read at once. Rows expire, and are written anew each second while their node lives.
     Step::Table {
         name: "members",
-        columns: "registry tinyint, node text, name text, address text, generation bigint, beat bigint, \
+        columns: "registry tinyint, node text, name text, address text, generation bigint, beat bigint, session uuid, \
                   PRIMARY KEY (registry, node)",
         options: &[SMALL, "gc_grace_seconds = 3600"],
     },
@@ -151,12 +151,6 @@ const V1: &[Step] = &[
         columns: "list_id text, facet text, closed boolean, bucket bigint, \
                   PRIMARY KEY ((list_id, facet, closed), bucket)",
         options: &["CLUSTERING ORDER BY (bucket DESC)", SMALL],
-    },
-    Step::Table {
-        name: "visibility_runs",
-        columns: "list_id text, workflow_id text, run_id text, start_time bigint, closed boolean, at bigint, \
-                  facets frozen<list<text>>, stamp bigint, PRIMARY KEY ((list_id, workflow_id), run_id)",
-        options: &[BULK],
     },
 ];
 
