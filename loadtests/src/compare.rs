@@ -14,10 +14,12 @@ use serde::Serialize;
 use tonic::Code;
 
 use crate::api::{self, Api};
+use crate::drive::Pace;
 use crate::measure::{LoadOptions, Pids};
 use crate::report::{Report, Row};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const WARM_UP: Pace = Pace::InFlight(20);
 const RETENTION_SECONDS: i64 = 24 * 3600;
 
 #[derive(Args)]
@@ -58,7 +60,7 @@ struct Side {
 #[derive(Serialize)]
 struct Comparison {
     workload: &'static str,
-    in_flight: usize,
+    pace: String,
     /// How many times more workflows per CPU-second of server and store.
     workflows_per_cpu_second: Spread,
     throughput: Spread,
@@ -87,19 +89,17 @@ pub async fn run(options: &Options) -> Result<()> {
 
     let mut comparisons = Vec::new();
     println!("{:<7} {}", "", Report::heading());
-    for &workload in &options.load.workloads {
-        for &in_flight in &options.load.concurrency {
-            let (mut server_rows, mut peer_rows) = (Vec::new(), Vec::new());
-            for _ in 0..options.rounds {
-                for (side, other, rows) in [(&ours, &peer, &mut server_rows), (&peer, &ours, &mut peer_rows)] {
-                    let _frozen = Frozen::new(&other.pids.server)?;
-                    let row = options.load.measure(&side.api, workload, in_flight, &side.pids).await?;
-                    println!("{:<7} {}", side.name, row.line(None));
-                    rows.push(row);
-                }
+    for (workload, pace) in options.load.plan() {
+        let (mut server_rows, mut peer_rows) = (Vec::new(), Vec::new());
+        for _ in 0..options.rounds {
+            for (side, other, rows) in [(&ours, &peer, &mut server_rows), (&peer, &ours, &mut peer_rows)] {
+                let _frozen = Frozen::new(&other.pids.server)?;
+                let row = options.load.measure(&side.api, workload, pace, &side.pids).await?;
+                println!("{:<7} {}", side.name, row.line(None));
+                rows.push(row);
             }
-            comparisons.push(Comparison::new(server_rows, peer_rows)?);
         }
+        comparisons.push(Comparison::new(server_rows, peer_rows)?);
     }
     print(&comparisons);
     if let Some(path) = &options.json {
@@ -110,11 +110,10 @@ pub async fn run(options: &Options) -> Result<()> {
 }
 
 async fn warm_up(options: &Options, ours: &Side, peer: &Side) -> Result<()> {
-    let in_flight = options.load.concurrency.iter().copied().max().unwrap_or(1);
     for (side, other) in [(peer, ours), (ours, peer)] {
         let _frozen = Frozen::new(&other.pids.server)?;
         for &workload in &options.load.workloads {
-            options.load.warm_up(&side.api, workload, in_flight, options.warm_seconds).await;
+            options.load.warm_up(&side.api, workload, WARM_UP, options.warm_seconds).await;
         }
     }
     Ok(())
@@ -129,7 +128,7 @@ fn print(comparisons: &[Comparison]) {
         println!(
             "{:<15} {:>9}  {:>26} {:>22} {:>22} {:>22} {:>22}",
             one.workload,
-            one.in_flight,
+            one.pace,
             one.workflows_per_cpu_second.text(),
             one.throughput.text(),
             one.p50.text(),
@@ -198,12 +197,12 @@ fn signal(signal: &str, pids: &[u32]) -> Result<()> {
 impl Comparison {
     fn new(server: Vec<Row>, peer: Vec<Row>) -> Result<Self> {
         let first = server.first().context("no round")?;
-        let (workload, in_flight) = (first.workload, first.in_flight);
+        let (workload, pace) = (first.workload, first.pace.clone());
         let ratios =
             |of: fn(&Row, &Row) -> f64| Spread::of(server.iter().zip(&peer).map(|(ours, peer)| of(ours, peer)));
         Ok(Self {
             workload,
-            in_flight,
+            pace,
             workflows_per_cpu_second: ratios(|ours, peer| peer.cpu_ms_per_workflow() / ours.cpu_ms_per_workflow()),
             throughput: ratios(|ours, peer| ours.workflows_per_second / peer.workflows_per_second),
             p50: ratios(|ours, peer| peer.p50_ms / ours.p50_ms),

@@ -1,4 +1,4 @@
-//! One measurement: a workload at one number of workflows in flight, and what it cost the processes behind it.
+//! One measurement: a workload at one pace, and what it cost the processes behind it.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::api::Api;
-use crate::drive::{Load, Until};
+use crate::drive::{Load, Pace, Until};
 use crate::process::Usage;
 use crate::report::{Costs, Row};
 use crate::worker::WorkerOptions;
@@ -21,7 +21,10 @@ pub struct LoadOptions {
     pub workloads: Vec<Workload>,
     /// Workflows in flight: a new one starts when one has closed
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
-    pub concurrency: Vec<usize>,
+    concurrency: Vec<usize>,
+    /// In place of a number in flight: workflows to start each second. Latency then counts from when one was to start
+    #[arg(long, value_delimiter = ',', conflicts_with = "concurrency")]
+    rate: Vec<f64>,
     /// Length of each measurement
     #[arg(long, default_value_t = 10.0, conflicts_with = "count")]
     seconds: f64,
@@ -53,9 +56,19 @@ pub struct Pids {
 }
 
 impl LoadOptions {
+    /// All that is to be measured, workload by workload.
+    pub fn plan(&self) -> Vec<(Workload, Pace)> {
+        let paces: Vec<Pace> = if self.rate.is_empty() {
+            self.concurrency.iter().map(|in_flight| Pace::InFlight(*in_flight)).collect()
+        } else {
+            self.rate.iter().map(|rate| Pace::PerSecond(*rate)).collect()
+        };
+        self.workloads.iter().flat_map(|workload| paces.iter().map(|pace| (*workload, *pace))).collect()
+    }
+
     /// A worker on a queue of its own, load to warm up, then the load that counts.
-    pub async fn measure(&self, api: &Api, workload: Workload, in_flight: usize, pids: &Pids) -> Result<Row> {
-        let load = self.load(api, workload, in_flight);
+    pub async fn measure(&self, api: &Api, workload: Workload, pace: Pace, pids: &Pids) -> Result<Row> {
+        let load = self.load(api, workload, pace);
         if self.warmup_seconds > 0.0 {
             load.run(Until::elapsed(self.warmup_seconds)).await;
         }
@@ -69,20 +82,20 @@ impl LoadOptions {
             store: (!pids.store.is_empty()).then(|| after.1.since(&before.1)),
             driver: after.2.since(&before.2),
         };
-        Ok(Row::new(workload, in_flight, &outcome, costs))
+        Ok(Row::new(workload, pace, &outcome, costs))
     }
 
     /// Load that is not measured.
-    pub async fn warm_up(&self, api: &Api, workload: Workload, in_flight: usize, seconds: f64) {
-        self.load(api, workload, in_flight).run(Until::elapsed(seconds)).await;
+    pub async fn warm_up(&self, api: &Api, workload: Workload, pace: Pace, seconds: f64) {
+        self.load(api, workload, pace).run(Until::elapsed(seconds)).await;
     }
 
-    fn load(&self, api: &Api, workload: Workload, in_flight: usize) -> Load {
+    fn load(&self, api: &Api, workload: Workload, pace: Pace) -> Load {
         let worker = WorkerOptions {
             sticky: self.sticky,
             eager_activities: self.eager_activities,
             pollers: self.pollers.max(1),
         };
-        Load::start(api.clone(), workload, in_flight, &worker, Duration::from_secs_f64(self.timeout_seconds))
+        Load::start(api.clone(), workload, pace, &worker, Duration::from_secs_f64(self.timeout_seconds))
     }
 }

@@ -20,7 +20,6 @@ use tokio::task::JoinSet;
 use crate::api::{Api, connect, with_timeout};
 use crate::sleepers::{fall_asleep, start};
 use crate::worker::{Worker, WorkerOptions};
-use crate::workload::Workload;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
@@ -116,7 +115,7 @@ impl Workflows {
 
     async fn fall_asleep(&self, api: &Api, concurrency: u64) -> Result<()> {
         let worker_options = WorkerOptions { sticky: false, eager_activities: false, pollers: 16 };
-        let worker = Worker::start(api.clone(), Workload::Sleeper, &self.task_queue, &worker_options);
+        let worker = Worker::start(api.clone(), &self.task_queue, &worker_options);
         let count = self.signals.len() as u64;
         start(api, &self.task_queue, 0..count, usize::try_from(concurrency)?).await?;
         fall_asleep(&worker, count).await

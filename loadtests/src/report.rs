@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::drive::Outcome;
+use crate::drive::{Outcome, Pace};
 use crate::fsync::Timing;
 use crate::process::Usage;
 use crate::workload::Workload;
@@ -21,11 +21,12 @@ pub struct Report {
     pub runs: Vec<Row>,
 }
 
-/// One workload at one number of workflows in flight.
+/// One workload at one pace.
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub workload: &'static str,
-    pub in_flight: usize,
+    /// A number in flight, or a rate.
+    pub pace: String,
     pub workflows: u64,
     pub errors: u64,
     pub seconds: f64,
@@ -88,14 +89,14 @@ impl Report {
 }
 
 impl Row {
-    pub fn new(workload: Workload, in_flight: usize, outcome: &Outcome, costs: Costs) -> Self {
+    pub fn new(workload: Workload, pace: Pace, outcome: &Outcome, costs: Costs) -> Self {
         let latency = &outcome.latency_us;
         let workflows = latency.len();
         let seconds = outcome.elapsed.as_secs_f64();
         let ms = |us: u64| us as f64 / 1000.0;
         Self {
             workload: workload.name(),
-            in_flight,
+            pace: pace.to_string(),
             workflows,
             errors: outcome.errors,
             seconds,
@@ -123,7 +124,7 @@ impl Row {
         format!(
             "{:<15} {:>9} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>6}  {:>18} {:>14}  {:>18} {:>18.3}  {}",
             self.workload,
-            self.in_flight,
+            self.pace,
             self.workflows_per_second,
             self.p50_ms,
             self.p99_ms,

@@ -46,7 +46,7 @@ pub async fn run(options: &Options) -> Result<()> {
     let api = connect(&options.address, &options.namespace, Duration::from_secs(30)).await?;
     let task_queue = format!("sleepers-{}", std::process::id());
     let worker_options = WorkerOptions { sticky: false, eager_activities: false, pollers: 16 };
-    let worker = Worker::start(api.clone(), Workload::Sleeper, &task_queue, &worker_options);
+    let worker = Worker::start(api.clone(), &task_queue, &worker_options);
     println!(
         "{:>10} {:>10} {:>14} {:>10} {:>10} {:>12}",
         "asleep", "starts/s", "CPU-ms/start", "RSS MB", "disk MB", "disk B each"

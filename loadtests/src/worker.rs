@@ -1,9 +1,10 @@
 //! A worker: pollers that hand each task to a Tokio task of its own and poll again at once, as SDKs do.
 //!
-//! The activity does nothing, so that only the server's work is measured.
+//! The activity gives back what it got, and does nothing else, so that only the server's work is measured.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perdure_proto::temporal::api::enums::v1::TaskQueueKind;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use crate::api::{Api, long_poll};
-use crate::workload::{Settings, Workload};
+use crate::workload::{Decision, Progress, Settings, decide};
 
 const STICKY_SCHEDULE_TO_START_SECONDS: i64 = 10;
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -37,19 +38,20 @@ pub struct Worker {
 
 struct Shared {
     api: Api,
-    workload: Workload,
     settings: Settings,
     sticky_queue: Option<String>,
+    /// The open runs that this worker has seen, as an SDK's cache.
+    runs: Mutex<HashMap<String, Progress>>,
     workflow_tasks_completed: AtomicU64,
 }
 
 impl Worker {
-    pub fn start(api: Api, workload: Workload, task_queue: &str, options: &WorkerOptions) -> Self {
+    pub fn start(api: Api, task_queue: &str, options: &WorkerOptions) -> Self {
         let shared = Arc::new(Shared {
             api,
-            workload,
             settings: Settings { task_queue: task_queue.to_owned(), eager_activities: options.eager_activities },
             sticky_queue: options.sticky.then(|| format!("{task_queue}-sticky")),
+            runs: Mutex::default(),
             workflow_tasks_completed: AtomicU64::new(0),
         });
         let mut pollers = JoinSet::new();
@@ -90,9 +92,10 @@ impl Shared {
         let mut next = Some(task);
         while let Some(mut task) = next {
             self.complete_history(&mut task).await?;
-            let events = task.history.as_ref().map_or(&[][..], |history| &history.events);
+            let Decision { commands, messages, .. } = self.decide(&task);
             let request = RespondWorkflowTaskCompletedRequest {
-                commands: self.workload.decide(events, &self.settings),
+                commands,
+                messages,
                 task_token: task.task_token,
                 identity: self.api.identity(),
                 namespace: self.api.namespace(),
@@ -116,6 +119,19 @@ impl Shared {
         Ok(())
     }
 
+    fn decide(&self, task: &PollWorkflowTaskQueueResponse) -> Decision {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let run_id = task.workflow_execution.as_ref().map_or("", |execution| &execution.run_id);
+        let mut progress = runs.get(run_id).copied().unwrap_or_default();
+        let decision = decide(task, &mut progress, &self.settings);
+        if decision.closes || self.sticky_queue.is_none() {
+            runs.remove(run_id);
+        } else {
+            runs.insert(run_id.to_owned(), progress);
+        }
+        decision
+    }
+
     /// Fetches the pages of a long history that the task does not carry.
     async fn complete_history(&self, task: &mut PollWorkflowTaskQueueResponse) -> Result<(), Status> {
         while !task.next_page_token.is_empty() {
@@ -136,6 +152,7 @@ impl Shared {
     async fn activity_task(self: Arc<Self>, task: PollActivityTaskQueueResponse) -> Result<(), Status> {
         let request = RespondActivityTaskCompletedRequest {
             task_token: task.task_token,
+            result: task.input,
             identity: self.api.identity(),
             namespace: self.api.namespace(),
             ..Default::default()
