@@ -4,6 +4,7 @@
 //! with. What it measures is what a client sees: the time from calling StartWorkflowExecution to seeing the close event.
 
 mod api;
+mod chaos;
 mod close;
 mod commit_path;
 mod drive;
@@ -50,6 +51,8 @@ enum Command {
     Lists(lists::Options),
     /// Kill a server, and time how long it takes to serve all its workflows again
     Recovery(recovery::Options),
+    /// Load a cluster while its nodes come and go, and prove that nothing was lost or doubled
+    Chaos(Box<chaos::Options>),
     /// Measure what a durable update costs Cassandra, beside one lightweight transaction each
     CommitPath(commit_path::Options),
     /// Watch processes that have nothing to do
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
         Command::Sleepers(options) => sleepers(&options),
         Command::Lists(options) => runtime(1).and_then(|runtime| runtime.block_on(lists::run(&options))),
         Command::Recovery(options) => runtime(1).and_then(|runtime| runtime.block_on(recovery::run(&options))),
+        Command::Chaos(options) => runtime(1).and_then(|runtime| runtime.block_on(chaos::run(&options))),
         Command::Fsync { directory } => fsync::measure(&directory).map(|timing| println!("{timing}")),
         Command::CommitPath(options) => runtime(2).and_then(|runtime| runtime.block_on(commit_path::run(&options))),
         Command::Idle { server_pids, seconds } => idle(&server_pids, seconds),
