@@ -5,7 +5,7 @@ use std::{fmt::Write, net::SocketAddr, time::Duration};
 use clap::{Args, Subcommand};
 use perdure_proto::perdure::node::v1::{
     DrainRequest, MembersRequest, MembersResponse, ShardInfo, ShardRequest, ShardResponse, ShardsRequest,
-    admin_client::AdminClient,
+    ShardsResponse, SplitRequest, admin_client::AdminClient,
 };
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::exit::Failure;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct AdminArgs {
@@ -30,8 +31,11 @@ pub struct AdminArgs {
 enum AdminCommand {
     /// List the members of the cluster
     Members,
-    /// List the shards: who serves them, and who should
-    Shards,
+    /// List the shards: who serves them, and who should; how far they are split
+    Shards {
+        #[command(subcommand)]
+        command: Option<ShardsCommand>,
+    },
     /// Show one shard
     Shard { shard: u32 },
     /// Make a node hand over all its shards and end
@@ -39,6 +43,24 @@ enum AdminCommand {
         /// Its id or its address, or the beginning of one
         node: String,
     },
+    /// Split each shard in two while they are served. The nodes do it; progress is in `perdure admin shards`
+    Split(SplitArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ShardsCommand {
+    /// Split each shard in two while they are served, as `perdure admin split` does
+    Split(SplitArgs),
+}
+
+#[derive(Debug, Args)]
+struct SplitArgs {
+    /// How many shards there are to be, a power of two; twice as many as there are if not given
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    shards: u32,
+    /// Return when all shards are split, and say how far they are meanwhile
+    #[arg(long)]
+    wait: bool,
 }
 
 pub async fn run(args: AdminArgs) -> Result<(), Failure> {
@@ -60,9 +82,17 @@ async fn ask(channel: Channel, command: AdminCommand, as_json: bool) -> Result<S
             let members = client.members(MembersRequest {}).await?.into_inner();
             (members_json(&members), members_table(&members))
         }
-        AdminCommand::Shards => {
-            let shards = client.shards(ShardsRequest {}).await?.into_inner().shards;
-            (shards.iter().map(shard_json).collect(), shards_table(&shards))
+        AdminCommand::Shards { command: None } => {
+            let response = client.shards(ShardsRequest {}).await?.into_inner();
+            (shards_json(&response), format!("{}\n{}", progress(&response), shards_table(&response.shards)))
+        }
+        AdminCommand::Split(args) | AdminCommand::Shards { command: Some(ShardsCommand::Split(args)) } => {
+            let split = client.split(SplitRequest { slots: args.shards }).await?.into_inner();
+            let begun = format!("{} shards are split into {}\n", split.slots, split.goal);
+            if args.wait {
+                follow(&mut client, as_json).await?;
+            }
+            (json!({ "slots": split.slots, "goal": split.goal }), begun)
         }
         AdminCommand::Shard { shard } => {
             let found = client.shard(ShardRequest { shard }).await?.into_inner();
@@ -74,6 +104,42 @@ async fn ask(channel: Channel, command: AdminCommand, as_json: bool) -> Result<S
         }
     };
     Ok(if as_json { format!("{json:#}\n") } else { table })
+}
+
+/// Shows how far the split is, until it is done.
+async fn follow(client: &mut AdminClient<Channel>, as_json: bool) -> Result<(), tonic::Status> {
+    let mut shown = String::new();
+    loop {
+        let shards = client.shards(ShardsRequest {}).await?.into_inner();
+        let now = progress(&shards);
+        if now != shown && !as_json {
+            println!("{now}");
+        }
+        if shards.slots >= shards.goal {
+            return Ok(());
+        }
+        shown = now;
+        tokio::time::sleep(FOLLOW_INTERVAL).await;
+    }
+}
+
+/// Shards of the size that all are to have.
+fn finished(response: &ShardsResponse) -> usize {
+    response.shards.iter().filter(|info| info.slots >= response.goal).count()
+}
+
+fn progress(response: &ShardsResponse) -> String {
+    if response.slots >= response.goal {
+        return format!("{} shards", response.shards.len());
+    }
+    format!("{} shards, being split: {} of {} are done", response.shards.len(), finished(response), response.goal)
+}
+
+fn shards_json(response: &ShardsResponse) -> Value {
+    json!({
+        "slots": response.slots, "goal": response.goal, "done": finished(response),
+        "shards": response.shards.iter().map(shard_json).collect::<Value>(),
+    })
 }
 
 fn members_json(response: &MembersResponse) -> Value {
@@ -114,14 +180,18 @@ fn members_table(response: &MembersResponse) -> String {
 }
 
 fn shard_json(info: &ShardInfo) -> Value {
-    json!({ "shard": info.shard, "servedBy": info.served_by, "epoch": info.epoch, "wantedBy": info.wanted_by })
+    json!({
+        "shard": info.shard, "of": info.slots, "servedBy": info.served_by, "epoch": info.epoch,
+        "wantedBy": info.wanted_by,
+    })
 }
 
 fn shards_table(shards: &[ShardInfo]) -> String {
-    let mut rows = vec![["SHARD", "EPOCH", "SERVED BY", "MOVES TO"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["SHARD", "OF", "EPOCH", "SERVED BY", "MOVES TO"].map(str::to_owned).to_vec()];
     for info in shards {
         let moves = if info.served_by == info.wanted_by { String::new() } else { info.wanted_by.clone() };
-        rows.push(vec![info.shard.to_string(), info.epoch.to_string(), or_nobody(&info.served_by), moves]);
+        let (shard, of, epoch) = (info.shard.to_string(), info.slots.to_string(), info.epoch.to_string());
+        rows.push(vec![shard, of, epoch, or_nobody(&info.served_by), moves]);
     }
     table(&rows)
 }
@@ -146,7 +216,7 @@ fn status_text(response: &ShardResponse) -> String {
         let _ = writeln!(text, "{name:<12} {value}");
     };
     if let Some(info) = &response.info {
-        line("shard", info.shard.to_string());
+        line("shard", format!("{} of {}", info.shard, info.slots));
         line("served by", or_nobody(&info.served_by));
         line("wanted by", or_nobody(&info.wanted_by));
         line("epoch", info.epoch.to_string());
@@ -191,9 +261,9 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_where_it_belongs_moves_nowhere() {
-        let info = |served: &str| ShardInfo { shard: 3, served_by: served.into(), epoch: 2, wanted_by: "a".into() };
+        let info = |served: &str| ShardInfo { shard: 3, served_by: served.into(), epoch: 2, wanted_by: "a".into(), slots: 64 };
         let text = shards_table(&[info("a"), info("b"), info("")]);
         let lines: Vec<&str> = text.lines().skip(1).collect();
-        assert_eq!(lines, ["3      2      a", "3      2      b          a", "3      2      nobody     a"]);
+        assert_eq!(lines, ["3      64  2      a", "3      64  2      b          a", "3      64  2      nobody     a"]);
     }
 }

@@ -12,6 +12,7 @@ use perdure_visibility::Kind;
 use tokio::sync::watch;
 
 use crate::{
+    deletion::Deletion,
     exit::Failure,
     lists::ListedRows,
     namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces, ensure_search_attributes},
@@ -69,7 +70,7 @@ impl Node {
         let (cluster, joined) = match port {
             None => (Cluster::new(settings.slots, shards_here, matching_here), None),
             Some(port) => {
-                let membership = node_service::join(&port, &settings, store.clone(), address).await?;
+                let membership = node_service::join(&port, &settings, store.clone(), address.clone()).await?;
                 namespaces.follow(membership.clone());
                 let cluster = Cluster::joined(membership.clone(), shards_here, matching_here);
                 let joined = node_service::serve(port, membership, &cluster);
@@ -81,7 +82,7 @@ impl Node {
         let rows = Arc::new(ListedRows::new(store.clone(), clock.clone()));
         let setup = Setup {
             store,
-            shards: settings.slots.shards().collect(),
+            slots: settings.slots,
             config,
             clock,
             namespaces: Arc::new(NamespaceRegistry(namespaces.clone())),
@@ -108,10 +109,19 @@ impl Node {
         let (draining, watch_draining) = watch::channel(false);
         let info = ClusterInfo {
             cluster_id: settings.cluster_id,
+            address,
             shard_count: settings.slots.get(),
             persistence_store: store_name.to_owned(),
             ..ClusterInfo::default()
         };
+        let deletion = Deletion {
+            namespaces: namespaces.clone(),
+            cluster: cluster.clone(),
+            rows: rows.clone(),
+            slots: settings.slots,
+            placement: joined.as_ref().map(|joined| joined.membership.placement()),
+        };
+        tokio::spawn(deletion.run());
         let frontend = Frontend::new(cluster, namespaces, limits, info, watch_draining).with_lists(rows);
         uplink.serve_lists(frontend.clone());
         Ok(Self { frontend, shards, matching, joined, draining })

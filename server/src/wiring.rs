@@ -10,13 +10,16 @@ use perdure_matching::{Matching, TaskStarter};
 use perdure_proto::{
     Error,
     perdure::node::v1::{
-        MatchingCall, MatchingReply, Offer, OfferReply, ShardCall, ShardReply, WorkflowCall, WorkflowReply,
-        matching_call, matching_reply, workflow_call, workflow_reply,
+        MatchingCall, MatchingReply, Offer, OfferReply, ShardCall, ShardReply, TaskQueueCommand, WorkflowCall,
+        WorkflowReply, matching_call, matching_reply, task_queue_command, workflow_call, workflow_reply,
     },
-    temporal::api::workflowservice::v1::{ListWorkflowExecutionsRequest, workflow_service_server::WorkflowService},
+    temporal::api::{
+        enums::v1::TaskQueueType,
+        workflowservice::v1::{ListWorkflowExecutionsRequest, workflow_service_server::WorkflowService},
+    },
 };
 use perdure_shard::{EntityCaller, Peers, Shards, TaskSink};
-use perdure_types::{NodeId, QueueFilter, ShardId};
+use perdure_types::{Layout, NodeId, QueueFilter, ShardId, SlotCount};
 
 /// The way back up to the cluster for parts that are made before it is.
 #[derive(Clone, Default)]
@@ -44,6 +47,33 @@ impl Uplink {
         Ok(WorkflowReply { reply: Some(workflow_reply::Reply::List(response)) })
     }
 
+    /// A child on another queue inherits its parent's version if workers of the version poll there, which only that queue
+    /// knows.
+    async fn with_inheritance(&self, mut call: WorkflowCall) -> Result<WorkflowCall, Error> {
+        let Some(workflow_call::Command::Start(start)) = &mut call.command else { return Ok(call) };
+        let queue = start.request.as_ref().and_then(|request| request.task_queue.as_ref()).map(|queue| &queue.name);
+        let (Some(parent), Some(queue)) = (&mut start.parent, queue) else { return Ok(call) };
+        let Some(version) = parent.deployment_version.as_ref().filter(|_| !parent.queue_has_version) else {
+            return Ok(call);
+        };
+        let command = TaskQueueCommand { command: Some(task_queue_command::Command::Follow(-1)) };
+        let read = WorkflowCall {
+            namespace_id: call.namespace_id.clone(),
+            workflow_id: queue.clone(),
+            kind: EntityKind::TaskQueue.number(),
+            command: Some(workflow_call::Command::TaskQueue(Box::new(command))),
+        };
+        let Some(workflow_reply::Reply::TaskQueue(state)) = self.cluster()?.workflow(read).await?.reply else {
+            return Err(Error::internal("a task queue answered with something else"));
+        };
+        let known = state.deployments.iter().filter(|deployment| deployment.name == version.deployment_name);
+        let workflow = TaskQueueType::Workflow as i32;
+        parent.queue_has_version = known
+            .flat_map(|deployment| &deployment.versions)
+            .any(|known| known.build_id == version.build_id && known.types.contains(&workflow));
+        Ok(call)
+    }
+
     fn cluster(&self) -> Result<&Cluster, Error> {
         self.cluster.get().ok_or_else(|| Error::unavailable("this node is still starting"))
     }
@@ -62,7 +92,7 @@ impl EntityCaller for Uplink {
         if let Some(workflow_call::Command::List(request)) = call.command {
             return self.list(request).await;
         }
-        self.cluster()?.workflow(call).await
+        self.cluster()?.workflow(self.with_inheritance(call).await?).await
     }
 }
 
@@ -100,6 +130,14 @@ impl LocalShards for ShardsHere {
 
     async fn shard(&self, call: ShardCall) -> Result<ShardReply, Error> {
         self.0.shard(call).await
+    }
+
+    async fn layout(&self) -> Result<Layout, Error> {
+        self.0.layout().await
+    }
+
+    async fn split(&self, goal: Option<SlotCount>) -> Result<Layout, Error> {
+        self.0.split(goal).await
     }
 
     fn offer_again(&self, moved: QueueFilter) {

@@ -125,28 +125,90 @@ pub(crate) async fn delete_unneeded(store: &dyn Store, own: SessionId) -> Result
     // begin, serve and be sealed between the two, and its log be deleted before anybody has replayed it.
     let sessions = persist("list sessions", || store.list_sessions()).await?;
     let shards = persist("list shards", || store.list_shards()).await?;
-    let needed = |id: SessionId| {
-        shards.iter().any(|(_, row)| row.owner == Some(id) || row.sources.values().any(|source| source.session == id))
-    };
+    let needed = |id: SessionId| shards.iter().any(|(_, row)| row.names(id));
     for (id, row) in sessions {
-        let SessionState::Sealed(end) = row.state else { continue };
-        if id == own || needed(id) {
+        if !matches!(row.state, SessionState::Sealed(_)) || id == own || needed(id) {
             continue;
         }
-        // Segments are not listed anywhere: they follow each other until one has no rows up to the end.
-        let mut segment = row.base_segment;
-        let mut next = row.base;
-        loop {
-            let rows = persist("read log", || store.read_log(id, segment, next, 1)).await?;
+        // The last one first: a cleaner that ends on its way leaves the segments that its successor finds.
+        for segment in segments_of(store, id, row.base_segment).await?.rev() {
             persist("delete log segment", || store.delete_segment(id, segment)).await?;
-            segment += 1;
-            if rows.is_empty() && segment > row.base_segment + 1 || next > end {
-                break;
-            }
-            next = rows.last().map_or(next, |row| row.seq.next());
         }
         persist("delete session", || store.delete_session(id, row.clone())).await.ok();
         tracing::debug!(session = %id, "deleted a session's log");
     }
     Ok(())
+}
+
+/// The segments that a session may have left. They are listed nowhere, and follow each other; the base may be in the one
+/// after its segment, so one empty segment is passed over.
+async fn segments_of(
+    store: &dyn Store,
+    id: SessionId,
+    first: u32,
+) -> Result<std::ops::RangeInclusive<u32>, StoreError> {
+    let (mut segment, mut last) = (first, first);
+    while segment <= last + 1 {
+        let rows = persist("read log", || store.read_log(id, segment, Seq::ZERO, 1)).await?;
+        if !rows.is_empty() {
+            last = segment;
+        }
+        segment += 1;
+    }
+    Ok(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use perdure_persistence::{
+        LogRow,
+        simulated::{Failure, Op, Simulated},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A cleaner that ends in the middle leaves what the next one finds.
+    #[tokio::test(start_paused = true)]
+    async fn cleaning_goes_on_where_it_was_left() {
+        let store = Simulated::reliable();
+        let id = |number| SessionId(Uuid::from_u128(number));
+        let sealed = SessionRow { state: SessionState::Sealed(Seq(50)), base: Seq(7), base_segment: 1 };
+        store.cas_session(id(1), None, sealed).await.expect("created");
+        for seq in 7..=50 {
+            let batch = bytes::Bytes::from_static(b"row");
+            let row = LogRow { segment: seq / 5, seq: Seq(seq.into()), acknowledged: Seq(0), batch };
+            store.append(id(1), row).await.expect("appends");
+        }
+        let left = async || {
+            let mut left = Vec::new();
+            for segment in 0..=12 {
+                let rows = store.read_log(id(1), segment, Seq::ZERO, usize::MAX).await.expect("reads");
+                left.extend((!rows.is_empty()).then_some(segment));
+            }
+            left
+        };
+        for crash_after in [1, 4] {
+            let cleaning = delete_unneeded(&store, id(2));
+            tokio::pin!(cleaning);
+            let before = store.count(Op::DeleteSegment);
+            let some_deleted = async {
+                while store.count(Op::DeleteSegment) < before + crash_after {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = some_deleted => {}
+                done = &mut cleaning => panic!("cleaned up at once: {done:?}"),
+            }
+            let left = left().await;
+            assert!(!left.is_empty() && left.len() < 10, "{left:?}");
+        }
+        // Nothing is deleted that cannot be.
+        store.inject(Op::DeleteSegment, Failure::Refused, 2);
+        delete_unneeded(&store, id(2)).await.expect("cleans up");
+        assert_eq!(left().await, Vec::<u32>::new());
+        assert_eq!(store.list_sessions().await, Ok(Vec::new()));
+    }
 }

@@ -26,6 +26,7 @@ use crate::{
     core::{Core, NodeContext, Slice, restore},
     entry::ReplyTo,
     jobs::{Event, Jobs, Outside},
+    lanes::Lanes,
     log::Log,
     recover::{self, RecoverError, Replay},
     watched::Watched,
@@ -77,6 +78,7 @@ pub(crate) struct ShardHandle {
     /// Something has changed since the last flush took it.
     dirty: Arc<AtomicBool>,
     claim: Arc<Mutex<Claim>>,
+    pub log: Log,
 }
 
 impl ShardHandle {
@@ -93,6 +95,12 @@ impl ShardHandle {
     /// Something has changed since the last flush took it.
     pub(crate) fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::SeqCst)
+    }
+
+    /// Whether the entity lives in this shard, and not in the other half of one that was split.
+    pub(crate) fn holds(&self, chain: &ChainKey) -> bool {
+        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        claim.row.split.as_ref().is_none_or(|split| chain.shard(split.slots) == claim.shard)
     }
 
     pub(crate) fn claim(&self) -> Claim {
@@ -203,13 +211,15 @@ impl ShardTask {
         let (call_sender, calls) = mpsc::channel(node.config.mailbox_calls.max(1));
         let (event_sender, events) = mpsc::channel(1024);
         let ownership = Arc::new(Watched::new(Ownership::Acquiring));
-        let jobs = Jobs::new(claim.shard, outside.clone(), event_sender.clone(), node.config.calls_in_flight);
+        let lanes = Lanes::of(claim.shard, &claim.row, node.first);
+        let jobs = Jobs::new(lanes, outside.clone(), event_sender.clone(), node.config.calls_in_flight);
         let handle = ShardHandle {
             calls: call_sender,
             events: event_sender,
             ownership: ownership.clone(),
             dirty: dirty.clone(),
             claim: Arc::new(Mutex::new(claim.clone())),
+            log: log.clone(),
         };
         let core = Core::new(claim, log.for_shard(wake.clone()), node, ids, dirty, clock.now());
         let log = log.clone();

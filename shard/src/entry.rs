@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use perdure_persistence::Listing;
 use perdure_proto::{
     Error,
     perdure::{
@@ -58,8 +59,14 @@ pub(crate) struct RunMeta {
     pub stored_wake: Option<Timestamp>,
     /// That it does is certain: not after a crash in the middle of a flush.
     pub wake_certain: bool,
+    /// Written under this owner: the wake-up row is in the shard's own lane.
+    pub wake_is_here: bool,
     /// The list of runs shows it as it was, or not at all.
     pub unlisted: bool,
+    /// Everything that the list may show of it, by writes under way, too. What was listed last is also what the stored
+    /// snapshot says, since that is written later: so a run that is loaded brings it along, and a replay adds what
+    /// came after.
+    pub listed: Vec<Listing>,
     /// A WorkflowExecutionStatus: lists show when it changes.
     pub status: i32,
 }
@@ -79,8 +86,17 @@ impl RunMeta {
             stored_applied: None,
             stored_wake: None,
             wake_certain: true,
+            wake_is_here: false,
             unlisted: false,
+            listed: Vec::new(),
             status: 0,
+        }
+    }
+
+    /// The list may show this from now on.
+    pub(crate) fn may_be_listed(&mut self, listing: Listing) {
+        if !self.listed.contains(&listing) {
+            self.listed.push(listing);
         }
     }
 
@@ -122,6 +138,7 @@ pub(crate) struct DeletedRun {
     pub stored_wake: Option<Timestamp>,
     /// The list may still show it.
     pub unlisted: bool,
+    pub listed: Vec<Listing>,
 }
 
 /// A caller that waits for something to become true.
@@ -196,9 +213,10 @@ impl Entry {
         }
         for delta in &record.runs {
             if delta.deleted {
-                let stored_wake = self.runs.remove(&delta.run_id).and_then(|meta| meta.stored_wake);
+                let (stored_wake, listed) =
+                    self.runs.remove(&delta.run_id).map_or_else(Default::default, |run| (run.stored_wake, run.listed));
                 let run_id = delta.run_id.as_str().into();
-                self.deleted.push(DeletedRun { run_id, applied, stored_wake, unlisted: true });
+                self.deleted.push(DeletedRun { run_id, applied, stored_wake, unlisted: true, listed });
                 continue;
             }
             self.absent.remove(&delta.run_id);

@@ -8,7 +8,7 @@ use perdure_proto::{
     Code, Error,
     perdure::node::v1::{Offer, RunHistory, WorkflowCall, WorkflowReply},
 };
-use perdure_types::{ChainKey, QueueFilter, ShardId, Timestamp};
+use perdure_types::{ChainKey, QueueFilter};
 use perdure_workflow::CallId;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     core::{FlushNote, ListNote, LoadJob, Loaded, Output, Slice},
+    lanes::Lanes,
     log::session::persist,
     ports::{EntityCaller, TaskSink},
 };
@@ -63,7 +64,7 @@ pub(crate) struct Outside {
 }
 
 pub(crate) struct Jobs {
-    shard: ShardId,
+    lanes: Lanes,
     outside: Outside,
     events: mpsc::Sender<Event>,
     reads: JoinSet<()>,
@@ -77,9 +78,9 @@ pub(crate) struct Jobs {
 const MANY: usize = 512;
 
 impl Jobs {
-    pub(crate) fn new(shard: ShardId, outside: Outside, events: mpsc::Sender<Event>, calls_in_flight: usize) -> Self {
+    pub(crate) fn new(lanes: Lanes, outside: Outside, events: mpsc::Sender<Event>, calls_in_flight: usize) -> Self {
         Self {
-            shard,
+            lanes,
             outside,
             events,
             reads: JoinSet::new(),
@@ -118,7 +119,7 @@ impl Jobs {
     }
 
     pub(crate) fn start(&mut self, output: Output) {
-        let (events, shard) = (self.events.clone(), self.shard);
+        let events = self.events.clone();
         let Outside { store, tasks, entities } = self.outside.clone();
         let slots = self.slots.clone();
         match output {
@@ -141,10 +142,10 @@ impl Jobs {
                 });
             }
             Output::ReadWakeups { after, limit } => {
+                let lanes = self.lanes.clone();
                 self.reads.spawn(async move {
-                    let read = || store.read_wakeups(shard, after.as_ref(), Timestamp::MAX, limit);
-                    let rows = persist("read wake-ups", read).await;
-                    let rows = rows.inspect_err(|error| tracing::error!(shard_id = shard.0, %error, "wake-ups")).ok();
+                    let rows = persist("read wake-ups", || lanes.read(&*store, after.as_ref(), limit)).await;
+                    let rows = rows.inspect_err(|error| tracing::error!(?lanes, %error, "wake-ups")).ok();
                     let _ = events.send(Event::WakeupsRead(rows)).await;
                 });
             }

@@ -18,6 +18,7 @@ mod flush;
 mod history;
 mod jobs;
 mod kinds;
+mod lanes;
 mod log;
 mod lookahead;
 mod moves;
@@ -26,6 +27,7 @@ mod owner;
 mod period;
 mod ports;
 mod recover;
+mod split;
 pub mod telemetry;
 mod watched;
 

@@ -16,7 +16,7 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{HandOver, HandedOver, ShardCall, shard_call, shard_reply},
 };
-use perdure_types::{Epoch, NodeId, Position, Seq, SessionId, ShardId};
+use perdure_types::{Epoch, NodeId, Position, Seq, SessionId, ShardId, SlotCount};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -34,6 +34,7 @@ use crate::{
     period::GONE,
     ports::Peers,
     recover::{ReadAhead, RecoverError, Replay, read_sources},
+    split::bear,
     telemetry,
 };
 
@@ -56,15 +57,28 @@ pub(crate) struct Ground {
     pub lent: Lent,
     pub peers: Arc<dyn Peers>,
     pub me: NodeId,
+    /// How many shards the cluster began with.
+    pub first: SlotCount,
 }
 
 impl Ground {
-    fn own_row(&self) -> SessionRow {
+    pub(crate) fn own_row(&self) -> SessionRow {
         self.session_row.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads what these claims have to replay: each log once.
-    async fn replays(&self, claims: Vec<Claim>, sealed: Sealed, ahead: &ReadAhead) -> Result<Vec<Taken>, StoreError> {
+    /// Reads what these claims have to replay: each log once. Halves that may be missing are made first (S2).
+    pub(crate) async fn replays(
+        &self,
+        taken: Vec<Claim>,
+        sealed: Sealed,
+        ahead: &ReadAhead,
+    ) -> Result<Vec<Taken>, StoreError> {
+        let mut claims = Vec::new();
+        for Claim { shard, row } in taken {
+            if let Some(born) = bear(self, shard, row).await? {
+                claims.push(Claim { shard, row: born.lower });
+            }
+        }
         let mut sessions = sealed;
         sessions.insert(self.log.session(), self.own_row());
         let named: BTreeSet<SessionId> =
@@ -146,6 +160,10 @@ async fn take_one(ground: &Ground, orphan: Orphan, sealed: &Sealed) -> Result<Op
     let (shard, served) = orphan;
     let store = &*ground.store;
     let seen = persist("read shard", || store.read_shard_serial(shard)).await?;
+    // S2: it is born from its parent's row, and in no other way.
+    if seen.is_none() && shard.0 >= ground.first.get() {
+        return Ok(None);
+    }
     if let Some(row) = seen.filter(|row| row.owner == Some(ground.log.session())) {
         return ground.take_up(shard, row, served).await;
     }
@@ -216,7 +234,7 @@ pub(crate) async fn give(
 }
 
 /// M2: up to where the shard is in the tables, so that its new owner has little to replay.
-async fn flush_before(ground: &Ground, shard: ShardId) -> Option<Seq> {
+pub(crate) async fn flush_before(ground: &Ground, shard: ShardId) -> Option<Seq> {
     let mut latest = None;
     for _ in 0..2 {
         let started = Instant::now();
@@ -274,12 +292,22 @@ async fn give_stopped(ground: &Ground, shard: ShardId, flushed: Option<Seq>, to:
     }
 }
 
-fn lock(lent: &Lent) -> MutexGuard<'_, BTreeMap<(ShardId, Epoch), Loan>> {
+pub(crate) fn lock(lent: &Lent) -> MutexGuard<'_, BTreeMap<(ShardId, Epoch), Loan>> {
     lent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The row of a shard that goes from the session with the row `own` to another, whose next row is given.
 fn handed_over(own: &SessionRow, old: &ShardRow, flushed: Option<Seq>, end: Seq, to: (SessionId, Seq)) -> ShardRow {
+    let mut row = closed(own, old, flushed, end);
+    let (session, from) = to;
+    row.owner = Some(session);
+    row.epoch = Epoch(old.epoch.0 + 1);
+    row.sources.insert(row.epoch, Source { session, from, until: None });
+    row
+}
+
+/// The row of a shard that was stopped: the source of its epoch is closed at its end, as far as it is needed still.
+pub(crate) fn closed(own: &SessionRow, old: &ShardRow, flushed: Option<Seq>, end: Seq) -> ShardRow {
     let mut row = old.clone();
     if let Some(source) = row.sources.get_mut(&old.epoch) {
         source.until = Some(end);
@@ -291,15 +319,11 @@ fn handed_over(own: &SessionRow, old: &ShardRow, flushed: Option<Seq>, end: Seq,
     }
     let checkpoint = row.checkpoint;
     row.sources.retain(|epoch, source| *epoch != old.epoch || to_replay(*epoch, source, checkpoint, own).is_some());
-    let (session, from) = to;
-    row.owner = Some(session);
-    row.epoch = Epoch(old.epoch.0 + 1);
-    row.sources.insert(row.epoch, Source { session, from, until: None });
     row
 }
 
 /// The first row of the own log that the new owner may have to replay.
-fn lent_from(own: &SessionRow, row: &ShardRow, epoch: Epoch) -> Seq {
+pub(crate) fn lent_from(own: &SessionRow, row: &ShardRow, epoch: Epoch) -> Seq {
     let replay = row.sources.get(&epoch).and_then(|source| to_replay(epoch, source, row.checkpoint, own));
     replay.map_or(own.base, |(from, _)| from)
 }

@@ -1,18 +1,18 @@
 //! The shards of a node: routes calls to them, keeps them served, stops them.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
-use perdure_persistence::{Store, StoreError};
+use perdure_persistence::{Cas, Store, StoreError};
 use perdure_proto::{
     Error,
     perdure::node::v1::{ShardCall, ShardReply, ShardStatus, WorkflowCall, WorkflowReply, shard_call, shard_reply},
     temporal::api::enums::v1::{ResourceExhaustedCause, ResourceExhaustedScope},
 };
-use perdure_types::{ChainKey, NodeId, QueueFilter, Served, ShardId};
+use perdure_types::{ChainKey, Layout, NodeId, QueueFilter, Served, ShardId, SlotCount};
 use perdure_workflow::{IdSource, NamespaceView};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -28,14 +28,15 @@ use crate::{
     owner::{Hints, Joining},
     period::{Event, Period, seed},
     ports::{EntityCaller, TaskSink},
+    split,
     watched::Watched,
 };
 
 /// What serving needs.
 pub struct Setup {
     pub store: Arc<dyn Store>,
-    /// The shards that this node is to own.
-    pub shards: Vec<ShardId>,
+    /// How many shards the cluster began with.
+    pub slots: SlotCount,
     pub config: ShardConfig,
     pub clock: Arc<Clock>,
     pub namespaces: Arc<dyn NamespaceView>,
@@ -67,6 +68,9 @@ struct Inner {
     /// Who has got the shards that were given away.
     hints: Hints,
     asks: Mutex<Option<mpsc::Sender<Ask>>>,
+    /// How many shards there are to be, as far as this node knows.
+    goal: watch::Sender<Option<SlotCount>>,
+    setup: OnceLock<Arc<Setup>>,
 }
 
 /// What another node asks about a shard.
@@ -92,6 +96,8 @@ impl Shards {
             served: watch::channel(Served::default()).0,
             hints: Hints::default(),
             asks: Mutex::default(),
+            goal: watch::channel(None).0,
+            setup: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -101,7 +107,7 @@ impl Shards {
         self.begin(setup, None).await
     }
 
-    /// Begins to serve as a member of a cluster: the placement says which shards, whatever the setup names. Returns when
+    /// Begins to serve as a member of a cluster: the placement says which shards. Returns when
     /// there is a session; the shards come one by one ([`Shards::served`]).
     pub async fn join(&self, setup: Setup, joining: Joining) -> Result<(), StartError> {
         self.begin(setup, Some(joining)).await
@@ -115,7 +121,9 @@ impl Shards {
         let seed = setup.config.seed.unwrap_or_else(random_seed);
         let mut ids = IdSource::new(seed);
         let joining = joining.map(|joining| (joining, self.inner.hints.clone()));
-        let period = Period::start(setup.clone(), next_ids(&mut ids), joining.clone()).await?;
+        let _ = self.inner.setup.set(setup.clone());
+        let goal = self.inner.goal.clone();
+        let period = Period::start(setup.clone(), next_ids(&mut ids), joining.clone(), goal).await?;
         self.inner.route(Some(&period));
         let (stop, stops) = mpsc::channel(1);
         let (ask, asks) = mpsc::channel(64);
@@ -131,15 +139,21 @@ impl Shards {
         let Some(command) = call.command else {
             return Err(Error::invalid_argument("the call has no command"));
         };
-        let handle = self.inner.shard(shard).ok_or_else(|| self.inner.elsewhere(shard))?;
+        let chain = ChainKey::numbered(call.kind, call.namespace_id, call.workflow_id)
+            .ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?;
+        let handle = self.inner.holder(shard, &chain).ok_or_else(|| self.inner.elsewhere(shard))?;
         if handle.ownership() != Ownership::Serving {
             return Err(moving());
         }
-        let chain = ChainKey::numbered(call.kind, call.namespace_id, call.workflow_id)
-            .ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?;
+        if handle.log.is_silent() {
+            return Err(Error::store_silent());
+        }
         let (reply, answer) = oneshot::channel();
         match handle.calls.try_send(Call { chain, command, reply }) {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(ended())),
+            Ok(()) => match handle.log.unless_silent(answer).await {
+                Some(answer) => answer.unwrap_or_else(|_| Err(ended())),
+                None => Err(Error::store_silent()),
+            },
             Err(mpsc::error::TrySendError::Full(_)) => Err(Error::resource_exhausted(
                 "too many calls wait for this workflow's shard",
                 ResourceExhaustedCause::SystemOverloaded,
@@ -165,6 +179,47 @@ impl Shards {
         let asks = asks.ok_or_else(moving)?;
         asks.send((call, reply)).await.map_err(|_| moving())?;
         answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// How far the shards are split, by the store.
+    pub async fn layout(&self) -> Result<Layout, Error> {
+        let setup = self.inner.setup.get().ok_or_else(moving)?;
+        let unavailable = |error: StoreError| Error::unavailable(error.to_string());
+        let rows = setup.store.list_shards().await.map_err(unavailable)?.into_iter().collect();
+        let goal = setup.store.read_goal().await.map_err(unavailable)?;
+        let map = split::map_of(&rows, setup.slots);
+        let goal = goal.max(map.slots).unwrap_or(setup.slots);
+        let shards = rows.iter().map(|(shard, row)| (*shard, split::slots_of(row, setup.slots))).collect();
+        Ok(Layout { map, shards, goal })
+    }
+
+    /// Wants so many shards, by default twice as many as there are. Their owners split them from here on, wherever they
+    /// are: this node and others may end at any time.
+    pub async fn split(&self, wanted: Option<SlotCount>) -> Result<Layout, Error> {
+        let setup = self.inner.setup.get().ok_or_else(moving)?;
+        loop {
+            let mut layout = self.layout().await?;
+            let slots = layout.map.slots.unwrap_or(setup.slots);
+            let under_way = layout.goal > slots;
+            let wanted = match wanted.or_else(|| if under_way { Some(layout.goal) } else { slots.doubled() }) {
+                Some(wanted) if wanted > slots || under_way && wanted == layout.goal => wanted,
+                _ => return Err(Error::failed_precondition(format!("there are {} shards already", slots.get()))),
+            };
+            if wanted > layout.goal {
+                let unavailable = |error: StoreError| Error::unavailable(error.to_string());
+                let stored = setup.store.read_goal().await.map_err(unavailable)?;
+                match setup.store.cas_goal(stored, wanted).await.map_err(unavailable)? {
+                    Cas::Applied => layout.goal = wanted,
+                    Cas::Rejected(_) => continue,
+                }
+            }
+            if wanted < layout.goal {
+                let goal = layout.goal.get();
+                return Err(Error::failed_precondition(format!("shards are being split into {goal}")));
+            }
+            self.inner.goal.send_replace(Some(layout.goal));
+            return Ok(layout);
+        }
     }
 
     /// Offers again what waits for a worker in task queues that have got another home.
@@ -260,8 +315,21 @@ impl Inner {
             checkpoint_epoch: row.checkpoint.epoch.0,
             checkpoint_seq: row.checkpoint.seq.0,
             dirty: handle.is_dirty(),
+            slots: row.split.as_ref().map_or(0, |split| split.slots.get()),
             ..ShardStatus::default()
         }
+    }
+
+    /// The shard of this node that an entity lives in: that one, or what became of it.
+    fn holder(&self, shard: ShardId, chain: &ChainKey) -> Option<ShardHandle> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let shards = routes.as_deref()?.read().unwrap_or_else(PoisonError::into_inner);
+        let holds = |shard: &ShardId| shards.get(shard).filter(|handle| handle.holds(chain)).cloned();
+        holds(&shard).or_else(|| {
+            let sizes = std::iter::successors(SlotCount::new(1), |slots| slots.doubled());
+            let numbers: BTreeSet<ShardId> = sizes.map(|slots| chain.shard(slots)).collect();
+            numbers.iter().rev().find_map(holds)
+        })
     }
 
     fn shard(&self, shard: ShardId) -> Option<ShardHandle> {
@@ -327,6 +395,7 @@ impl Supervised {
                     period.moved(done);
                     self.inner.publish(Some(&period));
                 }
+                Happened::Event(Event::Halved) => self.inner.publish(Some(&period)),
                 Happened::Event(Event::Panicked(shard)) => {
                     self.inner.publish(Some(&period));
                     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -351,7 +420,8 @@ impl Supervised {
     async fn begin_again(&mut self) -> Period {
         let mut backoff = Backoff::new();
         loop {
-            match Period::start(self.setup.clone(), next_ids(&mut self.ids), self.joining.clone()).await {
+            let goal = self.inner.goal.clone();
+            match Period::start(self.setup.clone(), next_ids(&mut self.ids), self.joining.clone(), goal).await {
                 Ok(period) => return period,
                 Err(error) => tracing::error!(%error, "serving cannot begin again, trying once more"),
             }

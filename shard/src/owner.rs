@@ -15,7 +15,9 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{ShardReply, shard_reply},
 };
-use perdure_types::{Epoch, NodeId, Placement, Seq, SessionId, ShardId, UNNAMED_SESSION_GRACE};
+use perdure_types::{
+    Epoch, NodeId, Placement, Seq, SessionId, ShardId, ShardMap, SlotCount, UNNAMED_SESSION_GRACE,
+};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -28,6 +30,7 @@ use crate::{
     log::session::persist,
     moves::{Given, Ground, Orphan, Taken, give, pull, take_over},
     ports::Peers,
+    split::map_of,
 };
 
 /// Shards that are asked of others at once, and given to others at once.
@@ -54,6 +57,13 @@ pub(crate) type Hints = Arc<Mutex<BTreeMap<ShardId, NodeId>>>;
 pub(crate) struct Look {
     shards: BTreeMap<ShardId, ShardRow>,
     sessions: BTreeMap<SessionId, SessionRow>,
+    pub goal: Option<SlotCount>,
+}
+
+impl Look {
+    pub(crate) fn map(&self, first: SlotCount) -> ShardMap {
+        map_of(&self.shards, first)
+    }
 }
 
 pub(crate) type Reply = oneshot::Sender<Result<ShardReply, Error>>;
@@ -210,7 +220,11 @@ impl Owner {
 
     fn plan(&self, look: &Look, placement: &Placement, here: &BTreeSet<ShardId>) -> Plan {
         let mut plan = Plan::default();
-        for shard in placement.wanted() {
+        // Halves of shards that have one slot still are there when they have a row (S2).
+        let slots = placement.owners.len();
+        let is_ours = |shard: &ShardId| shard.0 as usize >= slots && placement.owner(*shard) == Some(&placement.me);
+        let halves = look.shards.keys().copied().filter(is_ours);
+        for shard in placement.wanted().chain(halves) {
             if self.busy.contains(&shard) || (here.contains(&shard) && !self.lost.contains(&shard)) {
                 continue;
             }
@@ -350,6 +364,24 @@ impl Owner {
         self.busy.remove(&shard);
     }
 
+    pub(crate) fn is_busy(&self, shard: ShardId) -> bool {
+        self.busy.contains(&shard)
+    }
+
+    /// A shard is being split.
+    pub(crate) fn halving(&mut self, shard: ShardId) {
+        self.busy.insert(shard);
+    }
+
+    /// It was not begun, or is over. Both halves, if they are ours, are being recovered.
+    pub(crate) fn halved(&mut self, shard: ShardId, is_lost: bool) {
+        self.busy.remove(&shard);
+        if is_lost {
+            self.lost.insert(shard);
+        }
+        self.look_soon();
+    }
+
     /// The shard's task has ended by a bug.
     pub(crate) fn lose(&mut self, shard: ShardId) {
         self.lost.insert(shard);
@@ -384,5 +416,6 @@ impl Owner {
 async fn look(store: &dyn Store) -> Result<Look, StoreError> {
     let shards = persist("list shards", || store.list_shards()).await?.into_iter().collect();
     let sessions = persist("list sessions", || store.list_sessions()).await?.into_iter().collect();
-    Ok(Look { shards, sessions })
+    let goal = persist("read goal", || store.read_goal()).await?;
+    Ok(Look { shards, sessions, goal })
 }

@@ -19,11 +19,12 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{HandOver, ShardCall, shard_call},
 };
-use perdure_types::{NodeId, Seq, Served, SessionId, ShardId};
+use perdure_types::{NodeId, Seq, Served, SessionId, ShardId, ShardMap, SlotCount};
 use perdure_workflow::IdSource;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinError, JoinHandle, JoinSet},
+    time::Instant,
 };
 
 use crate::{
@@ -41,7 +42,9 @@ use crate::{
     moves::{Ground, Taken},
     node::Setup,
     owner::{Done, Hints, Joining, Owner, Reply},
+    ports::{NoPeers, Peers},
     recover::{ReadAhead, RecoverError, Replay, read_sources},
+    split::{self, Halved, Pace},
     telemetry,
 };
 
@@ -75,14 +78,29 @@ pub(crate) struct Period {
     flushes: mpsc::Sender<FlushRequest>,
     tasks: JoinSet<()>,
     shard_of_task: HashMap<Id, ShardId>,
-    /// In a cluster: decides which shards this node owns. Else they are those that it began with.
+    /// In a cluster: decides which shards this node owns. Else it owns all.
     owner: Option<Owner>,
+    ground: Ground,
+    goal: watch::Sender<Option<SlotCount>>,
+    new_goal: watch::Receiver<Option<SlotCount>>,
+    pace: Pace,
+    halving: JoinSet<Halfway>,
+    map: ShardMap,
+}
+
+/// What has come of a split so far.
+enum Halfway {
+    Halved(ShardId, Halved),
+    /// Both halves serve, or will not.
+    Serving,
 }
 
 /// What a period's loop has to deal with.
 pub(crate) enum Event {
     Panicked(ShardId),
     Moved(Done),
+    /// A shard was split.
+    Halved,
 }
 
 impl Period {
@@ -92,27 +110,47 @@ impl Period {
         setup: Arc<Setup>,
         mut ids: IdSource,
         joining: Option<(Joining, Hints)>,
+        goal: watch::Sender<Option<SlotCount>>,
     ) -> Result<Self, StoreError> {
         let store = &*setup.store;
         let (session, row) = open_session(store, &mut ids).await?;
         let log = Log::new(session, setup.config.flush_log_bytes, setup.config.log_queue_bytes);
         let writer = Writer::new(&log, setup.store.clone(), setup.config.clone());
         let writer = Owned(tokio::spawn(writer.run()));
+        let session_row = Arc::new(Mutex::new(row));
+        let (flushes, requests) = mpsc::channel(64);
+        let lent = Lent::default();
+        let (peers, me): (Arc<dyn Peers>, _) = match &joining {
+            Some((joining, _)) => (joining.peers.clone(), joining.placement.borrow().me.clone()),
+            None => (Arc::new(NoPeers), NodeId::new("")),
+        };
+        let ground = Ground {
+            store: setup.store.clone(),
+            log: log.clone(),
+            session_row: session_row.clone(),
+            flushes: flushes.clone(),
+            lent: lent.clone(),
+            peers,
+            me,
+            first: setup.slots,
+        };
         let (claims, mut replays) = match &joining {
             Some(_) => (Vec::new(), BTreeMap::new()),
-            None => claim_all(store, &setup.shards, &log).await?,
+            None => {
+                let stored = persist("read goal", || store.read_goal()).await?;
+                goal.send_if_modified(|goal| std::mem::replace(goal, stored) != stored);
+                claim_all(&ground).await?
+            }
         };
         let replayed: usize = replays.values().flatten().map(Vec::len).sum();
         let node = NodeContext {
+            first: setup.slots,
             config: setup.config.clone(),
             namespaces: setup.namespaces.clone(),
             cache_bytes: AtomicUsize::new(0),
             shard_count: AtomicUsize::new(claims.len()),
         };
         let registry: Registry = Arc::new(RwLock::default());
-        let session_row = Arc::new(Mutex::new(row));
-        let (flushes, requests) = mpsc::channel(64);
-        let lent = Lent::default();
         let flusher = Flusher::new(
             setup.store.clone(),
             log.clone(),
@@ -120,23 +158,11 @@ impl Period {
             setup.config.clone(),
             session_row.clone(),
             requests,
-            lent.clone(),
+            lent,
         );
         let outside =
             Outside { store: setup.store.clone(), tasks: setup.tasks.clone(), entities: setup.entities.clone() };
-        let owner = joining.map(|(joining, hints)| {
-            let me = joining.placement.borrow().me.clone();
-            let ground = Ground {
-                store: setup.store.clone(),
-                log: log.clone(),
-                session_row: session_row.clone(),
-                flushes: flushes.clone(),
-                lent,
-                peers: joining.peers,
-                me,
-            };
-            Owner::new(ground, joining.placement, hints)
-        });
+        let owner = joining.map(|(joining, hints)| Owner::new(ground.clone(), joining.placement, hints));
         let mut period = Self {
             setup: setup.clone(),
             log,
@@ -151,6 +177,12 @@ impl Period {
             tasks: JoinSet::new(),
             shard_of_task: HashMap::new(),
             owner,
+            ground,
+            new_goal: goal.subscribe(),
+            goal,
+            pace: Pace::new(),
+            halving: JoinSet::new(),
+            map: ShardMap::default(),
         };
         let mut handles = Vec::new();
         for claim in claims {
@@ -159,6 +191,7 @@ impl Period {
         }
         let serving = futures::future::join_all(handles.iter().map(ShardHandle::serving)).await;
         let serving = serving.into_iter().filter(|serving| *serving).count();
+        period.learn_own();
         tracing::info!(%session, shards = handles.len(), serving, replayed, "serving");
         Ok(period)
     }
@@ -170,7 +203,9 @@ impl Period {
         let (task, handle) = ShardTask::new(claim, &self.log, self.node.clone(), self.outside.clone(), clock, ids);
         let id = self.tasks.spawn(task.run(replay)).id();
         self.shard_of_task.insert(id, shard);
-        self.registry.write().unwrap_or_else(PoisonError::into_inner).insert(shard, handle.clone());
+        // In one step: a flush that met neither would take the shard for one that needs no log of ours (M3).
+        let before = self.registry.write().unwrap_or_else(PoisonError::into_inner).insert(shard, handle.clone());
+        end_task(before);
         handle
     }
 
@@ -184,10 +219,24 @@ impl Period {
                     None => std::future::pending().await,
                 }
             };
+            let has_halves = !self.halving.is_empty();
+            let split_at = self.pace.next().filter(|_| self.goal.borrow().is_some());
             let ended = tokio::select! {
                 biased;
                 Some(ended) = self.tasks.join_next_with_id(), if has_tasks => ended,
                 done = moved => return Event::Moved(done),
+                Some(halfway) = self.halving.join_next(), if has_halves => match self.halfway(halfway) {
+                    Some(event) => return event,
+                    None => continue,
+                },
+                Ok(()) = self.new_goal.changed() => {
+                    self.pace.hurry();
+                    continue;
+                }
+                () = tokio::time::sleep_until(split_at.unwrap_or_else(Instant::now)), if split_at.is_some() => {
+                    self.begin_split();
+                    continue;
+                }
             };
             let (id, error) = match ended {
                 Ok((id, ())) => (id, None),
@@ -233,8 +282,86 @@ impl Period {
         Ok(())
     }
 
+    /// Splits the next shard that is to be split, if there is one.
+    fn begin_split(&mut self) {
+        let Some(goal) = *self.goal.borrow() else { return };
+        let first = self.ground.first;
+        let is_busy = |shard| self.owner.as_ref().is_some_and(|owner| owner.is_busy(shard));
+        let can_be = |(shard, handle): &(ShardId, ShardHandle)| {
+            let row = handle.claim().row;
+            handle.ownership() == Ownership::Serving && !is_busy(*shard) && split::may_split(&row, first, goal)
+        };
+        // Larger ones first.
+        let next = self.shards().into_iter().filter(can_be);
+        let next = next.min_by_key(|(shard, handle)| (split::slots_of(&handle.claim().row, first), *shard));
+        let Some((shard, handle)) = next else {
+            self.pace.rest();
+            return;
+        };
+        if let Some(owner) = &mut self.owner {
+            owner.halving(shard);
+        }
+        self.pace.begin();
+        let ground = self.ground.clone();
+        self.halving.spawn(async move { Halfway::Halved(shard, split::split(ground, shard, handle, goal).await) });
+    }
+
+    fn halfway(&mut self, halfway: Result<Halfway, JoinError>) -> Option<Event> {
+        let (shard, halved) = match halfway {
+            Ok(Halfway::Halved(shard, halved)) => (shard, halved),
+            Ok(Halfway::Serving) => {
+                self.pace.done();
+                return Some(Event::Halved);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a split has failed");
+                self.pace.failed();
+                return None;
+            }
+        };
+        if let Some(owner) = &mut self.owner {
+            owner.halved(shard, matches!(halved, Halved::Kept(_)));
+        }
+        match halved {
+            Halved::Into(taken) => {
+                let halves: Vec<ShardHandle> = taken.into_iter().map(|taken| self.take(taken)).collect();
+                self.learn_own();
+                self.halving.spawn(async move {
+                    futures::future::join_all(halves.iter().map(ShardHandle::serving)).await;
+                    Halfway::Serving
+                });
+                return Some(Event::Halved);
+            }
+            Halved::Skipped => self.pace.failed(),
+            Halved::Lost => {
+                self.pace.failed();
+                self.forget(shard);
+            }
+            Halved::Kept(error) => {
+                tracing::warn!(shard_id = shard.0, %error, "not split");
+                self.pace.failed();
+                // A node alone has nobody who looks for it.
+                return self.owner.is_none().then_some(Event::Panicked(shard));
+            }
+        }
+        Some(Event::Halved)
+    }
+
+    /// Takes in which shards there are: those that are here.
+    fn learn_own(&mut self) {
+        let first = self.ground.first;
+        let here = self.shards().into_iter();
+        let here = here.map(|(shard, handle)| (shard, split::slots_of(&handle.claim().row, first))).collect();
+        self.map.merge(&ShardMap::new(first, &here));
+    }
+
     /// Deals with what came of a move.
     pub(crate) fn moved(&mut self, done: Done) {
+        if let Done::Looked(Ok(look)) = &done {
+            self.map.merge(&look.map(self.ground.first));
+            let found = look.goal;
+            self.goal.send_if_modified(|goal| found > *goal && std::mem::replace(goal, found) != found);
+        }
         let here: BTreeSet<ShardId> = self.shards().into_keys().collect();
         let Some(owner) = &mut self.owner else { return };
         match done {
@@ -242,14 +369,14 @@ impl Period {
             Done::TakenOver(shards, taken) => {
                 owner.taken_over(shards);
                 match taken {
-                    Ok(taken) => taken.into_iter().for_each(|taken| self.take(taken)),
+                    Ok(taken) => taken.into_iter().for_each(|taken| drop(self.take(taken))),
                     Err(error) => tracing::error!(%error, "shards cannot be taken over"),
                 }
             }
             Done::Pulled(shard, taken) => {
                 owner.pulled(shard, matches!(taken, Ok(Some(_))));
                 match taken {
-                    Ok(taken) => taken.into_iter().for_each(|taken| self.take(taken)),
+                    Ok(taken) => taken.into_iter().for_each(|taken| drop(self.take(taken))),
                     Err(error) => tracing::error!(shard_id = shard.0, %error, "the shard cannot be pulled"),
                 }
             }
@@ -267,22 +394,19 @@ impl Period {
         telemetry::owned(self.shards().len());
     }
 
-    fn take(&mut self, (claim, replay): Taken) {
+    fn take(&mut self, (claim, replay): Taken) -> ShardHandle {
         let (shard, epoch) = (claim.shard, claim.epoch());
-        // One that was stopped and not given away.
-        self.forget(shard);
         let handle = self.spawn_shard(claim, replay);
         if let Some(owner) = &mut self.owner {
-            owner.recovering(shard, epoch, handle);
+            owner.recovering(shard, epoch, handle.clone());
         }
+        self.pace.hurry();
+        handle
     }
 
     fn forget(&mut self, shard: ShardId) {
         let handle = self.registry.write().unwrap_or_else(PoisonError::into_inner).remove(&shard);
-        if let Some(handle) = handle {
-            // It waits for this alone; its queue of events has room, or it has ended.
-            tokio::spawn(async move { handle.end().await });
-        }
+        end_task(handle);
     }
 
     /// Another node asks for a shard.
@@ -311,6 +435,7 @@ impl Period {
         Served {
             session: Some(self.log.session()),
             shards: serving.map(|(shard, handle)| (*shard, handle.claim().epoch())).collect(),
+            map: self.map.clone(),
         }
     }
 
@@ -345,6 +470,14 @@ impl Period {
     }
 }
 
+/// The task of a shard that was stopped and is not ours any more, or was loaded anew.
+fn end_task(handle: Option<ShardHandle>) {
+    if let Some(handle) = handle {
+        // It waits for this alone; its queue of events has room, or it has ended.
+        tokio::spawn(async move { handle.end().await });
+    }
+}
+
 async fn open_session(store: &dyn Store, ids: &mut IdSource) -> Result<(SessionId, SessionRow), StoreError> {
     loop {
         let id = SessionId::parse(&ids.uuid()).expect("a stream of ids gives UUIDs");
@@ -368,12 +501,17 @@ async fn fence_others(store: &dyn Store, own: SessionId) -> Result<Sealed, Store
 
 /// A node alone: all other sessions are dead, and all shards are its own.
 async fn claim_all(
-    store: &dyn Store,
-    shards: &[ShardId],
-    log: &Log,
+    ground: &Ground,
 ) -> Result<(Vec<Claim>, BTreeMap<ShardId, Result<Replay, RecoverError>>), StoreError> {
+    let (store, log) = (&*ground.store, &ground.log);
     let mut sealed = fence_others(store, log.session()).await?;
-    let claims = claim_shards(store, shards, log, &mut sealed).await?;
+    let shards: Vec<ShardId> = split::all(store, ground.first).await?.into_iter().collect();
+    let mut claims = Vec::new();
+    for Claim { shard, row } in claim_shards(store, &shards, log, &mut sealed).await? {
+        if let Some(born) = split::bear(ground, shard, row).await? {
+            claims.push(Claim { shard, row: born.lower });
+        }
+    }
     let replays = read_sources(store, &claims, &sealed, &ReadAhead::new()).await?;
     Ok((claims, replays))
 }

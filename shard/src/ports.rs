@@ -21,6 +21,16 @@ pub trait Peers: Send + Sync + 'static {
     async fn shard(&self, node: &NodeId, call: ShardCall) -> Result<ShardReply, Error>;
 }
 
+/// A node alone has none.
+pub(crate) struct NoPeers;
+
+#[async_trait]
+impl Peers for NoPeers {
+    async fn shard(&self, _node: &NodeId, _call: ShardCall) -> Result<ShardReply, Error> {
+        Err(Error::not_owner(None))
+    }
+}
+
 /// Reaches the owner of another entity.
 #[async_trait]
 pub trait EntityCaller: Send + Sync + 'static {

@@ -10,6 +10,7 @@ pub fn describe() {
     metrics::describe_counter!("perdure_log_bytes_total", Bytes, "Log written");
     metrics::describe_counter!("perdure_log_retries_total", Count, "Appends that had to be repeated");
     metrics::describe_gauge!("perdure_log_uncovered_rows", Count, "Log rows sent and not yet covered");
+    metrics::describe_gauge!("perdure_store_silent", Count, "1 while the store does not answer, and calls are refused");
     metrics::describe_gauge!("perdure_cache_bytes", Bytes, "Executions in memory");
     metrics::describe_counter!("perdure_chains_loaded_total", Count, "Executions read from the store on demand");
     metrics::describe_counter!("perdure_chains_evicted_total", Count, "Clean executions dropped from memory");
@@ -36,6 +37,10 @@ pub fn describe() {
         "From asking an owner for a shard to reading its log"
     );
     metrics::describe_counter!("perdure_sessions_fenced_total", Count, "Own sessions that were fenced by somebody");
+}
+
+pub(crate) fn store_silent(is_silent: bool) {
+    metrics::gauge!("perdure_store_silent").set(f64::from(u8::from(is_silent)));
 }
 
 pub(crate) fn row_covered(latency: Duration) {
@@ -99,6 +104,10 @@ pub(crate) fn taken_over(duration: Duration) {
 
 pub(crate) fn handed_over(pause: Duration) {
     metrics::histogram!("perdure_hand_over_pause_seconds").record(pause.as_secs_f64());
+}
+
+pub(crate) fn split(pause: Duration) {
+    metrics::histogram!("perdure_shard_split_pause_seconds").record(pause.as_secs_f64());
 }
 
 pub(crate) fn pulled(duration: Duration) {

@@ -16,7 +16,7 @@ use perdure_proto::{
     temporal::api::history::v1::HistoryEvent,
 };
 use perdure_shard::{EntityCaller, Joining, Peers, Shards};
-use perdure_types::{ChainKey, Member, NodeId, Placement, SessionId, ShardId, SlotCount, Timestamp};
+use perdure_types::{ChainKey, Member, NodeId, Placement, SessionId, ShardId, ShardMap, SlotCount, Timestamp};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
@@ -25,6 +25,8 @@ use crate::{
 };
 
 const SLOTS: u32 = 8;
+/// So many after two splits.
+const MOST_SLOTS: u32 = 4 * SLOTS;
 /// After everything is well, all shards are served within this.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -45,6 +47,8 @@ struct Town {
     chance: u64,
     /// One message in so many is lost; 0: none.
     loss: u64,
+    /// How many shards somebody wanted last.
+    goal: Option<SlotCount>,
 }
 
 #[derive(Clone)]
@@ -61,6 +65,22 @@ fn owner(shard: ShardId, members: &BTreeSet<NodeId>) -> Option<NodeId> {
         Chance(name).below(u64::MAX)
     };
     members.iter().max_by_key(|node| score(node)).cloned()
+}
+
+/// Whose place a shard has: while shards are being split, halves have one.
+fn slot(shard: ShardId, map: &ShardMap) -> ShardId {
+    ShardId(shard.0 % map.slots.unwrap_or(slots()).get())
+}
+
+impl Town {
+    /// Which shards there are, as far as anybody knows.
+    fn map(&self) -> ShardMap {
+        let mut map = ShardMap::default();
+        for peer in self.peers.values() {
+            map.merge(&peer.shards.served().borrow().map);
+        }
+        map
+    }
 }
 
 impl Network {
@@ -82,6 +102,7 @@ impl Network {
     /// Tells every node what it is to believe now.
     fn gossip(&self) {
         let town = self.town();
+        let count = town.map().slots.unwrap_or(slots());
         for (me, peer) in &town.peers {
             let believed = |node: &NodeId| node == me || !peer.suspects.contains(node);
             let seen = town.peers.iter().filter(|(node, _)| believed(node));
@@ -94,7 +115,7 @@ impl Network {
             let members: BTreeMap<NodeId, Member> = seen.map(|(node, peer)| (node.clone(), member(peer))).collect();
             let able: BTreeSet<NodeId> =
                 members.iter().filter(|(_, member)| !member.draining).map(|(node, _)| node.clone()).collect();
-            let owners: Vec<NodeId> = slots().shards().filter_map(|shard| owner(shard, &able)).collect();
+            let owners: Vec<NodeId> = count.shards().filter_map(|shard| owner(shard, &able)).collect();
             let suspected = peer.suspects.iter().filter_map(|node| town.peers.get(node));
             let wrongly = suspected.filter_map(|peer| peer.shards.served().borrow().session);
             let dead = town.dead.iter().copied().chain(wrongly).collect();
@@ -117,7 +138,7 @@ impl Network {
             epoch.map(|epoch| (epoch, node.clone()))
         });
         let able = town.peers.iter().filter(|(_, peer)| !peer.draining).map(|(node, _)| node.clone()).collect();
-        serving.max().map(|(_, node)| node).or_else(|| owner(shard, &able))
+        serving.max().map(|(_, node)| node).or_else(|| owner(slot(shard, &town.map()), &able))
     }
 }
 
@@ -125,11 +146,15 @@ impl Network {
 impl EntityCaller for Network {
     async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
         let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
-        let shard = key.ok_or_else(|| Error::invalid_argument("an entity of an unknown kind"))?.shard(slots());
+        let key = key.ok_or_else(|| Error::invalid_argument("an entity of an unknown kind"))?;
         let mut pause = Duration::from_millis(5);
         let mut hinted: Option<NodeId> = None;
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
+            // Now and then by what was known long ago.
+            let is_old = self.is_lost();
+            let map = if is_old { ShardMap::default() } else { self.town().map() };
+            let shard = map.shard_of(key.slot_hash(), slots());
             let node = hinted.take().or_else(|| self.target(shard));
             if let Some(shards) = node.and_then(|node| self.shards_of(&node)) {
                 let result = shards.call(shard, call.clone()).await;
@@ -292,6 +317,19 @@ impl World {
         });
     }
 
+    /// An operator wants more shards. A fault of the store is an answer too: perhaps they are wanted now.
+    async fn split(&mut self) {
+        let index = self.any();
+        let shards = self.nodes[index].node.shards().clone();
+        let wanted = self.network.town().goal.unwrap_or(slots()).doubled().filter(|count| count.get() <= MOST_SLOTS);
+        if let Some(wanted) = wanted
+            && let Ok(Ok(layout)) = tokio::time::timeout(Duration::from_secs(1), shards.split(Some(wanted))).await
+        {
+            self.network.town().goal = Some(layout.goal);
+            self.happened("split");
+        }
+    }
+
     async fn disturb(&mut self) {
         match self.chance.below(60) {
             0 | 1 => self.crash().await,
@@ -302,6 +340,7 @@ impl World {
             9 => self.store.drop_in_flight(),
             10 => self.store.deliver_all(),
             11 => tokio::time::sleep(Duration::from_millis(self.chance.below(8000))).await,
+            12 | 13 => self.split().await,
             _ => tokio::time::sleep(Duration::from_millis(self.chance.below(60))).await,
         }
         if self.chance.below(3) > 0 {
@@ -398,11 +437,18 @@ async fn heal(world: &mut World) {
 fn homeless(network: &Network) -> Vec<ShardId> {
     let town = network.town();
     let able: BTreeSet<NodeId> = town.peers.keys().cloned().collect();
+    let map = town.map();
     let is_home = |shard: &ShardId| {
-        let home = owner(*shard, &able).and_then(|node| town.peers.get(&node));
+        let home = owner(slot(*shard, &map), &able).and_then(|node| town.peers.get(&node));
         home.is_some_and(|peer| peer.shards.served().borrow().shards.contains_key(shard))
     };
-    slots().shards().filter(|shard| !is_home(shard)).collect()
+    let all = map.slots.unwrap_or(slots()).shards().chain(map.more.iter().copied());
+    let mut homeless: Vec<ShardId> = all.filter(|shard| !is_home(shard)).collect();
+    // A split that was begun is to be finished.
+    if map.slots < town.goal {
+        homeless.extend(map.more.iter().copied().chain([ShardId(u32::MAX)]));
+    }
+    homeless
 }
 
 /// A node that was fenced while nothing went on learns of it from the first call, whose caller has to try again.

@@ -142,7 +142,7 @@ impl Node {
         let clock = Arc::new(Clock::runtime(options.start));
         let setup = Setup {
             store,
-            shards: slots.shards().collect(),
+            slots,
             config: options.config,
             clock: clock.clone(),
             namespaces: Arc::new(Namespace { retention: options.retention }),

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use perdure_persistence::{HeadRow, HistoryRow, RunRow, TableWrite, Wakeup};
+use perdure_persistence::{HeadRow, HistoryRow, Listing, RunRow, TableWrite, Wakeup};
 use perdure_proto::perdure::state::v1::ChainHead;
 use perdure_types::{ChainKey, Position, Timestamp};
 use prost::Message;
 
 use super::Core;
-use crate::entry::{Applied, Entry, RunMeta};
+use crate::{
+    entry::{Applied, Entry, RunMeta},
+    lanes::Lanes,
+};
 
 /// A history row is closed when it holds this much.
 const HISTORY_ROW_BYTES: usize = 1 << 20;
@@ -43,8 +46,8 @@ struct RunNote {
 #[derive(Debug)]
 pub(crate) struct ListNote {
     key: ChainKey,
-    /// With their versions.
-    runs: Vec<(String, u64)>,
+    /// With their versions, and what the list shows of them.
+    runs: Vec<(String, u64, Option<Listing>)>,
     deleted: Vec<Arc<str>>,
 }
 
@@ -74,8 +77,10 @@ impl Core {
         self.log.cut();
         let mut slice = Slice::default();
         for wakeup in std::mem::take(&mut self.orphans) {
-            let write = TableWrite::DeleteWakeup { shard: self.claim.shard, wakeup };
-            slice.push(Applied::At(Position::ZERO), write, 64);
+            for shard in self.lanes.all() {
+                let write = TableWrite::DeleteWakeup { shard, wakeup: wakeup.clone() };
+                slice.push(Applied::At(Position::ZERO), write, 64);
+            }
         }
         while slice.bytes < max_bytes {
             let Some(key) = self.gathering.pop_front() else {
@@ -86,7 +91,7 @@ impl Core {
                 slice.after = slice.after.max(entry.after);
                 // Before the snapshots: recovery writes these again only for runs whose snapshots lag behind.
                 gather_listing(&mut slice, &key, entry, self.now);
-                gather_chain(&mut slice, self.claim.shard, &key, entry);
+                gather_chain(&mut slice, &self.lanes, &key, entry);
             }
         }
         slice.more = !self.gathering.is_empty();
@@ -124,10 +129,11 @@ impl Core {
     pub(crate) fn listed(&mut self, notes: Vec<ListNote>) {
         for note in notes {
             let Some(entry) = self.chains.get_mut(&note.key) else { continue };
-            for (run_id, version) in note.runs {
-                if let Some(run) = entry.runs.get_mut(&run_id).filter(|run| run.version == version) {
-                    run.unlisted = false;
-                }
+            for (run_id, version, listing) in note.runs {
+                let Some(run) = entry.runs.get_mut(&run_id) else { continue };
+                run.unlisted &= run.version != version;
+                // Its write has taken away all others; one of them that comes late has an older stamp.
+                run.listed = listing.into_iter().collect();
             }
             for run in entry.deleted.iter_mut().filter(|run| note.deleted.contains(&run.run_id)) {
                 run.unlisted = false;
@@ -157,19 +163,26 @@ impl Slice {
 }
 
 /// Rows of the list of runs, for what it does not show as it is.
-fn gather_listing(slice: &mut Slice, key: &ChainKey, entry: &Entry, now: Timestamp) {
+fn gather_listing(slice: &mut Slice, key: &ChainKey, entry: &mut Entry, now: Timestamp) {
     let mut note = ListNote { key: key.clone(), runs: Vec::new(), deleted: Vec::new() };
     let Some(chain) = &entry.chain else { return };
-    for (run_id, run) in entry.runs.iter().filter(|(_, run)| run.unlisted) {
-        note.runs.push((run_id.clone(), run.version));
-        let Some(info) = chain.listing(run_id) else { continue };
+    for (run_id, run) in entry.runs.iter_mut().filter(|(_, run)| run.unlisted) {
+        let Some(info) = chain.listing(run_id) else {
+            note.runs.push((run_id.clone(), run.version, None));
+            continue;
+        };
         let row = Box::new(perdure_visibility::row_of(&info, now));
         let bytes = row.info.len();
-        let write = TableWrite::PutVisibility { chain: key.clone(), run_id: run_id.as_str().into(), row };
+        let listing = Listing::of(&row);
+        let before = run.listed.iter().filter(|old| **old != listing).cloned().collect();
+        run.may_be_listed(listing.clone());
+        note.runs.push((run_id.clone(), run.version, Some(listing)));
+        let write = TableWrite::PutVisibility { chain: key.clone(), run_id: run_id.as_str().into(), row, before };
         slice.push(run.applied, write, bytes + 256);
     }
     for run in entry.deleted.iter().filter(|run| run.unlisted) {
-        let write = TableWrite::DeleteVisibility { chain: key.clone(), run_id: run.run_id.clone() };
+        let before = run.listed.clone();
+        let write = TableWrite::DeleteVisibility { chain: key.clone(), run_id: run.run_id.clone(), before };
         slice.push(run.applied, write, 128);
         note.deleted.push(run.run_id.clone());
     }
@@ -178,7 +191,7 @@ fn gather_listing(slice: &mut Slice, key: &ChainKey, entry: &Entry, now: Timesta
     }
 }
 
-fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey, entry: &mut Entry) {
+fn gather_chain(slice: &mut Slice, lanes: &Lanes, key: &ChainKey, entry: &mut Entry) {
     let mut note = FlushNote { key: key.clone(), head_version: None, runs: Vec::new(), deleted: Vec::new() };
     let Some(chain) = &entry.chain else { return };
     for (run_id, run) in entry.runs.iter().filter(|(_, run)| run.dirty) {
@@ -193,11 +206,19 @@ fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey
         }
         let wake_at = chain.wake_at(run_id);
         let wakeup = |at| Wakeup { at, chain: key.clone(), run_id: id.clone() };
-        if let Some(at) = run.stored_wake.filter(|at| Some(*at) != wake_at) {
-            slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup: wakeup(at) }, 128);
+        // It moves from an inherited lane to our own, though its time may be the same.
+        let stored = run.stored_applied.map(|position| position.epoch);
+        let is_inherited = !run.wake_is_here && lanes.may_inherit(stored);
+        for shard in lanes.inherited.iter().copied().filter(|_| is_inherited) {
+            if let Some(at) = run.stored_wake {
+                slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup: wakeup(at) }, 128);
+            }
         }
-        if let Some(at) = wake_at.filter(|at| Some(*at) != run.stored_wake || !run.wake_certain) {
-            slice.push(run.applied, TableWrite::PutWakeup { shard, wakeup: wakeup(at) }, 128);
+        if let Some(at) = run.stored_wake.filter(|at| Some(*at) != wake_at) {
+            slice.push(run.applied, TableWrite::DeleteWakeup { shard: lanes.own, wakeup: wakeup(at) }, 128);
+        }
+        if let Some(at) = wake_at.filter(|at| Some(*at) != run.stored_wake || !run.wake_certain || is_inherited) {
+            slice.push(run.applied, TableWrite::PutWakeup { shard: lanes.own, wakeup: wakeup(at) }, 128);
         }
         let bytes = snapshot.len();
         let row = RunRow { snapshot, applied: Position::ZERO, wake_at };
@@ -207,8 +228,10 @@ fn gather_chain(slice: &mut Slice, shard: perdure_types::ShardId, key: &ChainKey
     }
     for run in &entry.deleted {
         if let Some(at) = run.stored_wake {
-            let wakeup = Wakeup { at, chain: key.clone(), run_id: run.run_id.clone() };
-            slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup }, 128);
+            for shard in lanes.all() {
+                let wakeup = Wakeup { at, chain: key.clone(), run_id: run.run_id.clone() };
+                slice.push(run.applied, TableWrite::DeleteWakeup { shard, wakeup }, 128);
+            }
         }
         let write = TableWrite::DeleteRun { chain: key.clone(), run_id: run.run_id.clone() };
         slice.push(run.applied, write, 128);
@@ -271,6 +294,7 @@ fn take_note(entry: &mut Entry, note: FlushNote) {
         };
         run.stored_wake = flushed.wake_at;
         run.wake_certain = true;
+        run.wake_is_here = true;
         run.trim_tail(flushed.last_event_id);
         if run.version == flushed.version {
             run.dirty = false;

@@ -1,8 +1,9 @@
 //! Bringing chains into memory: on demand, and in recovery from what was not yet in the tables.
 
-use perdure_persistence::{HeadRow, RunRow, Store, StoreError};
+use perdure_persistence::{HeadRow, Listing, RunRow, Store, StoreError};
 use perdure_proto::perdure::state::v1::{ChainHead, ChainRecord};
 use perdure_types::{ChainKey, Position, Timestamp};
+use perdure_workflow::Entity;
 use prost::Message;
 
 use super::Core;
@@ -32,24 +33,31 @@ pub(crate) struct Loaded {
 
 impl LoadJob {
     pub(crate) async fn run(&self, store: &dyn Store) -> Result<Loaded, StoreError> {
-        let mut loaded = Loaded::default();
-        let mut wanted: Vec<String> = self.run.iter().cloned().collect();
-        if self.head {
-            loaded.head = store.read_head(&self.key).await?;
-            if let Some(row) = &loaded.head {
-                let head = ChainHead::decode(row.head.clone())
-                    .map_err(|e| StoreError::Corrupt(format!("head of {:?}: {e}", self.key)))?;
-                let current = Some(head.current_run_id).filter(|run_id| !run_id.is_empty());
-                for run_id in current.into_iter().chain(head.unsettled_run_ids) {
-                    if !wanted.contains(&run_id) {
-                        wanted.push(run_id);
-                    }
-                }
-            }
+        self.run_with(store, self.run.as_slice()).await
+    }
+
+    /// With these runs beside those that the head names.
+    async fn run_with(&self, store: &dyn Store, named: &[String]) -> Result<Loaded, StoreError> {
+        if !self.head {
+            return self.and_runs(store, Loaded::default(), named).await;
         }
+        let (head, runs) = store.read_chain(&self.key, named).await?;
+        let mut wanted = Vec::new();
+        if let Some(row) = &head {
+            let head = ChainHead::decode(row.head.clone())
+                .map_err(|e| StoreError::Corrupt(format!("head of {:?}: {e}", self.key)))?;
+            let current = Some(head.current_run_id).filter(|run_id| !run_id.is_empty());
+            wanted.extend(current.into_iter().chain(head.unsettled_run_ids).filter(|run_id| !named.contains(run_id)));
+        }
+        self.and_runs(store, Loaded { head, runs }, &wanted).await
+    }
+
+    async fn and_runs(&self, store: &dyn Store, mut loaded: Loaded, wanted: &[String]) -> Result<Loaded, StoreError> {
         for run_id in wanted {
-            if let Some(row) = store.read_run(&self.key, &run_id).await? {
-                loaded.runs.push((run_id, row));
+            if !loaded.runs.iter().any(|(id, _)| id == run_id)
+                && let Some(row) = store.read_run(&self.key, run_id).await?
+            {
+                loaded.runs.push((run_id.clone(), row));
             }
         }
         Ok(loaded)
@@ -146,11 +154,18 @@ fn insert_run(entry: &mut Entry, key: &ChainKey, run_id: String, row: &RunRow) -
         inserted.map_err(|e| undecodable("run", key, &e))?;
         if chain.has_run(&run_id) {
             let status = chain.run_view(&run_id).map_or(0, |view| view.status as i32);
+            let listed = listing_of(&**chain, &run_id).into_iter().collect();
             let stored = RunMeta::stored(row.applied, row.wake_at);
-            entry.runs.insert(run_id, RunMeta { status, ..stored });
+            entry.runs.insert(run_id, RunMeta { status, listed, ..stored });
         }
     }
     Ok(())
+}
+
+/// What the list shows of a run in this state.
+fn listing_of(chain: &dyn Entity, run_id: &str) -> Option<Listing> {
+    let info = chain.listing(run_id)?;
+    Some(Listing::of(&perdure_visibility::row_of(&info, Timestamp(0))))
 }
 
 fn decode<M: Message + Default>(what: &'static str, key: &ChainKey, bytes: &bytes::Bytes) -> Result<M, RecoverError> {
@@ -167,23 +182,18 @@ fn undecodable(what: &'static str, key: &ChainKey, error: &prost::DecodeError) -
 /// reflects it (M1). All rows are written again: what a broken flush left half done is then whole.
 pub(crate) async fn restore(store: &dyn Store, key: &ChainKey, replay: ChainReplay) -> Result<Entry, RecoverError> {
     let job = LoadJob { key: key.clone(), head: true, run: None };
-    let mut loaded = persist("read chain", || job.run(store)).await?;
-    let surviving = replay.surviving_runs();
-    for run_id in surviving.iter().copied().chain(replay.deleted.keys().map(String::as_str)) {
-        if !loaded.runs.iter().any(|(id, _)| id == run_id)
-            && let Some(row) = persist("read run", || store.read_run(key, run_id)).await?
-        {
-            loaded.runs.push((run_id.to_owned(), row));
-        }
-    }
+    let surviving = replay.surviving_runs().into_iter().map(str::to_owned);
+    let named: Vec<String> = surviving.chain(replay.deleted.keys().cloned()).collect();
+    let loaded = persist("read chain", || job.run_with(store, &named)).await?;
     let (deleted_rows, rows): (Vec<_>, Vec<_>) =
         loaded.runs.into_iter().partition(|(run_id, _)| replay.deleted.contains_key(run_id));
     let mut entry = Entry::default();
     insert(&mut entry, key, &job, Loaded { head: loaded.head, runs: rows })?;
     for (run_id, position) in &replay.deleted {
         let stored_wake = deleted_rows.iter().find(|(id, _)| id == run_id).and_then(|(_, row)| row.wake_at);
+        let listed = listings_of_deleted(key, run_id, &deleted_rows, &replay.records);
         let (run_id, applied) = (run_id.as_str().into(), Applied::At(*position));
-        entry.deleted.push(DeletedRun { run_id, applied, stored_wake, unlisted: true });
+        entry.deleted.push(DeletedRun { run_id, applied, stored_wake, unlisted: true, listed });
     }
     for (position, record) in replay.records {
         apply(&mut entry, position, record, &replay.deleted)?;
@@ -192,6 +202,46 @@ pub(crate) async fn restore(store: &dyn Store, key: &ChainKey, replay: ChainRepl
         run.unlisted = run.dirty;
     }
     Ok(entry)
+}
+
+/// The former owner may have listed every state that it has had since the stored snapshot.
+fn note_listings(entry: &mut Entry, record: &ChainRecord) {
+    let Some(chain) = &entry.chain else { return };
+    for delta in &record.runs {
+        if let Some(run) = entry.runs.get_mut(&delta.run_id)
+            && std::mem::take(&mut run.unlisted)
+            && let Some(listing) = listing_of(&**chain, &delta.run_id)
+        {
+            run.may_be_listed(listing);
+        }
+    }
+}
+
+/// The same of a run that is deleted in the end. If its row is gone already, so is what the list showed; else it is
+/// brought from there through its states once more, apart from its chain.
+fn listings_of_deleted(
+    key: &ChainKey,
+    run_id: &str,
+    rows: &[(String, RunRow)],
+    records: &[(Position, ChainRecord)],
+) -> Vec<Listing> {
+    let head = ChainHead { current_run_id: run_id.to_owned(), ..ChainHead::default() };
+    let mut entry = Entry { chain: kinds::from_head(key, head).ok(), ..Entry::default() };
+    if let Some((_, row)) = rows.iter().find(|(id, _)| id == run_id)
+        && let Err(error) = insert_run(&mut entry, key, run_id.to_owned(), row)
+    {
+        tracing::warn!(chain = ?key, run_id, %error, "the snapshot of a deleted run");
+    }
+    let none_deleted = std::collections::BTreeMap::new();
+    for (position, record) in records {
+        let deltas = record.runs.iter().filter(|delta| delta.run_id == run_id && !delta.deleted);
+        let record = ChainRecord { head: None, runs: deltas.cloned().collect(), ..record.clone() };
+        // Its first states are missing if its row is gone.
+        if !record.runs.is_empty() && apply(&mut entry, *position, record, &none_deleted).is_err() {
+            break;
+        }
+    }
+    entry.runs.remove(run_id).map(|run| run.listed).unwrap_or_default()
 }
 
 fn apply(
@@ -224,6 +274,7 @@ fn apply(
     };
     chain.apply(&record)?;
     entry.note(&record, Applied::At(position));
+    note_listings(entry, &record);
     for run in entry.runs.values_mut() {
         run.wake_certain = false;
     }

@@ -32,7 +32,7 @@ use perdure_proto::{
         node::v1::{Offer, StickyQueueUnavailable, WorkflowCall, WorkflowReply, workflow_call::Command},
     },
 };
-use perdure_types::{ChainKey, QueueFilter, ShardId, Timestamp};
+use perdure_types::{ChainKey, QueueFilter, ShardId, SlotCount, Timestamp};
 use perdure_workflow::{Answer, CallId, Effect, Env, Handled, IdSource, NamespaceView, Release, RunRef, Watch};
 
 use crate::{
@@ -40,12 +40,15 @@ use crate::{
     config::ShardConfig,
     entry::{Applied, Entry, Pending, ReplyTo, Waiting, Watcher},
     history::{self, HistoryQuery, PageJob},
+    lanes::Lanes,
     log::{ShardLog, frame},
     lookahead::Lookahead,
 };
 
 /// What all shards of a node share.
 pub(crate) struct NodeContext {
+    /// How many shards the cluster began with.
+    pub first: SlotCount,
     pub config: ShardConfig,
     pub namespaces: Arc<dyn NamespaceView>,
     /// Weight of all chains in memory.
@@ -67,6 +70,7 @@ pub(crate) enum Output {
 
 pub(crate) struct Core {
     claim: Claim,
+    lanes: Lanes,
     log: ShardLog,
     node: Arc<NodeContext>,
     ids: IdSource,
@@ -111,8 +115,10 @@ impl Core {
         now: Timestamp,
     ) -> Self {
         let lookahead = Lookahead::new(node.config.wakeups_ahead);
+        let lanes = Lanes::of(claim.shard, &claim.row, node.first);
         Self {
             claim,
+            lanes,
             log,
             node,
             ids,
@@ -360,7 +366,7 @@ impl Core {
                 Answer::Reply(answer) => self.hold_reply(key, after, fence, reply, Ok(answer)),
                 Answer::Reject(error) => self.hold_reply(key, after, fence, reply, Err(error)),
                 Answer::Watch(watch) => {
-                    let is_limited = matches!(watch, Watch::Update { .. });
+                    let is_limited = matches!(watch, Watch::Update { .. } | Watch::Activity { .. } | Watch::Revision { .. });
                     let id = self.watch(key, Waiting::Core(watch), reply);
                     limited = is_limited.then_some(id);
                 }
