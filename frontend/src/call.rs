@@ -252,11 +252,18 @@ impl<'a> Call<'a> {
     ) -> Result<T, Error> {
         let give_up = self.answer_by(LONGEST_RETRY);
         let mut backoff = FIRST_BACKOFF;
+        let mut in_doubt = None;
         loop {
             let error = match attempt().await {
-                Err(error) if error.grpc_code() == Code::Unavailable => error,
-                outcome => return outcome,
+                // Of a store that is silent, the client hears at once: whether it asks again is its choice.
+                Err(error) if error.grpc_code() == Code::Unavailable && !error.is_store_silent() => error,
+                // What an attempt before this one did may be why. Who called has to know that it is in doubt.
+                Err(error) => return Err(in_doubt.unwrap_or(error)),
+                done => return done,
             };
+            if perdure_cluster::may_be_done(&error) {
+                in_doubt = Some(error.clone());
+            }
             if Instant::now() + backoff >= give_up || self.frontend.is_draining() {
                 return Err(error);
             }

@@ -13,6 +13,9 @@ use crate::generated::temporal::api::{
 };
 
 const NOT_OWNER: &str = "perdure.node.v1.NotOwner";
+/// Marks errors after which nobody knows what was done. Without content, and for nodes only.
+const IN_DOUBT: &str = "perdure.node.v1.InDoubt";
+const STORE_SILENT: &str = "the store does not answer, try again";
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -102,6 +105,19 @@ impl Error {
         )
     }
 
+    /// The same of a standalone activity.
+    pub fn activity_already_started(start_request_id: &str, run_id: &str) -> Self {
+        Self::with(
+            Code::AlreadyExists,
+            "activity execution already started",
+            "ActivityExecutionAlreadyStartedFailure",
+            &details::ActivityExecutionAlreadyStartedFailure {
+                start_request_id: start_request_id.to_owned(),
+                run_id: run_id.to_owned(),
+            },
+        )
+    }
+
     /// ALREADY_EXISTS: cancellation was requested before.
     pub fn cancellation_already_requested(message: impl Into<String>) -> Self {
         Self::with(
@@ -180,6 +196,26 @@ impl Error {
         Self::new(Code::Unavailable, message)
     }
 
+    /// UNAVAILABLE: what was asked for is done, or is done yet, or not. If a repetition is refused, that may be why.
+    pub fn in_doubt(message: impl Into<String>) -> Self {
+        let mark = prost_types::Any { type_url: IN_DOUBT.to_owned(), value: Vec::new() };
+        Self { code: Code::Unavailable as i32, message: message.into(), detail: Some(mark) }
+    }
+
+    /// Whether it is an [`Error::in_doubt`].
+    pub fn may_be_done(&self) -> bool {
+        self.detail.as_ref().is_some_and(|detail| detail.type_url == IN_DOUBT)
+    }
+
+    /// The store does not answer, so nobody knows.
+    pub fn store_silent() -> Self {
+        Self::in_doubt(STORE_SILENT)
+    }
+
+    pub fn is_store_silent(&self) -> bool {
+        self.message == STORE_SILENT
+    }
+
     /// UNAVAILABLE, and nothing was done: this node does not own what the call names. `owner` may.
     pub fn not_owner(owner: Option<&str>) -> Self {
         let detail = NotOwner { owner: owner.unwrap_or_default().to_owned() };
@@ -206,7 +242,7 @@ impl Error {
 
     /// The gRPC status with the detail as `grpc-status-details-bin`.
     pub fn to_status(&self) -> tonic::Status {
-        let Some(detail) = &self.detail else {
+        let Some(detail) = self.detail.as_ref().filter(|detail| detail.type_url != IN_DOUBT) else {
             return tonic::Status::new(self.grpc_code(), self.message.clone());
         };
         let rich = crate::generated::google::rpc::Status {

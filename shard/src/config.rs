@@ -25,6 +25,8 @@ pub struct ShardConfig {
     pub flush_log_bytes: u64,
     /// Executions in memory, over all shards of the node, bytes.
     pub cache_bytes: usize,
+    /// A store that owes an answer for so long is silent: calls are refused, in place of making their callers wait.
+    pub silence: Duration,
     /// Calls that wait for one shard; more are refused.
     pub mailbox_calls: usize,
     /// Records that wait for the log, bytes; above this, shards take no new calls.
@@ -50,6 +52,7 @@ impl Default for ShardConfig {
             list_interval: Duration::from_millis(400),
             flush_log_bytes: 8 << 20,
             cache_bytes: 64 << 20,
+            silence: Duration::from_secs(5),
             mailbox_calls: 4096,
             log_queue_bytes: 16 << 20,
             wakeups_ahead: 256,

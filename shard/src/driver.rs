@@ -433,5 +433,5 @@ pub(crate) fn moving() -> Error {
 
 /// What callers hear when a shard's serving ends under them.
 pub(crate) fn ended() -> Error {
-    Error::unavailable("the shard of this workflow is moving, try again")
+    Error::in_doubt("the shard of this workflow is moving, try again")
 }

@@ -10,6 +10,7 @@ use perdure_persistence::{
 use perdure_proto::temporal::api::enums::v1::{EventType, WorkflowExecutionStatus};
 use perdure_sim::{NAMESPACE_ID, Node, Options, Script};
 use perdure_types::{ChainKey, Seq, ShardId, Timestamp};
+use tokio::time::Instant;
 
 fn options(seed: u64) -> Options {
     let mut options = Options::default();
@@ -240,6 +241,62 @@ async fn a_full_disk_ends_serving() {
     node.ended().await;
     let error = client.status("before", "").await.expect_err("not served");
     assert_eq!(error.grpc_code(), perdure_proto::Code::Unavailable);
+}
+
+/// Clients hear that the store is out of reach, in place of waiting for it; when it is back, all goes on.
+#[tokio::test(start_paused = true)]
+async fn calls_are_refused_while_the_store_is_silent() {
+    for is_frozen in [true, false] {
+        let (sim, store) = simulated();
+        let node = node(&store, options(1)).await;
+        let client = node.client();
+        client.start("before", "forever").await.expect("starts");
+        if is_frozen {
+            sim.pause();
+        } else {
+            sim.take_down(&[0, 1]);
+        }
+        let begun = Instant::now();
+        let error = client.start("during", "forever").await.expect_err("no answer of the store");
+        assert!(error.is_store_silent(), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        assert!(client.status("before", "").await.expect_err("known to be silent").is_store_silent());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        if is_frozen {
+            sim.resume();
+        } else {
+            sim.take_down(&[]);
+        }
+        // The start was under way all the time, and is not done twice.
+        let mut run = client.start("during", "forever").await;
+        while run.as_ref().is_err_and(|error| error.is_store_silent()) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            run = client.start("during", "forever").await;
+        }
+        assert_eq!(client.start("during", "forever").await.expect("starts"), run.expect("starts"));
+        assert_eq!(client.status("before", "").await.expect("known"), WorkflowExecutionStatus::Running);
+        node.crash().await;
+    }
+}
+
+/// So does one who asks for what is not in memory: nothing is on its way to the log.
+#[tokio::test(start_paused = true)]
+async fn readers_hear_of_a_silent_store_too() {
+    let (sim, store) = simulated();
+    let mut settings = options(1);
+    settings.config.cache_bytes = 0;
+    let node = node(&store, settings).await;
+    let client = node.client();
+    client.start("cold", "forever").await.expect("starts");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    sim.pause();
+    let begun = Instant::now();
+    assert!(client.status("cold", "").await.expect_err("no answer of the store").is_store_silent());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    sim.resume();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(client.status("cold", "").await.expect("known"), WorkflowExecutionStatus::Running);
 }
 
 /// A crash leaves tasks of the node to end by themselves, and with them the lock of the directory.

@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,6 +25,9 @@ use perdure_types::{Seq, SessionId};
 use tokio::sync::Notify;
 
 use crate::watched::Watched;
+
+/// Who waits for longer than this makes sure that the store is there.
+const LONG_WAIT: Duration = Duration::from_secs(2);
 
 /// Number of a submitted record: order in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +77,8 @@ struct Queue {
     rows: VecDeque<RowEnd>,
     /// Tickets that begin a row: see [`ShardLog::cut`].
     cuts: VecDeque<u64>,
+    /// Somebody wonders whether the store is there: a fence read tells.
+    probe: bool,
     closed: bool,
 }
 
@@ -87,6 +93,8 @@ pub(crate) struct Shared {
     fence_reads_live: AtomicU64,
     state: Watched<LogState>,
     covered: Watched<u64>,
+    /// The store has not answered for long: [`ShardConfig::silence`](crate::ShardConfig).
+    silent: Watched<bool>,
     /// Log submitted since the last flush began.
     unflushed_bytes: AtomicU64,
     /// Set with the first record after a flush began.
@@ -117,6 +125,7 @@ impl Log {
             fence_reads_live: AtomicU64::new(0),
             state: Watched::new(LogState::Live),
             covered: Watched::new(0),
+            silent: Watched::new(false),
             unflushed_bytes: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             dirty_notify: Notify::new(),
@@ -163,6 +172,26 @@ impl Log {
             biased;
             _ = self.shared.covered.wait_for(|covered| *covered >= tickets) => Ok(()),
             state = self.ended() => Err(state),
+        }
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.shared.silent.get()
+    }
+
+    /// `work`, which depends on the store; `None` when the store falls silent meanwhile. What was asked for may be done yet.
+    pub(crate) async fn unless_silent<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let silence = async {
+            // It may be that nothing is asked of the store but what waits for an answer that never comes.
+            tokio::time::sleep(LONG_WAIT).await;
+            self.shared.queue().probe = true;
+            self.shared.work.notify_one();
+            self.shared.silent.wait_for(|silent| *silent).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = silence => None,
         }
     }
 
@@ -244,6 +273,16 @@ impl Log {
     /// The store cannot be written: the session ends.
     pub(crate) fn fail(&self, error: StoreError) {
         self.shared.end(LogState::Failed(error));
+        self.shared.work.notify_one();
+    }
+
+    /// There are signs that this session was fenced: the writer looks, though nothing waits for that (C4).
+    pub(crate) fn look_at_fence(&self) {
+        let mut queue = self.shared.queue();
+        if !queue.closed {
+            queue.fence_waiters.push(Arc::new(Notify::new()));
+        }
+        drop(queue);
         self.shared.work.notify_one();
     }
 

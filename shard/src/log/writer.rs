@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{config::ShardConfig, telemetry};
 
+/// Between looks whether a store that is not asked for anything is there.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A row that is not covered yet.
 struct SentRow {
     seq: Seq,
@@ -54,6 +57,9 @@ pub(crate) struct Writer {
     fence_number: u64,
     /// An append has failed: perhaps somebody fenced us, so look (a read without acks covers nothing).
     suspicious: bool,
+    /// Something was asked of the store. Since then, or since its latest answer, it owes us one.
+    asked: bool,
+    heard_at: Instant,
 }
 
 enum Appended {
@@ -79,6 +85,8 @@ impl Writer {
             fence_readers: Vec::new(),
             fence_number: 0,
             suspicious: false,
+            asked: false,
+            heard_at: Instant::now(),
         }
     }
 
@@ -97,6 +105,7 @@ impl Writer {
                 return Some(last);
             }
             let fence_under_way = self.coverage.fence_read_under_way();
+            let silent_at = self.silent_at();
             tokio::select! {
                 biased;
                 Some(answer) = &mut self.fence, if fence_under_way => {
@@ -110,7 +119,31 @@ impl Writer {
                     }
                 }
                 () = shared.work.notified() => {}
+                () = tokio::time::sleep_until(silent_at.unwrap_or(self.heard_at)), if silent_at.is_some() => {
+                    tracing::warn!("the store is silent: calls are refused until it answers");
+                    telemetry::store_silent(true);
+                    shared.silent.set(true);
+                }
             }
+        }
+    }
+
+    /// When the store counts as silent, if it does not answer until then.
+    fn silent_at(&mut self) -> Option<Instant> {
+        let asked = !self.appends.is_empty() || self.coverage.fence_read_under_way();
+        if asked && !self.asked {
+            self.heard_at = Instant::now();
+        }
+        self.asked = asked;
+        (asked && !self.shared.silent.get()).then(|| self.heard_at + self.config.silence)
+    }
+
+    fn heard(&mut self) {
+        self.heard_at = Instant::now();
+        if self.shared.silent.get() {
+            tracing::info!("the store answers again");
+            telemetry::store_silent(false);
+            self.shared.silent.set(false);
         }
     }
 
@@ -193,7 +226,9 @@ impl Writer {
             return;
         }
         let mut queue = self.shared.queue();
-        if !self.coverage.wants_fence_read() && queue.fence_waiters.is_empty() && !self.suspicious {
+        // Not for everybody who wonders: they may be many.
+        let probe = std::mem::take(&mut queue.probe) && self.heard_at.elapsed() >= PROBE_INTERVAL;
+        if !self.coverage.wants_fence_read() && queue.fence_waiters.is_empty() && !self.suspicious && !probe {
             return;
         }
         queue.fence_reads_sent += 1;
@@ -211,6 +246,7 @@ impl Writer {
         let grew = self.coverage.on_fence_read(answer);
         match answer {
             FenceRead::Live => {
+                self.heard();
                 self.shared.fence_reads_live.store(self.fence_number, Ordering::Release);
                 if grew {
                     self.publish();
@@ -258,6 +294,7 @@ impl Writer {
     fn on_appended(&mut self, appended: Appended) -> bool {
         match appended {
             Appended::Done(seq) => {
+                self.heard();
                 self.coverage.on_ack(seq);
                 true
             }
