@@ -16,6 +16,8 @@ use crate::process::{cargo, command, run};
 
 /// A new keyspace takes a while on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// What a server logs when it serves.
+const READY: &str = "perdure is ready";
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +110,31 @@ impl Server {
 
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Waits until it serves: it listens before it has its store. For a server that logs at `info`.
+    pub fn wait_serving(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while !fs::read_to_string(&self.log)?.contains(READY) {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("the server did not start: {status}\n{}", self.tail());
+            }
+            if Instant::now() > deadline {
+                bail!("the server did not serve within {} s\n{}", READY_WITHIN.as_secs(), self.tail());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// By its name without SIG: `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.pid();
+        let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status().context("cannot run kill")?;
+        if !status.success() {
+            bail!("the server (process {pid}) could not be sent SIG{name}\n{}", self.tail());
+        }
+        Ok(())
     }
 
     /// Stops the server; an error if it had already ended by itself, or panicked on the way.

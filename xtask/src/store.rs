@@ -42,6 +42,14 @@ impl CassandraBench {
         }
     }
 
+    pub fn seeds(&self) -> Result<String> {
+        self.cluster.as_ref().context("Cassandra is not up")?.seeds()
+    }
+
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
     /// A new store of that kind; `purpose` tells the keyspaces of one command apart.
     pub fn store(&self, kind: StoreKind, purpose: &str) -> Result<Store> {
         match kind {

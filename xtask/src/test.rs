@@ -4,12 +4,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::cassandra::{Cluster, CommitlogSync, UpOptions};
+use crate::chaos::dice::Dice;
+use crate::chaos::store as chaos_store;
 use crate::process::{self, cargo, command, version_of};
 use crate::server::{Profile, Server, build};
 use crate::store::{CassandraBench, StoreKind};
@@ -65,6 +67,8 @@ enum Suite {
     Python,
     /// The official Go SDK
     Go,
+    /// `cargo xtask chaos store`, short: on Cassandra only
+    Chaos,
 }
 
 /// One line of the summary.
@@ -73,6 +77,7 @@ enum Part {
     Unit,
     Python(StoreKind),
     Go(StoreKind),
+    Chaos,
 }
 
 impl Part {
@@ -81,6 +86,9 @@ impl Part {
         for store in options.stores() {
             parts.push((Suite::Python, Self::Python(store)));
             parts.push((Suite::Go, Self::Go(store)));
+            if store == StoreKind::Cassandra {
+                parts.push((Suite::Chaos, Self::Chaos));
+            }
         }
         parts.retain(|(suite, _)| options.only.is_none_or(|only| only == *suite));
         parts.into_iter().map(|(_, part)| part).collect()
@@ -92,6 +100,7 @@ impl Part {
             Self::Unit => "unit and property tests".to_owned(),
             Self::Python(store) => format!("end to end, Python SDK{}", on(store)),
             Self::Go(store) => format!("end to end, Go SDK{}", on(store)),
+            Self::Chaos => "chaos of servers and Cassandra".to_owned(),
         }
     }
 
@@ -100,6 +109,7 @@ impl Part {
             Self::Unit => unit(bench, tally),
             Self::Python(store) => python(bench, store, tally),
             Self::Go(store) => go(bench, store, tally),
+            Self::Chaos => chaos(bench, tally),
         }
     }
 }
@@ -154,8 +164,8 @@ fn unit(bench: &mut Bench, tally: &mut Tally) -> Result<()> {
     };
     if bench.options.arguments.is_empty() {
         process::run(test().arg("--no-run"))?;
-        // The tests of the server needed its binary. Another build of it alone would build most dependencies again, for
-        // want of the features that only tests ask for.
+        // The tests of the server needed its binary, as did those of `perdure-load`. Another build of it alone would build
+        // most dependencies again, for want of the features that only tests ask for.
         if !bench.options.release {
             bench.binary = Some(paths::target().join("debug/perdure"));
         }
@@ -223,6 +233,30 @@ fn go(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> {
     outcome.and(server.stop())
 }
 
+/// Two servers that fight for a while, and a Cassandra that dies as a whole.
+fn chaos(bench: &mut Bench, tally: &mut Tally) -> Result<()> {
+    let server = bench.server_binary()?;
+    let load = server.with_file_name("perdure-load");
+    let cassandra = bench.cassandra.cluster().context("Cassandra is not up")?;
+    let seed = Dice::any_seed();
+    let mut chaos = chaos_store::Bench {
+        cassandra,
+        nodes: bench.options.nodes,
+        server,
+        load,
+        fight: Duration::from_secs(20),
+        arguments: &bench.options.arguments,
+        dice: Dice::new(seed),
+    };
+    for part in [chaos_store::Part::Fight, chaos_store::Part::All] {
+        *(if chaos.holds(part) { &mut tally.passed } else { &mut tally.failed }) += 1;
+    }
+    if tally.failed > 0 {
+        bail!("see `cargo xtask chaos store --nodes {} --seed {seed}`", bench.options.nodes);
+    }
+    Ok(())
+}
+
 fn go_suite(server: &Server, suite: &Path, options: &Options, tally: &mut Tally) -> Result<()> {
     process::run_watched(
         command("go")
@@ -241,7 +275,10 @@ impl Bench<'_> {
             return Ok(binary.clone());
         }
         let profile = if self.options.release { Profile::Release } else { Profile::Dev };
-        let binary = build(&["perdure"], profile)?.join("perdure");
+        // Built apart, each would want its own features of what they share, and have most of that built again.
+        let has_chaos = Part::all(self.options).iter().any(|part| matches!(part, Part::Chaos));
+        let packages: &[&str] = if has_chaos { &["perdure", "perdure-loadtests"] } else { &["perdure"] };
+        let binary = build(packages, profile)?.join("perdure");
         self.binary = Some(binary.clone());
         Ok(binary)
     }

@@ -71,7 +71,7 @@ impl Cluster {
                 node.start(&library)?;
             }
         }
-        nodes.iter().try_for_each(Node::wait_serving)
+        nodes.iter().try_for_each(Node::ensure_serving)
     }
 
     pub fn down(&self) -> Result<()> {

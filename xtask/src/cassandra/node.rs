@@ -16,6 +16,7 @@ use crate::paths;
 
 const SERVES_WITHIN: Duration = Duration::from_secs(180);
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
+const JOINS_TRIED: usize = 3;
 /// How long a node may take to say which versions of CQL it speaks.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// The opcode of an answer that lists the options.
@@ -92,9 +93,24 @@ impl Node {
         Ok(())
     }
 
+    /// Starts it if need be, and waits until it serves. On a busy machine a node may give up its neighbours before they had
+    /// the time to answer; it is started once more then.
     pub fn ensure_serving(&self) -> Result<()> {
-        self.start(&install::library(&super::cluster::home())?)?;
+        let library = install::library(&super::cluster::home())?;
+        for _ in 0..JOINS_TRIED {
+            self.start(&library)?;
+            match self.wait_serving() {
+                Err(_) if self.state() == State::Dead && self.tail_contains("Unable to gossip with any peers") => {}
+                settled => return settled,
+            }
+        }
         self.wait_serving()
+    }
+
+    fn tail_contains(&self, text: &str) -> bool {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(100).collect();
+        lines.iter().any(|line| line.contains(text))
     }
 
     pub fn wait_serving(&self) -> Result<()> {
