@@ -58,7 +58,7 @@ pub fn run() -> Result<()> {
     complaints.extend(lengths::check(&tree.texts(lengths::EXTENSIONS)?));
     complaints.extend(links::check(&tree.texts(&["md"])?, &tree.files));
     complaints.extend(rules::check(&read("ARCHITECTURE.md")?, &tree.texts(&["rs"])?));
-    complaints.extend(features::check(&read("README.md")?, &read(features::SOURCE)?));
+    complaints.extend(features::check(&read("README.md")?, &read(features::PAGE)?, &read(features::SOURCE)?));
     for complaint in &complaints {
         eprintln!("tidy: {complaint}");
     }
@@ -71,8 +71,13 @@ pub fn run() -> Result<()> {
 
 /// Brings the generated parts of documents up to date.
 pub fn fix() -> Result<()> {
-    let readme = features::rewrite(&read("README.md")?, &read(features::SOURCE)?)?;
-    std::fs::write(paths::root().join("README.md"), readme).context("cannot write README.md")
+    let source = read(features::SOURCE)?;
+    write("README.md", &features::rewrite_readme(&read("README.md")?, &source)?)?;
+    write(features::PAGE, &features::rewrite_page(&read(features::PAGE)?, &source)?)
+}
+
+fn write(file: &str, text: &str) -> Result<()> {
+    std::fs::write(paths::root().join(file), text).with_context(|| format!("cannot write {file}"))
 }
 
 fn read(file: &str) -> Result<String> {
