@@ -7,13 +7,16 @@ mod api;
 mod chaos;
 mod close;
 mod commit_path;
+mod compare;
 mod drive;
 mod fsync;
 mod lists;
+mod measure;
 mod process;
 mod recovery;
 mod report;
 mod sleepers;
+mod statements;
 mod worker;
 mod workload;
 
@@ -24,10 +27,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
-use crate::drive::{Load, Until};
-use crate::report::{Report, Row};
-use crate::worker::WorkerOptions;
-use crate::workload::Workload;
+use crate::measure::{LoadOptions, Pids};
+use crate::report::Report;
 
 #[derive(Parser)]
 #[command(name = "perdure-load", about = "Load against a Temporal-compatible server, measured from outside")]
@@ -40,6 +41,8 @@ struct Cli {
 enum Command {
     /// Run workloads, one after the other, and report their speed and cost
     Run(Box<RunOptions>),
+    /// Run the same workloads on two servers by turns, and print the ratios
+    Compare(Box<compare::Options>),
     /// Time one durable 4 KiB append in a directory: the unit that latencies are stated in
     Fsync {
         #[arg(long, default_value = ".")]
@@ -53,6 +56,8 @@ enum Command {
     Recovery(recovery::Options),
     /// Load a cluster while its nodes come and go, and prove that nothing was lost or doubled
     Chaos(Box<chaos::Options>),
+    /// Count the statements that a workflow costs the store, by kind
+    Statements(statements::Options),
     /// Measure what a durable update costs Cassandra, beside one lightweight transaction each
     CommitPath(commit_path::Options),
     /// Watch processes that have nothing to do
@@ -69,37 +74,14 @@ struct RunOptions {
     /// Host and port of the server
     #[arg(long, default_value = "127.0.0.1:7233")]
     address: String,
-    #[arg(long, default_value = "default")]
-    namespace: String,
-    #[arg(long = "workload", value_enum, value_delimiter = ',', default_values = ["one-activity", "ten-sequential"])]
-    workloads: Vec<Workload>,
-    /// Workflows in flight: a new one starts when one has closed
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
-    concurrency: Vec<usize>,
-    /// Length of each measurement
-    #[arg(long, default_value_t = 10.0, conflicts_with = "count")]
-    seconds: f64,
-    /// Workflows of each measurement, in place of a time
-    #[arg(long)]
-    count: Option<u64>,
-    /// Load before each measurement that is not counted
-    #[arg(long, default_value_t = 2.0)]
-    warmup_seconds: f64,
-    /// A workflow that has not closed after this time is an error
-    #[arg(long, default_value_t = 60.0)]
-    timeout_seconds: f64,
-    /// Let the worker have a sticky queue
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    sticky: bool,
-    /// Ask for activities in the answer to the workflow task that schedules them
-    #[arg(long)]
-    eager_activities: bool,
-    /// Polls that the worker keeps open on each queue
-    #[arg(long, default_value_t = 5)]
-    pollers: usize,
+    #[command(flatten)]
+    load: LoadOptions,
     /// Processes whose CPU time and memory are reported as the server's
     #[arg(long = "server-pid", value_delimiter = ',')]
     server_pids: Vec<u32>,
+    /// Processes whose CPU time and memory are reported as the store's
+    #[arg(long = "store-pid", value_delimiter = ',')]
+    store_pids: Vec<u32>,
     /// Measure a durable append in this directory first, and state latencies in it too
     #[arg(long)]
     fsync_directory: Option<PathBuf>,
@@ -114,11 +96,13 @@ struct RunOptions {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(options) => run(&options),
+        Command::Compare(options) => runtime(1).and_then(|runtime| runtime.block_on(compare::run(&options))),
         Command::Sleepers(options) => sleepers(&options),
         Command::Lists(options) => runtime(1).and_then(|runtime| runtime.block_on(lists::run(&options))),
         Command::Recovery(options) => runtime(1).and_then(|runtime| runtime.block_on(recovery::run(&options))),
         Command::Chaos(options) => runtime(1).and_then(|runtime| runtime.block_on(chaos::run(&options))),
         Command::Fsync { directory } => fsync::measure(&directory).map(|timing| println!("{timing}")),
+        Command::Statements(options) => runtime(1).and_then(|runtime| runtime.block_on(statements::run(&options))),
         Command::CommitPath(options) => runtime(2).and_then(|runtime| runtime.block_on(commit_path::run(&options))),
         Command::Idle { server_pids, seconds } => idle(&server_pids, seconds),
     };
@@ -163,16 +147,15 @@ async fn run_all(options: &RunOptions) -> Result<()> {
         println!("{timing}");
         report.fsync = Some(timing);
     }
-    let api = api::connect(&options.address, &options.namespace, Duration::from_secs(30)).await?;
+    let api = api::connect(&options.address, &options.load.namespace, Duration::from_secs(30)).await?;
+    let pids = Pids { server: options.server_pids.clone(), store: options.store_pids.clone() };
     println!("{}", Report::heading());
     let mut errors = 0;
-    for &workload in &options.workloads {
-        for &in_flight in &options.concurrency {
-            let row = measure(options, &api, workload, in_flight).await?;
-            println!("{}", row.line(report.fsync.as_ref()));
-            errors += row.errors;
-            report.runs.push(row);
-        }
+    for (workload, pace) in options.load.plan() {
+        let row = options.load.measure(&api, workload, pace, &pids).await?;
+        println!("{}", row.line(report.fsync.as_ref()));
+        errors += row.errors;
+        report.runs.push(row);
     }
     if let Some(path) = &options.json {
         report.write(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -181,24 +164,4 @@ async fn run_all(options: &RunOptions) -> Result<()> {
         bail!("{errors} workflows failed");
     }
     Ok(())
-}
-
-/// One row: a worker on a queue of its own, load to warm up, then the load that counts.
-async fn measure(options: &RunOptions, api: &api::Api, workload: Workload, in_flight: usize) -> Result<Row> {
-    let worker = WorkerOptions {
-        sticky: options.sticky,
-        eager_activities: options.eager_activities,
-        pollers: options.pollers.max(1),
-    };
-    let load = Load::start(api.clone(), workload, in_flight, &worker, Duration::from_secs_f64(options.timeout_seconds));
-    if options.warmup_seconds > 0.0 {
-        load.run(Until::elapsed(options.warmup_seconds)).await;
-    }
-    let until = options.count.map_or_else(|| Until::elapsed(options.seconds), Until::Count);
-    let before = process::Usage::of(&options.server_pids)?;
-    let driver_before = process::Usage::of_self()?;
-    let outcome = load.run(until).await;
-    let server = process::Usage::of(&options.server_pids)?.since(&before);
-    let driver = process::Usage::of_self()?.since(&driver_before);
-    Ok(Row::new(workload, in_flight, &outcome, (!options.server_pids.is_empty()).then_some(server), driver))
 }

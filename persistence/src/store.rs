@@ -294,6 +294,19 @@ pub trait Store: Send + Sync + 'static {
 
     async fn read_head(&self, chain: &ChainKey) -> Result<Option<HeadRow>>;
     async fn read_run(&self, chain: &ChainKey, run_id: &str) -> Result<Option<RunRow>>;
+    /// The head, and those of these runs that are there: at once, where the store can.
+    async fn read_chain(
+        &self,
+        chain: &ChainKey,
+        run_ids: &[String],
+    ) -> Result<(Option<HeadRow>, Vec<(String, RunRow)>)> {
+        let head = self.read_head(chain).await?;
+        let mut runs = Vec::new();
+        for run_id in run_ids {
+            runs.extend(self.read_run(chain, run_id).await?.map(|row| (run_id.clone(), row)));
+        }
+        Ok((head, runs))
+    }
     /// History rows that overlap `[from_event_id, until_event_id]`, in order, at most about `max_bytes` (at least one
     /// row if there is any). With `reverse` the page is taken from the end, and given newest row first.
     async fn read_history(

@@ -163,8 +163,8 @@ fn unavailable(error: impl std::fmt::Display) -> Error {
 #[async_trait]
 impl MemberTable for StoredMembers {
     async fn put(&self, row: MemberRow, ttl: Duration) -> Result<(), Error> {
-        let MemberRow { node, name, address, generation, beat } = row;
-        let row = perdure_persistence::MemberRow { node, name, address, generation, beat };
+        let MemberRow { node, name, address, generation, beat, session } = row;
+        let row = perdure_persistence::MemberRow { node, name, address, generation, beat, session };
         self.0.put_member(row, ttl).await.map_err(unavailable)
     }
 
@@ -176,6 +176,7 @@ impl MemberTable for StoredMembers {
             address: row.address,
             generation: row.generation,
             beat: row.beat,
+            session: row.session,
         };
         Ok(rows.into_iter().map(row).collect())
     }

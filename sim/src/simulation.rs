@@ -15,11 +15,11 @@ use perdure_proto::{
         history::v1::{HistoryEvent, history_event::Attributes},
     },
 };
-use perdure_types::{Seq, Timestamp};
+use perdure_types::{Seq, StatusSet, Timestamp};
 use tokio::task::JoinSet;
 
 use crate::{
-    Client, Node, Options, Script,
+    Client, NAMESPACE_ID, Node, Options, Script,
     invariants::{agree, contiguous_from_one},
 };
 
@@ -450,8 +450,39 @@ async fn heal_and_check(world: &mut World) {
             lock(&world.oracle).violation(format!("{id} takes no signal: {result:?}"));
         }
     }
+    check_list(world, &client).await;
     node.stop().await;
     check_tables(world).await;
+}
+
+/// The list of runs shows each run once, as it is: nothing that an owner of before wrote late is left.
+async fn check_list(world: &World, client: &Client) {
+    use perdure_persistence::{Hidden, Store, TimeRange, VisibilityIndex, VisibilityQuery};
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let query = VisibilityQuery {
+        list_id: NAMESPACE_ID.into(),
+        index: VisibilityIndex::Status { workflow_type: None, statuses: StatusSet::ALL, hidden: Hidden::With },
+        open: TimeRange::ALL,
+        closed: TimeRange::ALL,
+        after: None,
+        limit: usize::MAX,
+    };
+    let mut seen = BTreeSet::new();
+    for run in world.store.list_visibility(&query).await.unwrap_or_default() {
+        let status = client.status(&run.workflow_id, &run.run_id).await.map(|status| status as i32);
+        let mut oracle = lock(&world.oracle);
+        if status != Ok(i32::from(run.row.status)) {
+            let shown = run.row.status;
+            oracle.violation(format!("{} {} is listed as {shown}, and is {status:?}", run.workflow_id, run.run_id));
+        }
+        if !seen.insert(run.run_id.clone()) {
+            oracle.violation(format!("{} {} is listed twice", run.workflow_id, run.run_id));
+        }
+    }
+    let runs = lock(&world.oracle).runs.clone();
+    for (id, run) in runs.iter().filter(|(_, run)| !seen.contains(&***run)) {
+        lock(&world.oracle).violation(format!("{id} {run} is not listed"));
+    }
 }
 
 /// No timer is lost, and none fires twice.

@@ -207,6 +207,14 @@ impl Store for CassandraStore {
         self.run(chain, run_id).await
     }
 
+    async fn read_chain(
+        &self,
+        chain: &ChainKey,
+        run_ids: &[String],
+    ) -> Result<(Option<HeadRow>, Vec<(String, RunRow)>)> {
+        self.chain(chain, run_ids).await
+    }
+
     async fn read_history(
         &self,
         chain: &ChainKey,

@@ -14,7 +14,8 @@ macro_rules! statements {
         impl Statements {
             /// Boxed: together they are tens of kilobytes, too much to move about on a stack.
             pub async fn prepare(cql: &Cql) -> Result<Box<Self>> {
-                Ok(Box::new(Self { $($name: Box::pin(cql.$how($text)).await?),* }))
+                let ($($name),*) = futures::try_join!($(Box::pin(cql.$how($text))),*)?;
+                Ok(Box::new(Self { $($name),* }))
             }
         }
     };
@@ -92,6 +93,9 @@ statements! {
     read_execution: prepare =
         "SELECT applied_epoch, applied_seq, wakes, wake_at, snapshot FROM {ks}.executions \
          WHERE namespace_id = ? AND kind = ? AND entity_id = ? AND run_id = ?";
+    read_executions: prepare =
+        "SELECT run_id, applied_epoch, applied_seq, wakes, wake_at, snapshot FROM {ks}.executions \
+         WHERE namespace_id = ? AND kind = ? AND entity_id = ? AND run_id IN ?";
 
     put_history: prepare =
         "INSERT INTO {ks}.history (namespace_id, kind, entity_id, run_id, first_event_id, last_event_id, events) \

@@ -18,6 +18,9 @@ use crate::{HeadRow, HistoryRow, Result, RunRow, StampedWrite, StoreError, Table
 /// Cassandra can write in one read repair.
 const HISTORY_PAGE_ROWS: i32 = 6;
 
+/// Rows that one read names.
+const NAMED_ROWS: usize = 64;
+
 /// The run id under which an entity's head stands: no run has it.
 const HEAD: &str = "";
 
@@ -36,6 +39,21 @@ type DeletionTuple = (i64, Arc<str>, i8, Arc<str>, Arc<str>);
 
 fn deletion(chain: ChainKey, run_id: Arc<str>, stamp: i64) -> DeletionTuple {
     (stamp, chain.namespace_id, chain.kind as i8, chain.workflow_id, run_id)
+}
+
+type ExecutionColumns = (Option<i64>, Option<i64>, Option<bool>, Option<i64>, Option<Bytes>);
+
+fn stored(
+    chain: &ChainKey,
+    run_id: &str,
+    (epoch, seq, wakes, wake_at, snapshot): ExecutionColumns,
+) -> Result<RunRow> {
+    let (Some(epoch), Some(seq), Some(wakes), Some(wake_at), Some(snapshot)) = (epoch, seq, wakes, wake_at, snapshot)
+    else {
+        return Err(StoreError::Corrupt(format!("the row of {chain:?} {run_id:?} is incomplete")));
+    };
+    let applied = Position { epoch: Epoch(epoch as u64), seq: Seq(seq as u64) };
+    Ok(RunRow { snapshot, applied, wake_at: wakes.then_some(Timestamp(wake_at)) })
 }
 
 type HistoryTuple = (Arc<str>, i8, Arc<str>, Arc<str>, i64, i64, Bytes, i64);
@@ -159,16 +177,35 @@ impl CassandraStore {
     async fn execution(&self, chain: &ChainKey, run_id: &str) -> Result<Option<RunRow>> {
         let values = (&chain.namespace_id, chain.kind as i8, &chain.workflow_id, run_id);
         let rows = self.cql.read(Request::ReadExecution, &self.statements.read_execution, values).await?;
-        let row = rows.maybe_first_row::<(Option<i64>, Option<i64>, Option<bool>, Option<i64>, Option<Bytes>)>();
-        let row = row.map_err(|e| errors::corrupt("execution row", e))?;
-        let Some((Some(epoch), Some(seq), Some(wakes), Some(wake_at), Some(snapshot))) = row else {
-            return match row {
-                None => Ok(None),
-                Some(_) => Err(StoreError::Corrupt(format!("the row of {chain:?} {run_id:?} is incomplete"))),
-            };
-        };
-        let applied = Position { epoch: Epoch(epoch as u64), seq: Seq(seq as u64) };
-        Ok(Some(RunRow { snapshot, applied, wake_at: wakes.then_some(Timestamp(wake_at)) }))
+        let row = rows.maybe_first_row::<ExecutionColumns>().map_err(|e| errors::corrupt("execution row", e))?;
+        row.map(|row| stored(chain, run_id, row)).transpose()
+    }
+
+    /// The rows are named in full: those of other runs, deleted ones too, are not passed over.
+    pub(super) async fn chain(
+        &self,
+        chain: &ChainKey,
+        run_ids: &[String],
+    ) -> Result<(Option<HeadRow>, Vec<(String, RunRow)>)> {
+        let (mut head, mut runs) = (None, Vec::new());
+        let named: Vec<&str> =
+            std::iter::once(HEAD).chain(run_ids.iter().map(String::as_str).filter(|id| *id != HEAD)).collect();
+        for named in named.chunks(NAMED_ROWS) {
+            let values = (&chain.namespace_id, chain.kind as i8, &chain.workflow_id, named);
+            let rows = self.cql.read(Request::ReadExecution, &self.statements.read_executions, values).await?;
+            type Row = (String, Option<i64>, Option<i64>, Option<bool>, Option<i64>, Option<Bytes>);
+            for row in rows.rows::<Row>().map_err(|e| errors::corrupt("execution rows", e))? {
+                let (run_id, epoch, seq, wakes, wake_at, snapshot) =
+                    row.map_err(|e| errors::corrupt("execution row", e))?;
+                let row = stored(chain, &run_id, (epoch, seq, wakes, wake_at, snapshot))?;
+                if run_id == HEAD {
+                    head = Some(HeadRow { head: row.snapshot, applied: row.applied });
+                } else {
+                    runs.push((run_id, row));
+                }
+            }
+        }
+        Ok((head, runs))
     }
 
     pub(super) async fn head(&self, chain: &ChainKey) -> Result<Option<HeadRow>> {
