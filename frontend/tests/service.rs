@@ -192,6 +192,7 @@ fn direct(command: &workflow_call::Command, _: usize) -> Option<Result<workflow_
                 run_id: RUN_ID.into(),
                 task_queue: "orders".into(),
                 sticky_task_queue: "orders-sticky".into(),
+                directive: None,
             };
             workflow_reply::Reply::Query(QueryReply { outcome: Some(query_reply::Outcome::Direct(direct)) })
         }

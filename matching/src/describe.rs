@@ -1,10 +1,11 @@
 //! What operators are told about a queue.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use perdure_proto::{
     Error,
     temporal::api::{
+        deployment::v1::WorkerDeploymentVersion as Version,
         enums::v1::{DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType},
         taskqueue::v1::{
             TaskIdBlock, TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo,
@@ -15,16 +16,25 @@ use perdure_proto::{
             ListTaskQueuePartitionsResponse, describe_task_queue_response::EffectiveRateLimit,
         },
     },
+    versions,
+};
+use tokio::time::Instant;
+
+use crate::{
+    follow::Known, offer::Priority, pollers::UNLIMITED_PER_SECOND, queue::QueueStats, registry::QueueKind, shell::Shell,
 };
 
-use crate::{offer::Priority, pollers::UNLIMITED_PER_SECOND, queue::QueueStats, registry::QueueKind, shell::Shell};
+/// How long a description waits for what is durable of a queue.
+const LEARNED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Everything that is known about a queue at one moment.
 #[derive(Default)]
 struct Snapshot {
     info: TaskQueueTypeInfo,
     by_priority: HashMap<i32, TaskQueueStats>,
-    rate_limit: Option<f64>,
+    /// And whether an operator has set it.
+    rate_limit: Option<(f64, bool)>,
+    known: Option<Arc<Known>>,
 }
 
 fn stats_message(stats: &QueueStats) -> TaskQueueStats {
@@ -38,13 +48,7 @@ fn stats_message(stats: &QueueStats) -> TaskQueueStats {
 }
 
 fn sum(stats: &[(Priority, QueueStats)]) -> QueueStats {
-    stats.iter().fold(QueueStats::default(), |sum, (_, one)| QueueStats {
-        backlog: sum.backlog + one.backlog,
-        backlog_age: sum.backlog_age.max(one.backlog_age),
-        added_per_second: sum.added_per_second + one.added_per_second,
-        dispatched_per_second: sum.dispatched_per_second + one.dispatched_per_second,
-        rate_limited: sum.rate_limited || one.rate_limited,
-    })
+    stats.iter().fold(QueueStats::default(), |sum, (_, one)| sum.and(one))
 }
 
 fn queue_kind(task_type: TaskQueueType, sticky: bool) -> Option<QueueKind> {
@@ -58,7 +62,14 @@ fn queue_kind(task_type: TaskQueueType, sticky: bool) -> Option<QueueKind> {
 
 impl Shell {
     /// A queue that is not in memory has nothing to tell, and asking does not bring it there.
-    fn snapshot(&self, namespace_id: &str, kind: Option<QueueKind>, name: &str) -> Snapshot {
+    /// `version`: only what concerns its workers.
+    fn snapshot(
+        &self,
+        namespace_id: &str,
+        kind: Option<QueueKind>,
+        name: &str,
+        version: Option<Option<&Version>>,
+    ) -> Snapshot {
         let cell = kind.and_then(|kind| self.registry.get(namespace_id, kind, name));
         let Some(cell) = cell else {
             let stats = Some(stats_message(&QueueStats::default()));
@@ -66,20 +77,31 @@ impl Shell {
         };
         let now = self.now();
         let mut core = cell.lock();
-        let stats = core.queue.stats(now);
+        let stats = match version {
+            None => core.queue.stats(now),
+            Some(version) => core.queue.stats_of(now, version),
+        };
+        let mut pollers = core.queue.pollers(now, self.config.poller_history);
+        if let Some(version) = version {
+            pollers.retain(|poller| versions::of_worker(poller.deployment_options.as_ref()).as_ref() == version);
+        }
         Snapshot {
-            info: TaskQueueTypeInfo {
-                pollers: core.queue.pollers(now, self.config.poller_history),
-                stats: Some(stats_message(&sum(&stats))),
-            },
+            info: TaskQueueTypeInfo { pollers, stats: Some(stats_message(&sum(&stats))) },
             by_priority: stats.iter().map(|(priority, one)| (priority.key(), stats_message(one))).collect(),
             rate_limit: core.queue.rate_limit(),
+            known: cell.family().and_then(|family| family.known(cell.key.kind.task_type())),
         }
     }
 
+    /// Of a queue that is not in memory it is read, and the queue comes there.
+    async fn known(self: &Arc<Self>, namespace_id: &str, kind: QueueKind, name: &str) -> Option<Arc<Known>> {
+        let family = self.family(namespace_id, name);
+        family.wait(kind.task_type(), Instant::now() + LEARNED_WITHIN, |_| true).await
+    }
+
     #[allow(deprecated)]
-    pub fn describe(
-        &self,
+    pub async fn describe(
+        self: &Arc<Self>,
         namespace_id: &str,
         task_queue: &str,
         request: &DescribeTaskQueueRequest,
@@ -93,31 +115,44 @@ impl Shell {
             }
             return Ok(self.describe_enhanced(namespace_id, name, request));
         }
-        let snapshot = self.snapshot(namespace_id, queue_kind(request.task_queue_type(), sticky), name);
+        let kind = queue_kind(request.task_queue_type(), sticky);
+        let mut snapshot = self.snapshot(namespace_id, kind, name, None);
+        if let Some(kind) = kind.filter(|kind| *kind != QueueKind::Sticky && snapshot.known.is_none()) {
+            snapshot.known = self.known(namespace_id, kind, name).await;
+        }
         let stats = snapshot.info.stats.unwrap_or_default();
         let status = request.include_task_queue_status.then(|| TaskQueueStatus {
             backlog_count_hint: stats.approximate_backlog_count,
-            rate_per_second: snapshot.rate_limit.unwrap_or(UNLIMITED_PER_SECOND),
+            rate_per_second: snapshot.rate_limit.map_or(UNLIMITED_PER_SECOND, |(rate, _)| rate),
             // There are no task ids: tasks are not stored.
             task_id_block: Some(TaskIdBlock::default()),
             ..Default::default()
         });
-        let source = if snapshot.rate_limit.is_some() { RateLimitSource::Worker } else { RateLimitSource::System };
+        let set = snapshot.known.as_ref().and_then(|known| known.settings.per_second).map(|rate| (rate, true));
+        let rate_limit = set.or(snapshot.rate_limit);
+        let source = match rate_limit {
+            Some((_, true)) => RateLimitSource::Api,
+            Some((_, false)) => RateLimitSource::Worker,
+            None => RateLimitSource::System,
+        };
+        let config = snapshot.known.as_ref().filter(|_| request.report_config).and_then(|known| known.config.clone());
         Ok(DescribeTaskQueueResponse {
             pollers: snapshot.info.pollers,
             stats: request.report_stats.then_some(stats),
             stats_by_priority_key: if request.report_stats { snapshot.by_priority } else { HashMap::new() },
             effective_rate_limit: Some(EffectiveRateLimit {
-                requests_per_second: snapshot.rate_limit.unwrap_or(UNLIMITED_PER_SECOND) as f32,
+                requests_per_second: rate_limit.map_or(UNLIMITED_PER_SECOND, |(rate, _)| rate) as f32,
                 rate_limit_source: source as i32,
             }),
             task_queue_status: status,
+            config,
+            versioning_info: snapshot.known.and_then(|known| known.routing.info()),
             ..Default::default()
         })
     }
 
-    /// All types in one answer, under each build id asked for. Tasks are not routed by build id: they are all in the
-    /// unversioned queue, named by the empty string.
+    /// All types in one answer, under each version asked for (`deployment:build`; the empty one is that of unversioned
+    /// workers).
     #[allow(deprecated)]
     fn describe_enhanced(
         &self,
@@ -129,12 +164,12 @@ impl Shell {
         if types.is_empty() {
             types = vec![TaskQueueType::Workflow, TaskQueueType::Activity];
         }
-        let infos = |versioned: bool| TaskQueueVersionInfo {
+        let infos = |version: Option<Option<&Version>>| TaskQueueVersionInfo {
             types_info: types
                 .iter()
                 .map(|task_type| {
-                    let kind = queue_kind(*task_type, false).filter(|_| !versioned);
-                    let mut info = self.snapshot(namespace_id, kind, name).info;
+                    let kind = queue_kind(*task_type, false);
+                    let mut info = self.snapshot(namespace_id, kind, name, version).info;
                     if !request.report_pollers {
                         info.pollers.clear();
                     }
@@ -149,10 +184,16 @@ impl Shell {
         let mut versions_info = HashMap::new();
         let selection = request.versions.as_ref();
         for build_id in selection.map(|s| s.build_ids.as_slice()).unwrap_or_default() {
-            versions_info.insert(build_id.clone(), infos(!build_id.is_empty()));
+            let version = versions::parse(build_id).ok().flatten();
+            let named = if build_id.is_empty() { Some(None) } else { Some(version.as_ref()) };
+            // A build id alone names no version: nothing is there.
+            let nothing = version.is_none() && !build_id.is_empty();
+            let info = if nothing { TaskQueueVersionInfo::default() } else { infos(named) };
+            versions_info.insert(build_id.clone(), info);
         }
         if selection.is_none_or(|s| s.unversioned || s.all_active || s.build_ids.is_empty()) {
-            versions_info.insert(String::new(), infos(false));
+            let all = selection.is_none_or(|s| s.build_ids.is_empty() && !s.unversioned);
+            versions_info.insert(String::new(), infos(if all { None } else { Some(None) }));
         }
         DescribeTaskQueueResponse { versions_info, ..Default::default() }
     }

@@ -2,7 +2,7 @@
 //! the offer and the poll, and always comes to one of these ends: the poll has its task; or the task is back where it
 //! can be started again, in the queue or with its shard, or was found obsolete, and the poll waits again or is gone.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use perdure_proto::{
     Code, Error,
@@ -10,6 +10,7 @@ use perdure_proto::{
         TaskToken, TaskUndelivered, WorkflowCall, matching_reply::Reply, task_token::Kind, workflow_call,
         workflow_reply,
     },
+    temporal::api::{enums::v1::TaskQueueType, taskqueue::v1::PollerScalingDecision},
 };
 use perdure_types::Timestamp;
 use prost::Message;
@@ -17,13 +18,23 @@ use tokio::time::Instant;
 
 use crate::{
     backlog::Queued,
-    poll::{PollRequest, Waiter},
+    offer::TaskOffer,
+    poll::{PollRequest, WAITS_TOO_LONG, Waiter},
     queue::{Match, PollId, Queue, Work},
     registry::QueueCell,
+    routing::Target,
     shell::Shell,
 };
 
+/// How long an activity's start may wait until the routing of its workflow is known.
+const LEARNED_WITHIN: Duration = Duration::from_secs(2);
+
 type BoxedMatch = Match<Box<Waiter>>;
+
+/// How long, and how often, a shard is told that a task did not reach its worker. Saying it twice does no harm; without it
+/// the task waits for its timeout.
+const TAKE_BACK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const TAKE_BACK_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// True if the same call may succeed later. Everything else says that there is nothing to start.
 pub(crate) fn is_transient(error: &Error) -> bool {
@@ -42,9 +53,9 @@ pub(crate) fn is_transient(error: &Error) -> bool {
 impl Shell {
     pub async fn dispatch(self: Arc<Self>, cell: Arc<QueueCell>, matched: BoxedMatch) {
         let mut next = Some(matched);
-        while let Some(Match { poll, waiter, work, backlog }) = next {
+        while let Some(Match { poll, waiter, work, backlog, pressed }) = next {
             next = match work {
-                Work::Task(queued) => self.start_task(&cell, poll, waiter, queued, backlog).await,
+                Work::Task(queued) => self.start_task(&cell, poll, waiter, queued, (backlog, pressed)).await,
                 Work::Query(id) => self.start_query(&cell, poll, waiter, id).await,
             };
         }
@@ -57,7 +68,7 @@ impl Shell {
         poll: PollId,
         waiter: Box<Waiter>,
         mut queued: Queued,
-        backlog: usize,
+        (backlog, pressed): (usize, bool),
     ) -> Option<BoxedMatch> {
         if waiter.is_gone() {
             return self.step(cell, |queue, now| {
@@ -66,8 +77,9 @@ impl Shell {
             });
         }
         let kind = cell.key.kind;
-        let error = match self.starter.start(start_call(cell, &queued, &waiter.request)).await {
-            Ok(reply) => match poll_reply(reply.reply, backlog) {
+        let call = self.start_call(cell, &queued, &waiter.request).await;
+        let error = match self.starter.start(call).await {
+            Ok(reply) => match poll_reply(reply.reply, backlog, scaling(&waiter, pressed)) {
                 Some(reply) => {
                     self.deliver(cell, waiter, reply).await;
                     return None;
@@ -151,30 +163,85 @@ impl Shell {
             kind: token.entity_kind,
             command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
         };
-        match self.starter.start(call).await {
-            Ok(_) => {}
-            // Closed, timed out or completed meanwhile.
-            Err(error) if error.grpc_code() == Code::NotFound => {}
-            Err(error) => tracing::warn!(%error, "an undelivered task waits for its timeout"),
+        let until = Instant::now() + TAKE_BACK_PATIENCE;
+        loop {
+            match self.starter.start(call.clone()).await {
+                Ok(_) => return,
+                // Closed, timed out or completed meanwhile.
+                Err(error) if error.grpc_code() == Code::NotFound => return,
+                Err(error) if is_transient(&error) && Instant::now() < until => {
+                    tokio::time::sleep(TAKE_BACK_PAUSE).await;
+                }
+                Err(error) => return tracing::warn!(%error, "an undelivered task waits for its timeout"),
+            }
         }
     }
 }
 
-fn start_call(cell: &QueueCell, queued: &Queued, request: &PollRequest) -> WorkflowCall {
-    let namespace_id = &*cell.key.namespace_id;
-    match request {
-        PollRequest::Workflow(poll) => queued.offer.start_workflow_task(namespace_id, poll.clone()),
-        PollRequest::Activity(poll) => queued.offer.start_activity_task(namespace_id, poll.clone()),
+impl Shell {
+    async fn start_call(
+        self: &Arc<Self>,
+        cell: &Arc<QueueCell>,
+        queued: &Queued,
+        request: &PollRequest,
+    ) -> WorkflowCall {
+        let namespace_id = &*cell.key.namespace_id;
+        let offer = &queued.offer;
+        let known = cell.family().and_then(|family| family.known(cell.key.kind.task_type()));
+        let routing = known.map(|known| Arc::clone(&known.routing)).filter(|routing| !routing.is_plain());
+        let (_, routed) = routing.as_ref().map_or((None, 0), |routing| {
+            routing.route(cell.key.kind.task_type(), offer.workflow_id(), offer.directive())
+        });
+        match request {
+            PollRequest::Workflow(poll) => {
+                let target = routing.map_or((None, 0), |routing| routing.target(offer.workflow_id(), false));
+                offer.start_workflow_task(namespace_id, poll.clone(), routed, target)
+            }
+            PollRequest::Activity(poll) => {
+                let own = offer.directive().and_then(|directive| directive.version.as_ref());
+                let target =
+                    if request.version().as_ref() == own { (None, 0) } else { self.workflow_target(cell, offer).await };
+                offer.start_activity_task(namespace_id, poll.clone(), routed, target)
+            }
+        }
+    }
+
+    /// Where workflow tasks of an activity's workflow go.
+    async fn workflow_target(self: &Arc<Self>, cell: &Arc<QueueCell>, offer: &TaskOffer) -> Target {
+        let name = Some(offer.workflow_task_queue()).filter(|name| !name.is_empty()).unwrap_or(&cell.key.name);
+        let family = self.family(&cell.key.namespace_id, name);
+        let known = family.wait(TaskQueueType::Workflow, Instant::now() + LEARNED_WITHIN, |_| true).await;
+        known.map_or((None, 0), |known| known.routing.target(offer.workflow_id(), false))
     }
 }
 
-fn poll_reply(reply: Option<workflow_reply::Reply>, backlog: usize) -> Option<Reply> {
+/// What the worker is told about the number of its polls.
+fn scaling(waiter: &Waiter, pressed: bool) -> Option<PollerScalingDecision> {
+    let delta = if waiter.entered.elapsed() >= WAITS_TOO_LONG {
+        -1
+    } else if pressed {
+        1
+    } else {
+        return None;
+    };
+    Some(PollerScalingDecision { poll_request_delta_suggestion: delta })
+}
+
+fn poll_reply(
+    reply: Option<workflow_reply::Reply>,
+    backlog: usize,
+    scaling: Option<PollerScalingDecision>,
+) -> Option<Reply> {
     match reply? {
         workflow_reply::Reply::WorkflowTask(mut task) => {
+            task.poller_scaling_decision = scaling;
             task.backlog_count_hint = i64::try_from(backlog).unwrap_or(i64::MAX);
             Some(Reply::WorkflowTask(task))
         }
-        workflow_reply::Reply::ActivityTask(task) => Some(Reply::ActivityTask(task)),
+        workflow_reply::Reply::ActivityTask(mut task) => {
+            task.poller_scaling_decision = scaling;
+            Some(Reply::ActivityTask(task))
+        }
         _ => None,
     }
 }

@@ -6,7 +6,9 @@
 //! `query` wait, `dispatch` starts matched tasks in spawned tasks of their own, so that a client that vanishes in the
 //! middle never takes a task with it.
 //!
-//! Not here: whether a task may start, timeouts of tasks, versioned routing, forwarding to other nodes.
+//! Which workers get a task is decided by `routing`, from what the queue's durable part says (`follow`).
+//!
+//! Not here: whether a task may start, timeouts of tasks, forwarding to other nodes.
 
 mod ambient;
 mod backlog;
@@ -14,6 +16,8 @@ mod config;
 mod depart;
 mod describe;
 mod dispatch;
+mod fairness;
+mod follow;
 mod limiter;
 mod offer;
 mod poll;
@@ -21,6 +25,7 @@ mod pollers;
 mod query;
 mod queue;
 mod registry;
+mod routing;
 mod shell;
 mod shutdown;
 mod stats;
@@ -92,7 +97,7 @@ impl Matching {
                 self.shell.respond_query(&namespace_id, request)?;
                 Reply::Empty(Empty {})
             }
-            Command::Describe(request) => Reply::Describe(self.shell.describe(&namespace_id, &task_queue, &request)?),
+            Command::Describe(request) => Reply::Describe(self.shell.describe(&namespace_id, &task_queue, &request).await?),
             Command::ListPartitions(request) => {
                 Reply::ListPartitions(self.shell.list_partitions(&task_queue, &request))
             }

@@ -49,6 +49,11 @@ impl Limiter {
         }
     }
 
+    /// There is no limit any more.
+    pub fn clear(&mut self) {
+        self.bucket = None;
+    }
+
     pub fn rate(&self) -> Option<f64> {
         self.bucket.as_ref().map(|bucket| bucket.per_second)
     }

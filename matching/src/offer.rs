@@ -2,15 +2,15 @@
 
 use perdure_proto::{
     perdure::node::v1::{
-        Offer, RecordActivityTaskStarted, RecordWorkflowTaskStarted, StickyQueueUnavailable, WorkflowCall,
-        workflow_call::Command,
+        Offer, RecordActivityTaskStarted, RecordWorkflowTaskStarted, StickyQueueUnavailable, VersionDirective,
+        WorkflowCall, workflow_call::Command,
     },
     temporal::api::workflowservice::v1::{PollActivityTaskQueueRequest, PollWorkflowTaskQueueRequest},
 };
 use perdure_types::Timestamp;
 use uuid::Uuid;
 
-use crate::ambient::new_id;
+use crate::{ambient::new_id, fairness, routing::Target};
 
 /// Urgency of a task: 1 goes first, 5 last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -83,15 +83,47 @@ pub(crate) struct TaskOffer {
     attempt: i32,
     stamp: i32,
     pub priority: Priority,
+    /// What few tasks have.
+    extra: Option<Box<Extra>>,
     /// How often its shard was not reached; sets the pause before the next try.
     pub failures: u8,
     /// Since when the task waits: its schedule time, or when the offer came.
     pub waits_since: Timestamp,
 }
 
+/// Shares and versions.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Extra {
+    fairness_key: Box<str>,
+    fairness_weight: f32,
+    directive: Option<Box<VersionDirective>>,
+    /// Of an activity that is on another queue than its workflow.
+    workflow_task_queue: Box<str>,
+}
+
+// A weight is a number, and no nonsense is kept.
+impl Eq for Extra {}
+
+impl Extra {
+    fn new(offer: &mut Offer) -> Option<Box<Self>> {
+        let (fairness_key, fairness_weight) = match &mut offer.priority {
+            Some(priority) => (std::mem::take(&mut priority.fairness_key), priority.fairness_weight),
+            None => (String::new(), 0.0),
+        };
+        let directive = offer.directive.take();
+        if fairness_key.is_empty() && fairness_weight == 0.0 && directive.is_none() {
+            return None;
+        }
+        let workflow_task_queue = std::mem::take(&mut offer.normal_task_queue).into();
+        let fairness_weight = fairness::weight(fairness_weight);
+        Some(Box::new(Self { fairness_key: fairness_key.into(), fairness_weight, directive, workflow_task_queue }))
+    }
+}
+
 impl TaskOffer {
-    pub fn new(offer: Offer, now: Timestamp) -> Self {
+    pub fn new(mut offer: Offer, now: Timestamp) -> Self {
         let scheduled = Timestamp(offer.scheduled_time_ns);
+        let extra = Extra::new(&mut offer);
         Self {
             key: TaskKey { run_id: RunId::new(offer.run_id), scheduled_event_id: offer.scheduled_event_id },
             workflow_id: offer.workflow_id.into(),
@@ -99,6 +131,7 @@ impl TaskOffer {
             attempt: offer.attempt,
             stamp: offer.stamp,
             priority: Priority::from_key(offer.priority.map_or(0, |p| p.priority_key)),
+            extra,
             failures: 0,
             waits_since: if scheduled > Timestamp::ZERO && scheduled < now { scheduled } else { now },
         }
@@ -113,6 +146,35 @@ impl TaskOffer {
         &self.workflow_id
     }
 
+    pub fn fairness_key(&self) -> &str {
+        self.extra.as_ref().map_or("", |extra| &extra.fairness_key)
+    }
+
+    pub fn weight(&self) -> f32 {
+        self.extra.as_ref().map_or(1.0, |extra| extra.fairness_weight)
+    }
+
+    /// What operators have set counts for more than what the task says.
+    pub fn set_weight(&mut self, weight: f32) {
+        self.extra.get_or_insert_default().fairness_weight = fairness::weight(weight);
+    }
+
+    pub fn directive(&self) -> Option<&VersionDirective> {
+        self.extra.as_ref()?.directive.as_deref()
+    }
+
+    pub fn without_version(mut self) -> Self {
+        if let Some(extra) = &mut self.extra {
+            extra.directive = None;
+        }
+        self
+    }
+
+    /// Empty: this one.
+    pub fn workflow_task_queue(&self) -> &str {
+        self.extra.as_ref().map_or("", |extra| &extra.workflow_task_queue)
+    }
+
     fn call(&self, namespace_id: &str, command: Command) -> WorkflowCall {
         WorkflowCall {
             namespace_id: namespace_id.to_owned(),
@@ -122,18 +184,36 @@ impl TaskOffer {
         }
     }
 
-    pub fn start_workflow_task(&self, namespace_id: &str, poll: PollWorkflowTaskQueueRequest) -> WorkflowCall {
+    /// `routed`: the revision by which the task came to this poll. `target`: where tasks that are not pinned go.
+    pub fn start_workflow_task(
+        &self,
+        namespace_id: &str,
+        poll: PollWorkflowTaskQueueRequest,
+        routed: i64,
+        target: Target,
+    ) -> WorkflowCall {
         let command = RecordWorkflowTaskStarted {
             run_id: self.key.run_id.to_text(),
             scheduled_event_id: self.key.scheduled_event_id,
             attempt: self.attempt,
             request_id: new_id().to_string(),
             poll: Some(poll),
+            stamp: self.stamp,
+            routing_revision: routed,
+            target_version: target.0,
+            target_revision: target.1,
         };
         self.call(namespace_id, Command::RecordWorkflowTaskStarted(command))
     }
 
-    pub fn start_activity_task(&self, namespace_id: &str, poll: PollActivityTaskQueueRequest) -> WorkflowCall {
+    /// `target`: where workflow tasks of the same execution go.
+    pub fn start_activity_task(
+        &self,
+        namespace_id: &str,
+        poll: PollActivityTaskQueueRequest,
+        routed: i64,
+        target: Target,
+    ) -> WorkflowCall {
         let command = RecordActivityTaskStarted {
             run_id: self.key.run_id.to_text(),
             scheduled_event_id: self.key.scheduled_event_id,
@@ -141,6 +221,9 @@ impl TaskOffer {
             stamp: self.stamp,
             request_id: new_id().to_string(),
             poll: Some(poll),
+            routing_revision: routed,
+            workflow_target: target.0,
+            workflow_target_revision: target.1,
         };
         self.call(namespace_id, Command::RecordActivityTaskStarted(command))
     }

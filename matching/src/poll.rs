@@ -1,18 +1,20 @@
 //! Polls: they wait for work, or until their time is over, or until their client is gone.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use perdure_proto::{
     Error,
     perdure::node::v1::matching_reply::Reply,
     temporal::api::{
+        deployment::v1::{WorkerDeploymentOptions, WorkerDeploymentVersion as Version},
         enums::v1::TaskQueueKind,
-        taskqueue::v1::TaskQueue,
+        taskqueue::v1::{PollerScalingDecision, TaskQueue},
         workflowservice::v1::{
             PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
             PollWorkflowTaskQueueResponse,
         },
     },
+    versions,
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -22,6 +24,9 @@ use crate::{
     registry::{QueueCell, QueueKind},
     shell::Shell,
 };
+
+/// A poll that gets its task later than this, or none, is one of more than are needed.
+pub(crate) const WAITS_TOO_LONG: Duration = Duration::from_secs(1);
 
 /// A poll as its worker sent it.
 pub(crate) enum PollRequest {
@@ -79,10 +84,38 @@ impl PollRequest {
         }
     }
 
-    fn empty_reply(kind: QueueKind) -> Reply {
+    /// The version of its worker.
+    pub fn version(&self) -> Option<Version> {
+        versions::of_worker(self.deployment_options())
+    }
+
+    fn deployment_options(&self) -> Option<&WorkerDeploymentOptions> {
+        match self {
+            Self::Workflow(poll) => poll.deployment_options.as_ref(),
+            Self::Activity(poll) => poll.deployment_options.as_ref(),
+        }
+    }
+
+    /// The name of its namespace, and who polls.
+    fn sender(&self) -> (&str, &str) {
+        match self {
+            Self::Workflow(poll) => (&poll.namespace, &poll.identity),
+            Self::Activity(poll) => (&poll.namespace, &poll.identity),
+        }
+    }
+
+    /// `waited`: as long as it could.
+    fn empty_reply(kind: QueueKind, waited: bool) -> Reply {
+        let fewer = waited.then_some(PollerScalingDecision { poll_request_delta_suggestion: -1 });
         match kind {
-            QueueKind::Workflow | QueueKind::Sticky => Reply::WorkflowTask(PollWorkflowTaskQueueResponse::default()),
-            QueueKind::Activity => Reply::ActivityTask(PollActivityTaskQueueResponse::default()),
+            QueueKind::Workflow | QueueKind::Sticky => Reply::WorkflowTask(PollWorkflowTaskQueueResponse {
+                poller_scaling_decision: fewer,
+                ..PollWorkflowTaskQueueResponse::default()
+            }),
+            QueueKind::Activity => Reply::ActivityTask(PollActivityTaskQueueResponse {
+                poller_scaling_decision: fewer,
+                ..PollActivityTaskQueueResponse::default()
+            }),
         }
     }
 }
@@ -98,6 +131,7 @@ pub(crate) struct Waiter {
     pub request: PollRequest,
     /// From here on the poll is answered empty rather than waiting again.
     pub deadline: Instant,
+    pub entered: Instant,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -184,10 +218,20 @@ impl Shell {
         timeout_ns: i64,
     ) -> Result<Reply, Error> {
         let kind = request.kind();
-        let answer = match self.enter_poll(namespace_id, task_queue, request, timeout_ns) {
-            Ok(Some((wait, deadline))) => wait.wait(deadline).await,
-            Ok(None) => Ok(None),
-            Err(departed) => Err(departed),
+        let begun = Instant::now();
+        let limit = if timeout_ns > 0 { timeout_ns.min(self.config.long_poll.0) } else { self.config.long_poll.0 };
+        let deadline = begun + perdure_types::Duration(limit).to_std();
+        let name = request.task_queue().map(|q| q.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(task_queue);
+        let name = name.to_owned();
+        let ready = self.prepare_poll(namespace_id, &name, &request, deadline).await?;
+        let answer = if !ready {
+            Ok(None)
+        } else {
+            match self.enter_poll(namespace_id, &name, request, deadline) {
+                Ok(Some(wait)) => wait.wait(deadline).await,
+                Ok(None) => Ok(None),
+                Err(departed) => Err(departed),
+            }
         };
         match answer {
             Ok(Some(reply)) => {
@@ -196,26 +240,53 @@ impl Shell {
             }
             Ok(None) => {
                 self.telemetry.poll_empty(kind);
-                Ok(PollRequest::empty_reply(kind))
+                Ok(PollRequest::empty_reply(kind, begun.elapsed() >= WAITS_TOO_LONG))
             }
             Err(Departed) => Err(Error::not_owner(None)),
         }
+    }
+
+    /// What must be known before a poll may have a task. False: it is not, and there is no more time.
+    async fn prepare_poll(
+        self: &Arc<Self>,
+        namespace_id: &str,
+        name: &str,
+        request: &PollRequest,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
+        if self.has_departed(namespace_id, name) || self.refuses(namespace_id, request) {
+            // Answered where it would enter.
+            return Ok(true);
+        }
+        let kind = request.kind();
+        let cell = self.queue(namespace_id, kind, name);
+        if kind == QueueKind::Sticky {
+            let Some(normal) = request.normal_name().filter(|normal| *normal != name) else {
+                return Ok(true);
+            };
+            let family = Arc::clone(cell.follow(|| self.family(namespace_id, normal)));
+            return Ok(family.wait(kind.task_type(), deadline, |_| true).await.is_some());
+        }
+        let Some(version) = request.version() else {
+            return Ok(true);
+        };
+        let Some(family) = cell.family().cloned() else {
+            return Ok(true);
+        };
+        self.register(&family, request.sender(), &version, kind.task_type(), deadline).await
     }
 
     /// Puts the poll into its queue, or in front of its first match. `None`: refused.
     fn enter_poll(
         self: &Arc<Self>,
         namespace_id: &str,
-        task_queue: &str,
+        name: &str,
         request: PollRequest,
-        timeout_ns: i64,
-    ) -> Result<Option<(PollWait, Instant)>, Departed> {
+        deadline: Instant,
+    ) -> Result<Option<PollWait>, Departed> {
         let kind = request.kind();
-        let name = request.task_queue().map(|q| q.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(task_queue);
-        let cell = self.registry.get_or_create(self.now(), namespace_id, kind, name);
-        let name = &*Arc::clone(&cell.key.name);
-        let limit = if timeout_ns > 0 { timeout_ns.min(self.config.long_poll.0) } else { self.config.long_poll.0 };
-        let deadline = Instant::now() + perdure_types::Duration(limit).to_std();
+        let cell = self.queue(namespace_id, kind, name);
+        let version = request.version().filter(|_| kind != QueueKind::Sticky);
         let (sender, reply) = oneshot::channel();
         let entered = self.step(&cell, |queue, now| {
             // Under the queue's lock: see `Shell::drain` and `Shell::depart`.
@@ -226,7 +297,9 @@ impl Shell {
                 return Ok(None);
             }
             queue.poller_seen(now, &request.view());
-            Ok(Some(queue.poll(now, Box::new(Waiter { request, deadline, reply: sender }))))
+            let lane = queue.lane_of(version.as_ref());
+            let waiter = Waiter { request, deadline, entered: Instant::now(), reply: sender };
+            Ok(Some(queue.poll_lane(now, lane, Box::new(waiter))))
         })?;
         let Some((poll, matched)) = entered else {
             return Ok(None);
@@ -235,6 +308,6 @@ impl Shell {
             self.telemetry.matched(kind, false);
             self.dispatch_in_background(&cell, matched);
         }
-        Ok(Some((PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }, deadline)))
+        Ok(Some(PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }))
     }
 }

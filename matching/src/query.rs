@@ -26,7 +26,7 @@ use crate::{
     ambient::new_id,
     dispatch::is_transient,
     poll::Waiter,
-    queue::{Match, PollId},
+    queue::{Match, PollId, QueryRoute},
     registry::{QueueCell, QueueKind},
     shell::Shell,
 };
@@ -113,8 +113,16 @@ impl Shell {
         let cell = if sticky {
             self.registry.get(namespace_id, QueueKind::Sticky, task_queue).ok_or_else(no_sticky_poller)?
         } else {
-            self.registry.get_or_create(self.now(), namespace_id, QueueKind::Workflow, task_queue)
+            self.queue(namespace_id, QueueKind::Workflow, task_queue)
         };
+        let route = route(&task);
+        if sticky
+            && let Some(known) = cell.family().and_then(|family| family.known(QueueKind::Sticky.task_type()))
+            && !known.routing.may_stick(&route.workflow_id, route.directive.as_deref())
+        {
+            return Err(no_sticky_poller());
+        }
+        let route = if sticky { QueryRoute::default() } else { route };
         let id = new_id();
         let (sender, answer) = oneshot::channel();
         let pending = Pending {
@@ -137,7 +145,7 @@ impl Shell {
             if sticky && !queue.has_recent_poller(now, window) {
                 return Err(no_sticky_poller());
             }
-            Ok(queue.query(now, id))
+            Ok(queue.query(now, id, route))
         })?;
         if let Some(matched) = matched {
             self.dispatch_in_background(&cell, matched);
@@ -164,7 +172,8 @@ impl Shell {
         // No task: its caller went away.
         if let Some(task) = self.queries.task(id) {
             if waiter.is_gone() {
-                return self.step(cell, |queue, now| queue.query(now, id));
+                let route = route(&task);
+                return self.step(cell, |queue, now| queue.query(now, id, route));
             }
             match self.starter.start(query_call(cell, &task)).await {
                 Ok(reply) => match reply.reply {
@@ -204,7 +213,7 @@ impl Shell {
     fn requeue(self: &Arc<Self>, cell: &Arc<QueueCell>, id: Uuid) {
         let matched = self.step(cell, |queue, now| {
             // Under the queue's lock, so that a caller that goes away finds the query in the queue.
-            self.queries.task(id).and_then(|_| queue.query(now, id))
+            self.queries.task(id).and_then(|task| queue.query(now, id, route(&task)))
         });
         if let Some(matched) = matched {
             self.dispatch_in_background(cell, matched);
@@ -230,6 +239,12 @@ impl Shell {
         let known = self.queries.lock().get(&id).is_some_and(|pending| pending.namespace_id == namespace_id);
         if known && self.queries.answer(id, answer) { Ok(()) } else { Err(unknown()) }
     }
+}
+
+/// A sticky queue has one worker.
+fn route(task: &QueryTask) -> QueryRoute {
+    let directive = task.directive.clone().filter(|_| !task.sticky);
+    QueryRoute { workflow_id: task.workflow_id.clone(), directive }
 }
 
 fn query_call(cell: &QueueCell, task: &QueryTask) -> WorkflowCall {

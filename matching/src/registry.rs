@@ -5,12 +5,13 @@ use std::{
     borrow::Borrow,
     collections::HashMap,
     hash::{BuildHasher, Hash, Hasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use perdure_proto::temporal::api::enums::v1::TaskQueueType;
 use perdure_types::{Duration, Timestamp};
 
-use crate::{poll::Waiter, queue::Queue};
+use crate::{follow::Family, poll::Waiter, queue::Queue};
 
 /// What is queued. A sticky queue is one worker's own, for workflow tasks of executions that it has in its cache.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -22,6 +23,13 @@ pub(crate) enum QueueKind {
 
 impl QueueKind {
     pub const ALL: [Self; 3] = [Self::Workflow, Self::Sticky, Self::Activity];
+
+    pub fn task_type(self) -> TaskQueueType {
+        match self {
+            Self::Workflow | Self::Sticky => TaskQueueType::Workflow,
+            Self::Activity => TaskQueueType::Activity,
+        }
+    }
 
     /// As a metrics label.
     pub fn label(self) -> &'static str {
@@ -94,11 +102,21 @@ pub(crate) struct Core {
 pub(crate) struct QueueCell {
     pub key: QueueKey,
     core: Mutex<Core>,
+    /// Of a sticky queue: that of the normal queue behind it, once somebody polls.
+    family: OnceLock<Arc<Family>>,
 }
 
 impl QueueCell {
     pub fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn family(&self) -> Option<&Arc<Family>> {
+        self.family.get()
+    }
+
+    pub fn follow(&self, family: impl FnOnce() -> Arc<Family>) -> &Arc<Family> {
+        self.family.get_or_init(family)
     }
 }
 
@@ -135,8 +153,12 @@ impl Registry {
         }
         let (namespace_id, name): (Arc<str>, Arc<str>) = (namespace_id.into(), name.into());
         let key = || QueueKey { namespace_id: Arc::clone(&namespace_id), kind, name: Arc::clone(&name) };
-        let core = Core { queue: Queue::new(now), armed: None };
-        let cell = Arc::new(QueueCell { key: key(), core: Mutex::new(core) });
+        let mut queue = Queue::of(now, kind.task_type());
+        if kind != QueueKind::Sticky {
+            queue.hold();
+        }
+        let core = Core { queue, armed: None };
+        let cell = Arc::new(QueueCell { key: key(), core: Mutex::new(core), family: OnceLock::new() });
         slice.insert(key(), Arc::clone(&cell));
         cell
     }

@@ -12,6 +12,7 @@ use crate::{
     MatchingConfig, TaskStarter,
     ambient::Clock,
     depart::Departures,
+    follow::Families,
     offer::TaskOffer,
     poll::Waiter,
     query::Queries,
@@ -33,6 +34,7 @@ pub(crate) struct Shell {
     pub stopped_workers: StoppedWorkers,
     pub telemetry: Telemetry,
     pub departures: Departures,
+    pub families: Families,
     draining: AtomicBool,
     clock: Clock,
     runtime: Handle,
@@ -48,6 +50,7 @@ impl Shell {
             stopped_workers: StoppedWorkers::default(),
             telemetry: Telemetry::new(),
             departures: Departures::default(),
+            families: Families::default(),
             draining: AtomicBool::new(false),
             clock: Clock::new(),
             runtime: Handle::current(),
@@ -124,13 +127,20 @@ impl Shell {
         let cell = if sticky {
             self.registry.get(namespace_id, kind, name)
         } else {
-            Some(self.registry.get_or_create(self.now(), namespace_id, kind, name))
+            Some(self.queue(namespace_id, kind, name))
         };
         let window = self.config.sticky_poller_window;
         let offered = cell.and_then(|cell| {
             let matched = self.step(&cell, |queue, now| {
-                let accepted = !sticky || queue.has_recent_poller(now, window);
-                accepted.then(|| queue.offer(now, offer(now)))
+                if sticky && !queue.has_recent_poller(now, window) {
+                    return None;
+                }
+                let offer = offer(now);
+                let known = cell.family().filter(|_| sticky).and_then(|family| family.known(kind.task_type()));
+                let may_stick = known.is_none_or(|k| k.routing.may_stick(offer.workflow_id(), offer.directive()));
+                // A sticky queue has one worker: its version is known, and the shard looks at it.
+                let offer = if sticky { offer.without_version() } else { offer };
+                may_stick.then(|| queue.offer(now, offer))
             })?;
             Some((cell, matched))
         });
@@ -166,6 +176,7 @@ async fn sweep_until_dropped(shell: Weak<Shell>) {
         let now = shell.now();
         shell.forget_departed(now);
         shell.registry.sweep(now, shell.config.queue_idle, shell.config.poller_history);
+        shell.families.sweep();
         shell.stopped_workers.expire(now);
     }
 }

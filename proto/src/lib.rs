@@ -9,6 +9,7 @@ mod generated {
 }
 
 mod error;
+pub mod versions;
 
 pub use error::{Code, Error};
 pub use generated::{google, perdure, temporal};

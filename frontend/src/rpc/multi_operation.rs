@@ -14,7 +14,7 @@ use perdure_types::{Duration, Limits};
 use crate::{
     call::Call,
     rpc::{start, update},
-    search_attributes,
+    search_attributes, versioning,
 };
 
 const FAILED: &str = "Update-with-Start could not be executed.";
@@ -30,6 +30,10 @@ pub(crate) async fn execute_multi_operation(
     });
     let checked = search_attributes::check(call, &namespace, given).await;
     let workflow_id = prepare(&mut request, checked, call.limits())?;
+    if let Some(Operation::StartWorkflow(start)) = request.operations.first().and_then(|o| o.operation.as_ref()) {
+        let task_queue = start.task_queue.as_ref().map_or("", |queue| &queue.name);
+        versioning::check_override(call, &namespace, start.versioning_override.as_ref(), task_queue).await?;
+    }
     let command = workflow_call::Command::MultiOperation(request);
     let reply = call.workflow(namespace.id(), &workflow_id, command).await.map_err(named)?;
     let workflow_reply::Reply::MultiOperation(mut reply) = reply else {

@@ -11,13 +11,15 @@ use perdure_proto::{
     temporal::api::{
         common::v1::WorkerVersionCapabilities,
         deployment::v1::WorkerDeploymentOptions,
-        enums::v1::WorkerVersioningMode,
+        enums::v1::{TaskQueueKind, WorkerVersioningMode},
         workflowservice::v1::{
             PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
             PollWorkflowTaskQueueResponse,
         },
     },
+    versions,
 };
+use perdure_types::Limits;
 
 use crate::{call::Call, validate};
 
@@ -31,8 +33,16 @@ pub(crate) async fn poll_workflow_task_queue(
     let namespace = call.namespace(&request.namespace)?;
     validate::identity(&request.identity, call.limits())?;
     #[allow(deprecated)]
-    versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref())?;
-    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?.name.clone();
+    versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref(), call.limits())?;
+    let queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?;
+    if queue.kind() == TaskQueueKind::Sticky
+        && queue.normal_name.is_empty()
+        && versions::of_worker(request.deployment_options.as_ref()).is_some()
+    {
+        let message = "WorkerVersionCapabilities requires normal_name set on sticky task queue";
+        return Err(Error::invalid_argument(message));
+    }
+    let task_queue = queue.name.clone();
     let command = matching_call::Command::PollWorkflowTask(PollWorkflowTask { request: Some(request) });
     let until = call.long_poll_until(LONGEST_POLL);
     let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
@@ -54,7 +64,7 @@ pub(crate) async fn poll_activity_task_queue(
     let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?.name.clone();
     validate::identity(&request.identity, call.limits())?;
     #[allow(deprecated)]
-    versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref())?;
+    versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref(), call.limits())?;
     let command = matching_call::Command::PollActivityTask(PollActivityTask { request: Some(request) });
     let until = call.long_poll_until(LONGEST_POLL);
     let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
@@ -68,10 +78,11 @@ pub(crate) async fn poll_activity_task_queue(
     }
 }
 
-/// A worker that asks for versioning must not get tasks as if it had not.
+/// Versions are those of worker deployments; a worker that asks for an older form must not get tasks as if it had not.
 fn versioning(
     capabilities: Option<&WorkerVersionCapabilities>,
     deployment: Option<&WorkerDeploymentOptions>,
+    limits: &Limits,
 ) -> Result<(), Error> {
     if capabilities.is_some_and(|c| c.use_versioning) {
         return Err(Error::new(
@@ -86,7 +97,8 @@ fn versioning(
     if deployment.deployment_name.is_empty() || deployment.build_id.is_empty() {
         return Err(Error::invalid_argument("Deployment name and build id must be set together."));
     }
-    Err(Error::unimplemented("Worker versioning"))
+    let version = versions::version(&deployment.deployment_name, &deployment.build_id);
+    versions::check_version(&version, limits.max_id_length).map_err(Error::invalid_argument)
 }
 
 #[cfg(test)]
@@ -94,18 +106,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versioned_workers_are_refused() {
+    fn versions_are_checked() {
         let check = |mode: WorkerVersioningMode, name: &str, expect: Result<(), Code>| {
             let options = WorkerDeploymentOptions {
                 deployment_name: name.into(),
                 build_id: "1".into(),
                 worker_versioning_mode: mode as i32,
             };
-            assert_eq!(versioning(None, Some(&options)).map_err(|e| e.grpc_code()), expect);
+            assert_eq!(versioning(None, Some(&options), &Limits::default()).map_err(|e| e.grpc_code()), expect);
         };
         check(WorkerVersioningMode::Unversioned, "", Ok(()));
         check(WorkerVersioningMode::Versioned, "", Err(Code::InvalidArgument));
-        check(WorkerVersioningMode::Versioned, "orders", Err(Code::Unimplemented));
-        assert!(versioning(None, None).is_ok());
+        check(WorkerVersioningMode::Versioned, "orders", Ok(()));
+        check(WorkerVersioningMode::Versioned, "or.ders", Err(Code::InvalidArgument));
+        assert!(versioning(None, None, &Limits::default()).is_ok());
     }
 }

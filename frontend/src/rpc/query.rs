@@ -8,7 +8,8 @@ use std::time::Duration;
 use perdure_proto::{
     Code, Error,
     perdure::node::v1::{
-        DirectQuery, QueryTask, matching_call, matching_reply, query_reply, workflow_call, workflow_reply,
+        DirectQuery, QueryTask, VersionDirective, matching_call, matching_reply, query_reply, workflow_call,
+        workflow_reply,
     },
     temporal::api::{
         common::v1::WorkflowExecution,
@@ -83,7 +84,8 @@ impl Asked<'_> {
     async fn ask_workers(&self, direct: DirectQuery) -> Result<QueryWorkflowResponse, Error> {
         if !direct.sticky_task_queue.is_empty() {
             let until = self.until.min(Instant::now() + LONGEST_STICKY_WAIT);
-            let asked = self.ask(until, &direct.run_id, &direct.sticky_task_queue, true);
+            let sticky = &direct.sticky_task_queue;
+            let asked = self.ask(until, &direct.run_id, sticky, true, direct.directive.as_ref());
             match self.call.before(until, asked).await {
                 // Nobody polls there any more, or nobody answers.
                 Some(Err(error)) if matches!(error.grpc_code(), Code::Unavailable | Code::DeadlineExceeded) => {}
@@ -92,7 +94,7 @@ impl Asked<'_> {
             }
             self.reset_sticky(&direct.run_id).await;
         }
-        self.ask(self.until, &direct.run_id, &direct.task_queue, false).await
+        self.ask(self.until, &direct.run_id, &direct.task_queue, false, direct.directive.as_ref()).await
     }
 
     async fn ask(
@@ -101,12 +103,15 @@ impl Asked<'_> {
         run_id: &str,
         task_queue: &str,
         sticky: bool,
+        directive: Option<&Box<VersionDirective>>,
     ) -> Result<QueryWorkflowResponse, Error> {
         let task = QueryTask {
             workflow_id: self.workflow_id.to_owned(),
             run_id: run_id.to_owned(),
             sticky,
             query: Some(self.query.clone()),
+            directive: directive.cloned(),
+            normal_task_queue: String::new(),
         };
         let command = matching_call::Command::Query(task);
         match self.call.matching_until(Some(until), self.namespace_id, task_queue, command).await? {

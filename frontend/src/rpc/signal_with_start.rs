@@ -13,7 +13,7 @@ use perdure_types::Limits;
 use crate::{
     call::Call,
     rpc::start::{default_id_policies, id_policies, memo, refuse_unbuilt, start_delay, timeouts},
-    search_attributes, validate,
+    search_attributes, validate, versioning,
 };
 
 pub(crate) async fn signal_with_start_workflow_execution(
@@ -23,6 +23,8 @@ pub(crate) async fn signal_with_start_workflow_execution(
     let namespace = call.namespace_for_start(&request.namespace)?;
     prepare(&mut request, call.limits())?;
     search_attributes::check(call, &namespace, request.search_attributes.as_ref()).await?;
+    let task_queue = request.task_queue.as_ref().map_or("", |queue| &queue.name);
+    versioning::check_override(call, &namespace, request.versioning_override.as_ref(), task_queue).await?;
     let workflow_id = request.workflow_id.clone();
     match call
         .workflow(namespace.id(), &workflow_id, workflow_call::Command::SignalWithStart(Box::new(request)))
@@ -61,7 +63,7 @@ fn prepare(request: &mut SignalWithStartWorkflowExecutionRequest, limits: &Limit
     );
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, &[])?;
-    refuse_unbuilt(&[], request.versioning_override.as_ref(), request.time_skipping_config.as_ref())?;
+    refuse_unbuilt(&[], request.versioning_override.as_ref(), request.time_skipping_config.as_ref(), limits)?;
     validate::payloads(request.input.as_ref(), limits)?;
     validate::payloads(request.signal_input.as_ref(), limits)?;
     memo(validate::size(request.memo.as_ref()), limits)

@@ -9,10 +9,11 @@ use perdure_proto::{
         workflow::v1::VersioningOverride,
         workflowservice::v1::{StartWorkflowExecutionRequest, StartWorkflowExecutionResponse},
     },
+    versions,
 };
 use perdure_types::Limits;
 
-use crate::{call::Call, search_attributes, validate};
+use crate::{call::Call, search_attributes, validate, versioning};
 
 pub(crate) async fn start_workflow_execution(
     call: &Call<'_>,
@@ -21,6 +22,8 @@ pub(crate) async fn start_workflow_execution(
     let namespace = call.namespace_for_start(&request.namespace)?;
     prepare(&mut request, call.limits())?;
     search_attributes::check(call, &namespace, request.search_attributes.as_ref()).await?;
+    let task_queue = request.task_queue.as_ref().map_or("", |queue| &queue.name);
+    versioning::check_override(call, &namespace, request.versioning_override.as_ref(), task_queue).await?;
     let workflow_id = request.workflow_id.clone();
     let command =
         workflow_call::Command::Start(Box::new(StartWorkflow { request: Some(request), ..StartWorkflow::default() }));
@@ -71,6 +74,7 @@ pub(crate) fn prepare(request: &mut StartWorkflowExecutionRequest, limits: &Limi
         &request.completion_callbacks,
         request.versioning_override.as_ref(),
         request.time_skipping_config.as_ref(),
+        limits,
     )?;
     validate::payloads(request.input.as_ref(), limits)?;
     memo(validate::size(request.memo.as_ref()), limits)
@@ -151,12 +155,13 @@ pub(crate) fn refuse_unbuilt(
     callbacks: &[Callback],
     versioning: Option<&VersioningOverride>,
     time_skipping: Option<&TimeSkippingConfig>,
+    limits: &Limits,
 ) -> Result<(), Error> {
     if !callbacks.is_empty() {
         return Err(Error::unimplemented("CompletionCallbacks"));
     }
-    if versioning.is_some() {
-        return Err(Error::unimplemented("VersioningOverride"));
+    if let Some(over) = versioning {
+        versions::check_override(over, limits.max_id_length).map_err(Error::invalid_argument)?;
     }
     if time_skipping.is_some() {
         return Err(Error::unimplemented("TimeSkippingConfig"));

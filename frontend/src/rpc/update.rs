@@ -74,7 +74,7 @@ pub(crate) fn prepare(request: &mut UpdateWorkflowExecutionRequest, limits: &Lim
     let (links, callbacks) =
         request.request.as_ref().map_or((&[][..], &[][..]), |u| (&u.links[..], &u.completion_callbacks[..]));
     validate::links(links, callbacks)?;
-    refuse_unbuilt(callbacks, None, None)
+    refuse_unbuilt(callbacks, None, None, limits)
 }
 
 fn not_permitted(message: &str) -> Error {

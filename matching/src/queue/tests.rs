@@ -65,7 +65,7 @@ fn queries_go_before_tasks() {
     let mut queue = Queue::new(now);
     let id = Uuid::from_u128(7);
     queue.offer(now, offer(now, 10));
-    queue.query(now, id);
+    queue.query(now, id, QueryRoute::default());
     let matched = queue.poll(now, 1).1.expect("a query waits");
     assert!(matches!(matched.work, Work::Query(query) if query == id));
     assert_eq!(matched.backlog, 1);
