@@ -28,6 +28,8 @@ use crate::watched::Watched;
 
 /// Who waits for longer than this makes sure that the store is there.
 const LONG_WAIT: Duration = Duration::from_secs(2);
+/// And makes sure again; they may be many.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Number of a submitted record: order in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,11 +184,15 @@ impl Log {
     /// `work`, which depends on the store; `None` when the store falls silent meanwhile. What was asked for may be done yet.
     pub(crate) async fn unless_silent<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let silence = async {
-            // It may be that nothing is asked of the store but what waits for an answer that never comes.
-            tokio::time::sleep(LONG_WAIT).await;
-            self.shared.queue().probe = true;
-            self.shared.work.notify_one();
-            self.shared.silent.wait_for(|silent| *silent).await;
+            let silent = self.shared.silent.wait_for(|silent| *silent);
+            tokio::pin!(silent);
+            let mut pause = LONG_WAIT;
+            while tokio::time::timeout(pause, &mut silent).await.is_err() {
+                // It may be that nothing is asked of the store but what waits for an answer that never comes.
+                self.shared.queue().probe = true;
+                self.shared.work.notify_one();
+                pause = (pause * 2).min(LONGEST_WAIT);
+            }
         };
         tokio::select! {
             biased;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use super::{CQL_PORT, install, secrets};
 use crate::paths;
 
-const SERVES_WITHIN: Duration = Duration::from_secs(180);
+const SERVES_WITHIN: Duration = Duration::from_secs(300);
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
 const JOINS_TRIED: usize = 3;
 /// How long a node may take to say which versions of CQL it speaks.
