@@ -25,6 +25,16 @@ const BETWEEN: Duration = Duration::from_secs(5);
 /// Before the first blow, until workflows are in every stage.
 const WARM_UP: Duration = Duration::from_secs(8);
 
+/// Short workflows: many begin, continue as new and close while the damage is done, and the last ones end soon.
+const DEFAULTS: [(&str, u32); 6] = [
+    ("--in-flight", 60),
+    ("--workers", 4),
+    ("--steps", 12),
+    ("--steps-per-run", 5),
+    ("--step-ms", 250),
+    ("--activity-timeout-seconds", 20),
+];
+
 #[derive(Args, Clone)]
 pub struct Options {
     /// Some parts only
@@ -173,8 +183,8 @@ impl Bench<'_> {
         let journal = home.join(format!("{}.journal", part.name()));
         let mut arguments =
             vec![format!("--address={}", addresses.join(",")), format!("--journal={}", journal.display())];
-        for (option, value) in [("--in-flight", 60), ("--workers", 4), ("--activity-timeout-seconds", 20)] {
-            if !self.arguments.iter().any(|given| given.starts_with(option)) {
+        for (option, value) in DEFAULTS {
+            if !self.arguments.iter().any(|given| given.split('=').next() == Some(option)) {
                 arguments.push(format!("{option}={value}"));
             }
         }
