@@ -118,6 +118,11 @@ pub(crate) async fn cas_shard(
 ///
 /// The row is proposed once (G4). A second proposal could still be under way when the session is sealed and its row
 /// deleted; decided then, it would bring the session back to life.
+///
+/// A proposal whose outcome nobody knows may be decided after this has given up, and then there is a live session that is
+/// nobody's. It is harmless: nobody has its id, so it appends nothing, claims nothing, and no shard ever names it. And it goes
+/// away: members of a cluster end sessions that none of them names ([`crate::owner`]), a node alone ends all others when it
+/// starts, and a sealed session that no shard names is deleted ([`crate::claim::delete_unneeded`]).
 pub(crate) async fn open(store: &dyn Store, id: SessionId) -> Result<Option<SessionRow>, StoreError> {
     let row = SessionRow { state: SessionState::Live, base: Seq(1), base_segment: 0 };
     let mut backoff = Backoff::new();
