@@ -29,7 +29,7 @@ const SERVICES: [&str; 2] =
 const OWN: [&str; 3] = ["perdure/state/v1/state.proto", "perdure/log/v1/log.proto", "perdure/node/v1/node.proto"];
 
 /// Rare and large fields. Unboxed they would set the size of every event and call: kilobytes to move and keep.
-const BOXED: [&str; 27] = [
+const BOXED: [&str; 38] = [
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_started_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_continued_as_new_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.start_child_workflow_execution_initiated_event_attributes",
@@ -57,6 +57,17 @@ const BOXED: [&str; 27] = [
     ".perdure.node.v1.WorkflowReply.reply.schedule",
     ".perdure.node.v1.StartWorkflow.schedule",
     ".perdure.state.v1.RunInfo.schedule",
+    ".perdure.node.v1.WorkflowCall.command.activity",
+    ".perdure.node.v1.WorkflowCall.command.trigger_rule",
+    ".perdure.node.v1.WorkflowReply.reply.activity",
+    ".perdure.node.v1.WorkflowCall.command.deployment",
+    ".perdure.node.v1.WorkflowCall.command.task_queue",
+    ".perdure.node.v1.WorkflowReply.reply.deployment",
+    ".perdure.node.v1.Offer.directive",
+    ".perdure.node.v1.QueryTask.directive",
+    ".perdure.node.v1.DirectQuery.directive",
+    ".perdure.state.v1.RunInfo.versioning",
+    ".perdure.node.v1.WorkflowReply.reply.task_queue",
 ];
 
 fn main() -> Result<(), Error> {

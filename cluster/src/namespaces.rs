@@ -53,6 +53,8 @@ pub trait NamespaceStore: Send + Sync + 'static {
 pub struct Namespaces {
     store: Arc<dyn NamespaceStore>,
     by_name: RwLock<BTreeMap<String, Arc<Namespace>>>,
+    /// Names that nobody has any more: their rows can be taken over.
+    released: RwLock<BTreeMap<String, Arc<Namespace>>>,
     /// One read at a time: what was read before a change never replaces what was read after it.
     reading: Mutex<()>,
     /// Changes made through this node.
@@ -62,8 +64,13 @@ pub struct Namespaces {
 impl Namespaces {
     /// Loads the registry.
     pub async fn load(store: Arc<dyn NamespaceStore>) -> Result<Self, Error> {
-        let namespaces =
-            Self { store, by_name: RwLock::default(), reading: Mutex::new(()), changes: watch::Sender::new(0) };
+        let namespaces = Self {
+            store,
+            by_name: RwLock::default(),
+            released: RwLock::default(),
+            reading: Mutex::new(()),
+            changes: watch::Sender::new(0),
+        };
         namespaces.refresh().await?;
         Ok(namespaces)
     }
@@ -71,8 +78,10 @@ impl Namespaces {
     /// Reads the registry again.
     pub async fn refresh(&self) -> Result<(), Error> {
         let _reading = self.reading.lock().await;
-        let fresh = self.store.list().await?.into_iter().map(|n| (n.name().to_owned(), Arc::new(n))).collect();
+        let read = self.store.list().await?.into_iter().map(|n| (n.name().to_owned(), Arc::new(n)));
+        let (released, fresh) = read.partition(|(_, namespace)| namespace.record.released);
         *self.by_name.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *self.released.write().unwrap_or_else(PoisonError::into_inner) = released;
         Ok(())
     }
 
@@ -113,7 +122,15 @@ impl Namespaces {
 
     /// Creates a namespace; `false` if the name is taken.
     pub async fn create(&self, record: NamespaceRecord) -> Result<bool, Error> {
-        let created = self.store.put(None, Namespace { record, version: 1 }).await?;
+        let mut created = self.store.put(None, Namespace { record: record.clone(), version: 1 }).await?;
+        if !created {
+            self.refresh().await?;
+            let released = self.released.read().unwrap_or_else(PoisonError::into_inner).get(&record.name).cloned();
+            if let Some(row) = released {
+                let version = row.version + 1;
+                created = self.store.put(Some(row.version), Namespace { record, version }).await?;
+            }
+        }
         self.refresh().await?;
         self.changes.send_modify(|changes| *changes += 1);
         Ok(created)
@@ -126,5 +143,29 @@ impl Namespaces {
         self.refresh().await?;
         self.changes.send_modify(|changes| *changes += 1);
         Ok(updated)
+    }
+
+    /// Takes its name from a namespace that is being deleted and gives it the one that its record says. Each step can be
+    /// repeated: whoever finds it half done does it again. The namespace as it is then.
+    pub async fn rename_deleted(&self, namespace: &Namespace) -> Result<Option<Arc<Namespace>>, Error> {
+        let new_name = namespace.record.deleted_name.clone();
+        if namespace.name() != new_name {
+            let renamed = NamespaceRecord { name: new_name.clone(), ..namespace.record.clone() };
+            self.create(renamed).await?;
+            self.release(namespace).await?;
+        }
+        Ok(self.by_name(&new_name))
+    }
+
+    /// Nobody has this name any more.
+    pub async fn release(&self, namespace: &Namespace) -> Result<bool, Error> {
+        let record = NamespaceRecord {
+            id: namespace.id().to_owned(),
+            name: namespace.name().to_owned(),
+            state: namespace.record.state,
+            released: true,
+            ..NamespaceRecord::default()
+        };
+        self.update(namespace, record).await
     }
 }

@@ -18,6 +18,7 @@ mod search_attributes;
 mod service;
 mod token;
 mod validate;
+mod versioning;
 
 use std::sync::Arc;
 
@@ -53,6 +54,8 @@ pub struct ClusterInfo {
     pub cluster_id: String,
     pub cluster_name: String,
     pub server_version: String,
+    /// Of this node, for clients.
+    pub address: String,
     pub shard_count: u32,
     pub persistence_store: String,
     pub visibility_store: String,
@@ -65,6 +68,7 @@ impl Default for ClusterInfo {
             // The name of Temporal's only cluster when there is no replication; tools compare with it.
             cluster_name: "active".to_owned(),
             server_version: COMPATIBLE_SERVER_VERSION.to_owned(),
+            address: String::new(),
             shard_count: 1,
             persistence_store: "perdure".to_owned(),
             visibility_store: String::new(),

@@ -2,6 +2,7 @@
 
 use perdure_cluster::Namespace;
 use perdure_proto::{Error, temporal::api::common::v1::SearchAttributes};
+use perdure_types::EntityKind;
 use perdure_visibility::{Attributes, Query, QueryError, Refusal};
 
 use crate::call::Call;
@@ -38,8 +39,19 @@ pub(crate) async fn check(
     checked.map_err(|refusal| Error::invalid_argument(refusal.into_message()))
 }
 
-/// Reads a query; gives the attributes too, for what is listed.
+/// Reads a query for workflows; gives the attributes too, for what is listed.
 pub(crate) async fn parse_query(
+    call: &Call<'_>,
+    namespace: &Namespace,
+    text: &str,
+    accept: impl Fn(&Query) -> Result<(), QueryError>,
+) -> Result<(Query, Attributes), Error> {
+    parse_query_of(EntityKind::Workflow, call, namespace, text, accept).await
+}
+
+/// The same for the list of another kind.
+pub(crate) async fn parse_query_of(
+    kind: EntityKind,
     call: &Call<'_>,
     namespace: &Namespace,
     text: &str,
@@ -50,12 +62,15 @@ pub(crate) async fn parse_query(
         accept(&query)?;
         Ok(query)
     };
-    let known = attributes(namespace);
+    let of_kind = |attributes: Attributes| {
+        if kind == EntityKind::Activity { attributes.of_activities() } else { attributes }
+    };
+    let known = of_kind(attributes(namespace));
     let error: QueryError = match parse(&known) {
         Ok(query) => return Ok((query, known)),
         Err(error) => error,
     };
-    if let Some(newer) = newer(call, namespace).await
+    if let Some(newer) = newer(call, namespace).await.map(of_kind)
         && let Ok(query) = parse(&newer)
     {
         return Ok((query, newer));

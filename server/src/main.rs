@@ -8,6 +8,7 @@ mod cassandra;
 mod cli;
 mod config;
 mod connection;
+mod deletion;
 mod dev;
 mod exit;
 mod grpc;

@@ -8,7 +8,12 @@ use perdure_persistence::{Cas, NamespaceRow, Store, StoreError};
 use perdure_proto::{
     Error,
     perdure::state::v1::NamespaceRecord,
-    temporal::api::{common::v1::SearchAttributes, enums::v1::NamespaceState},
+    temporal::api::{
+        common::v1::SearchAttributes,
+        enums::v1::NamespaceState,
+        rules::v1::{WorkflowRule, WorkflowRuleSpec},
+        workflow::v1::WorkflowExecutionInfo,
+    },
 };
 use perdure_types::Duration;
 use perdure_visibility::{Attributes, Kind, Refusal, field_of, free_field};
@@ -134,5 +139,18 @@ impl NamespaceView for NamespaceRegistry {
         let Some(namespace) = self.0.by_id(namespace_id) else { return Ok(()) };
         let attributes = Attributes::from_aliases(&namespace.record.custom_search_attribute_aliases);
         perdure_visibility::check(given, &attributes, namespace.name()).map_err(Refusal::into_message)
+    }
+
+    fn rules(&self, namespace_id: &str) -> Vec<WorkflowRule> {
+        self.0.by_id(namespace_id).map(|namespace| namespace.record.workflow_rules.clone()).unwrap_or_default()
+    }
+
+    fn rule_matches(
+        &self,
+        rule: &WorkflowRuleSpec,
+        run: &WorkflowExecutionInfo,
+        activity: &SearchAttributes,
+    ) -> Result<bool, String> {
+        perdure_visibility::rule_matches(rule, run, activity)
     }
 }

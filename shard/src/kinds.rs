@@ -1,6 +1,8 @@
 //! The kinds of entities that a shard hosts. A new kind is one more line here, and a crate that knows what it does.
 
+use perdure_activity::Activities;
 use perdure_batch::Job;
+use perdure_deployment::{Deployment, TaskQueue};
 use perdure_proto::perdure::state::v1::ChainHead;
 use perdure_schedule::Schedule;
 use perdure_types::{ChainKey, EntityKind};
@@ -14,7 +16,10 @@ pub(crate) fn from_head(key: &ChainKey, head: ChainHead) -> Result<Box<dyn Entit
         EntityKind::Workflow => Box::new(Chain::from_head(key.clone(), head)),
         EntityKind::Schedule => Box::new(SingleEntity::<Schedule>::from_head(key.clone(), head)),
         EntityKind::Batch => Box::new(SingleEntity::<Job>::from_head(key.clone(), head)),
-        EntityKind::Activity | EntityKind::Deployment | EntityKind::TaskQueue | EntityKind::NexusOperation => {
+        EntityKind::Activity => Box::new(Activities::from_head(key.clone(), head)),
+        EntityKind::Deployment => Box::new(SingleEntity::<Deployment>::from_head(key.clone(), head)),
+        EntityKind::TaskQueue => Box::new(SingleEntity::<TaskQueue>::from_head(key.clone(), head)),
+        EntityKind::NexusOperation => {
             return Err(RecoverError::UnknownKind(key.kind.number()));
         }
     })

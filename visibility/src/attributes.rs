@@ -108,19 +108,26 @@ pub struct Attributes {
     custom: BTreeMap<String, Kind>,
     /// There are no others: the rows are no runs.
     only_these: bool,
+    /// The rows are those of activities, whose id and type have names of their own.
+    of_activities: bool,
 }
 
 impl Attributes {
     /// From field → alias.
     pub fn from_aliases(aliases: &HashMap<String, String>) -> Self {
         let custom = aliases.iter().filter_map(|(field, alias)| Some((alias.clone(), kind_of_field(field)?)));
-        Self { custom: custom.collect(), only_these: false }
+        Self { custom: custom.collect(), ..Self::default() }
     }
 
     /// Of rows that are no runs: these and no others.
     pub fn only<'a>(attributes: impl IntoIterator<Item = (&'a str, Kind)>) -> Self {
         let custom = attributes.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
-        Self { custom, only_these: true }
+        Self { custom, only_these: true, of_activities: false }
+    }
+
+    /// Of the list of activities that no workflow has scheduled.
+    pub fn of_activities(self) -> Self {
+        Self { of_activities: true, ..self }
     }
 
     pub(crate) fn are_of_runs(&self) -> bool {
@@ -144,6 +151,14 @@ impl Attributes {
                 of_row: set_by == SetBy::Row,
             })
         };
+        if self.of_activities {
+            match name {
+                "ActivityId" => return of_system("WorkflowId"),
+                "ActivityType" => return of_system("WorkflowType"),
+                "ActivityStatus" => return of_system("ExecutionStatus"),
+                _ => {}
+            }
+        }
         if self.are_of_runs()
             && let Some(found) = of_system(name)
         {
@@ -231,5 +246,8 @@ mod tests {
         check("SchedulePaused", Some("TemporalSchedulePaused"));
         check("ScheduleId", Some("WorkflowId"));
         check("TemporalScheduleId", Some("WorkflowId"));
+        check("ActivityId", None);
+        let of_activities = attributes.clone().of_activities();
+        assert_eq!(of_activities.resolve("ActivityType").map(|found| found.name).as_deref(), Some("WorkflowType"));
     }
 }

@@ -26,7 +26,7 @@ use prost::Message;
 
 use crate::{
     activity_validation::validate_and_complete,
-    api::{Effect, Env},
+    api::{Answer, Effect, Env, Release},
     chain::{Answered, Chain, reply},
     command::{BadCommand, CommandContext, CommandResult},
     limits::{check_payload_bytes, check_pending},
@@ -75,6 +75,13 @@ impl Chain {
         let info = &activity.info;
         if info.attempt != c.attempt || info.stamp != c.stamp || info.paused || run.is_paused() {
             return Err(Error::not_found(format!("Activity task with this stamp not found: {}", c.stamp)));
+        }
+        if run.is_held_by_rule(env, c.scheduled_event_id) {
+            let error = Error::not_found("Activity task is paused by a workflow rule.");
+            return Ok((Answer::Reject(error), Release::Durable));
+        }
+        if let Some(moved) = run.admit_activity_worker(&c, env)? {
+            return Ok((Answer::Reject(moved), Release::Durable));
         }
         let identity = c.poll.map(|poll| poll.identity).unwrap_or_default();
         let task =
@@ -255,6 +262,11 @@ impl Run {
         }
     }
 
+    /// Of the workflow, if the activity is on another one: routing looks at both.
+    fn queue_if_other(&self, task_queue: &str) -> String {
+        if task_queue == self.info.task_queue { String::new() } else { self.info.task_queue.clone() }
+    }
+
     fn activity_token(&self, info: &ActivityInfo) -> TaskToken {
         TaskToken {
             kind: task_token::Kind::Activity as i32,
@@ -296,6 +308,8 @@ impl Run {
             stamp: info.stamp,
             scheduled_time_ns: info.scheduled_time_ns,
             priority: priority::merged(self.info.priority.as_ref(), activity.priority()),
+            directive: self.version_directive(),
+            normal_task_queue: self.queue_if_other(activity.task_queue()),
             ..Offer::default()
         }
     }
@@ -303,7 +317,7 @@ impl Run {
 
 /// Tells deliveries of one attempt apart: a worker that is believed gone may answer after all. In tokens, where 0 means
 /// that the answer came by activity id.
-pub(crate) fn delivery(info: &ActivityInfo) -> i64 {
+pub fn delivery(info: &ActivityInfo) -> i64 {
     i64::from(info.stamp) + 1
 }
 

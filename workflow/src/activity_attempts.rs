@@ -80,7 +80,7 @@ fn is_schedule_timeout(failure: Option<&Failure>) -> bool {
 }
 
 /// A failure that is kept for the next attempts costs memory: of a big one its beginning is kept.
-fn bounded(failure: Failure) -> Failure {
+pub fn bounded(failure: Failure) -> Failure {
     if failure.encoded_len() <= LAST_FAILURE_MAX_BYTES {
         return failure;
     }

@@ -90,6 +90,7 @@ impl Run {
                 identity: identity.to_owned(),
                 reason: pause.reason.clone(),
                 request_id: pause.request_id.clone(),
+                ..PauseInfo::default()
             }));
         }
         Ok(())

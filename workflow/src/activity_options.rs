@@ -169,7 +169,7 @@ impl Run {
 }
 
 /// Takes over what the paths name.
-fn merge(into: &mut ActivityOptions, from: &ActivityOptions, paths: &[String]) -> Result<(), Error> {
+pub fn merge(into: &mut ActivityOptions, from: &ActivityOptions, paths: &[String]) -> Result<(), Error> {
     let missing = |what: &str| Error::invalid_argument(format!("{what} is not provided"));
     let priority = || from.priority.clone().ok_or_else(|| missing("Priority"));
     let policy = || from.retry_policy.clone().ok_or_else(|| missing("RetryPolicy"));

@@ -14,7 +14,7 @@ const TIMEOUT_PREFIX: &str = "TemporalTimeout:";
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Checks a duration from a client and caps it.
-pub(crate) fn check_duration(duration: &mut Option<prost_types::Duration>) -> Result<(), &'static str> {
+pub fn check_duration(duration: &mut Option<prost_types::Duration>) -> Result<(), &'static str> {
     let Some(d) = duration else { return Ok(()) };
     if (d.seconds > 0 && d.nanos < 0) || (d.seconds < 0 && d.nanos > 0) {
         return Err("duration has seconds and nanos with different signs");
@@ -71,7 +71,7 @@ pub(crate) fn validate(policy: &mut RetryPolicy) -> Result<(), String> {
 }
 
 /// Does a failure permit another attempt?
-pub(crate) fn is_retryable(failure: Option<&Failure>, non_retryable_types: &[String]) -> bool {
+pub fn is_retryable(failure: Option<&Failure>, non_retryable_types: &[String]) -> bool {
     let listed = |name: &str| non_retryable_types.iter().any(|listed| listed == name);
     match failure.and_then(|failure| failure.failure_info.as_ref()) {
         Some(FailureInfo::TerminatedFailureInfo(_) | FailureInfo::CanceledFailureInfo(_)) => false,
@@ -90,7 +90,7 @@ pub(crate) fn is_retryable(failure: Option<&Failure>, non_retryable_types: &[Str
 }
 
 /// The delay that the worker wants before the next attempt, instead of the policy's.
-pub(crate) fn requested_delay(failure: Option<&Failure>) -> Option<Duration> {
+pub fn requested_delay(failure: Option<&Failure>) -> Option<Duration> {
     match failure?.failure_info.as_ref()? {
         FailureInfo::ApplicationFailureInfo(application) => {
             application.next_retry_delay.as_ref().map(|delay| Duration::from_proto(Some(delay)))
@@ -100,7 +100,7 @@ pub(crate) fn requested_delay(failure: Option<&Failure>) -> Option<Duration> {
 }
 
 /// How long to wait after attempt number `attempt` (from 1), or why there is no other.
-pub(crate) fn backoff(
+pub fn backoff(
     policy: &RetryPolicy,
     attempt: i32,
     requested: Option<Duration>,
@@ -129,7 +129,7 @@ pub(crate) fn backoff(
     Ok(interval)
 }
 
-pub(crate) fn timeout_failure(message: impl Into<String>, kind: TimeoutType) -> Failure {
+pub fn timeout_failure(message: impl Into<String>, kind: TimeoutType) -> Failure {
     Failure {
         message: message.into(),
         source: "Server".to_owned(),
@@ -153,7 +153,7 @@ const TIMEOUT_TYPES: [TimeoutType; 4] =
     [TimeoutType::StartToClose, TimeoutType::ScheduleToStart, TimeoutType::ScheduleToClose, TimeoutType::Heartbeat];
 
 /// As policies and messages name it.
-pub(crate) fn timeout_name(kind: TimeoutType) -> &'static str {
+pub fn timeout_name(kind: TimeoutType) -> &'static str {
     match kind {
         TimeoutType::Unspecified => "Unspecified",
         TimeoutType::StartToClose => "StartToClose",

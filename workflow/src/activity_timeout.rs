@@ -21,9 +21,11 @@ use crate::{
 
 /// The next deadline of an activity, and which one it is.
 pub(crate) fn next_deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutType)> {
-    if info.paused {
-        return None;
-    }
+    if info.paused { None } else { deadline(info) }
+}
+
+/// The same, whether it is paused or not.
+pub fn deadline(info: &ActivityInfo) -> Option<(Timestamp, TimeoutType)> {
     let after =
         |start: i64, timeout: i64, kind| (timeout != 0).then(|| (Timestamp(start.saturating_add(timeout)), kind));
     let closing =

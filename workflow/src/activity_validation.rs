@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Checks the attributes and makes them complete: task queue, retry policy and all four timeouts.
-pub(crate) fn validate_and_complete(
+pub fn validate_and_complete(
     activity: &mut ScheduleActivityTaskCommandAttributes,
     run_timeout: Duration,
     workflow_task_queue: &str,

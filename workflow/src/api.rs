@@ -8,7 +8,10 @@ use perdure_proto::{
         node::v1::{Offer, WorkflowCall, WorkflowReply, workflow_reply},
         state::v1::ChainRecord,
     },
-    temporal::api::{common::v1::SearchAttributes, history::v1::HistoryEvent},
+    temporal::api::{
+        common::v1::SearchAttributes, history::v1::HistoryEvent, rules::v1::{WorkflowRule, WorkflowRuleSpec},
+        workflow::v1::WorkflowExecutionInfo, workflowservice::v1::DescribeActivityExecutionRequest,
+    },
 };
 use perdure_types::{Duration, Limits, Timestamp};
 
@@ -27,6 +30,19 @@ pub trait NamespaceView: Send + Sync {
     /// Why search attributes may not be set in a namespace (by id).
     fn check_search_attributes(&self, _namespace_id: &str, _attributes: &SearchAttributes) -> Result<(), String> {
         Ok(())
+    }
+    /// Of a namespace (by id).
+    fn rules(&self, _namespace_id: &str) -> Vec<WorkflowRule> {
+        Vec::new()
+    }
+    /// Whether a rule means this activity of this run; or what is wrong with the rule.
+    fn rule_matches(
+        &self,
+        _rule: &WorkflowRuleSpec,
+        _run: &WorkflowExecutionInfo,
+        _activity: &SearchAttributes,
+    ) -> Result<bool, String> {
+        Ok(false)
     }
 }
 
@@ -97,7 +113,7 @@ impl Default for Answer {
     }
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Reply {
     pub message: WorkflowReply,
     /// Events that the driver has to put into the message: from the store, and from what is not yet flushed.
@@ -176,6 +192,18 @@ pub enum Watch {
     Update { run_id: String, update_id: String, stage: i32, kind: UpdateWatch },
     /// The query, buffered for the next workflow task, is answered.
     Query { run_id: String, query_id: u64 },
+    /// Of an entity that is no workflow: it has come to this revision. The reply, if it is known already.
+    Revision { revision: i64, reply: Option<Box<Reply>> },
+    /// A standalone activity has ended, or has changed.
+    Activity { run_id: String, wait: ActivityWait },
+}
+
+/// What somebody waits for who looks at a standalone activity.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ActivityWait {
+    Closed,
+    /// More transitions than the caller has seen.
+    Changed { seen: i64, request: Box<DescribeActivityExecutionRequest> },
 }
 
 /// In which form the update's outcome is to be given.

@@ -174,7 +174,13 @@ impl Chain {
             Command::Pause(c) => c.run_id.clone(),
             Command::Unpause(c) => c.run_id.clone(),
             Command::UpdateOptions(c) => execution(&c.workflow_execution),
-            Command::Schedule(_) | Command::Batch(_) | Command::List(_) => String::new(),
+            Command::Activity(c) => crate::entity::activity_run(c),
+            Command::TriggerRule(c) => c.run_id.clone(),
+            Command::Schedule(_)
+            | Command::Batch(_)
+            | Command::List(_)
+            | Command::Deployment(_)
+            | Command::TaskQueue(_) => String::new(),
         };
         if run_id.is_empty() { RunRef::Current } else { RunRef::Run(run_id) }
     }
@@ -229,7 +235,13 @@ impl Chain {
             Command::Pause(c) => self.pause(c, env),
             Command::Unpause(c) => self.unpause(c, env),
             Command::UpdateOptions(c) => self.update_options(*c, env),
-            Command::Schedule(_) | Command::Batch(_) | Command::List(_) => Err(crate::entity::foreign_command()),
+            Command::TriggerRule(c) => self.trigger_rule(*c, env),
+            Command::Schedule(_)
+            | Command::Batch(_)
+            | Command::List(_)
+            | Command::Activity(_)
+            | Command::Deployment(_)
+            | Command::TaskQueue(_) => Err(crate::entity::foreign_command()),
             Command::GetHistory(_) | Command::GetHistoryReverse(_) => {
                 Err(Error::internal("history is read by the shard"))
             }
@@ -357,7 +369,7 @@ impl Chain {
     /// Whether a watch is satisfied now; [`Watch::History`] is the driver's to answer.
     pub fn check(&mut self, watch: &Watch) -> Option<Outcome> {
         match watch {
-            Watch::History { .. } => None,
+            Watch::History { .. } | Watch::Activity { .. } | Watch::Revision { .. } => None,
             Watch::Update { run_id, update_id, stage, kind } => self.check_update(run_id, update_id, *stage, kind),
             Watch::Query { run_id, query_id } => self.runs.get_mut(run_id)?.check_query(*query_id),
         }
@@ -366,7 +378,7 @@ impl Chain {
     /// What a caller gets who has waited as long as the server lets it. `None` if only its own deadline ends the wait.
     pub fn give_up(&mut self, watch: &Watch) -> Option<Outcome> {
         match watch {
-            Watch::History { .. } | Watch::Query { .. } => None,
+            Watch::History { .. } | Watch::Query { .. } | Watch::Activity { .. } | Watch::Revision { .. } => None,
             Watch::Update { run_id, update_id, kind, .. } => {
                 self.check_update(run_id, update_id, Stage::Unspecified as i32, kind)
             }

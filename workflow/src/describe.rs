@@ -3,7 +3,7 @@
 use perdure_proto::{
     perdure::{
         node::v1::workflow_reply,
-        state::v1::{ActivityInfo, ChildInfo, WorkflowTaskInfo},
+        state::v1::{ActivityInfo, ChildInfo, PauseInfo, WorkflowTaskInfo},
     },
     temporal::api::{
         enums::v1::{PendingActivityState, PendingWorkflowTaskState, TaskQueueKind},
@@ -12,7 +12,7 @@ use perdure_proto::{
         workflow::v1::{
             PendingActivityInfo, PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo,
             WorkflowExecutionConfig, WorkflowExecutionExtendedInfo, WorkflowExecutionInfo, WorkflowExecutionPauseInfo,
-            pending_activity_info,
+            pending_activity_info::{self, pause_info::{self, PausedBy}},
         },
         workflowservice::v1::{DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse},
     },
@@ -88,6 +88,8 @@ impl Run {
             priority: self.info.priority.clone(),
             external_payload_count: self.info.external_payload_count,
             external_payload_size_bytes: self.info.external_payload_size_bytes,
+            versioning_info: self.versioning_info(),
+            worker_deployment_name: self.worker_deployment_name(),
             auto_reset_points: Some((*self.reset_points).clone()).filter(|points| !points.points.is_empty()),
             ..WorkflowExecutionInfo::default()
         }
@@ -154,12 +156,7 @@ fn pending_activity(pending: &Pending<ActivityInfo>, now: Timestamp) -> PendingA
     let options = pending.options();
     let pause_info = info.pause.as_ref().map(|pause| pending_activity_info::PauseInfo {
         pause_time: Timestamp(pause.time_ns).to_proto(),
-        paused_by: Some(pending_activity_info::pause_info::PausedBy::Manual(
-            pending_activity_info::pause_info::Manual {
-                identity: pause.identity.clone(),
-                reason: pause.reason.clone(),
-            },
-        )),
+        paused_by: Some(paused_by(pause)),
     });
     PendingActivityInfo {
         activity_id: info.activity_id.clone(),
@@ -196,5 +193,13 @@ fn pending_child(pending: &Pending<ChildInfo>) -> PendingChildExecutionInfo {
         workflow_type_name: initiated.workflow_type.map(|t| t.name).unwrap_or_default(),
         initiated_id: pending.info.initiated_event_id,
         parent_close_policy: initiated.parent_close_policy,
+    }
+}
+
+fn paused_by(pause: &PauseInfo) -> PausedBy {
+    if pause.rule_id.is_empty() {
+        PausedBy::Manual(pause_info::Manual { identity: pause.identity.clone(), reason: pause.reason.clone() })
+    } else {
+        PausedBy::Rule(pause_info::Rule { rule_id: pause.rule_id.clone(), ..pause_info::Rule::default() })
     }
 }

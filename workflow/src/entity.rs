@@ -11,7 +11,7 @@ use bytes::Bytes;
 use perdure_proto::{
     Error,
     perdure::{
-        node::v1::{WorkflowReply, workflow_call::Command},
+        node::v1::{ActivityCommand, WorkflowReply, activity_command, workflow_call::Command},
         state::v1::{ChainHead, ChainRecord, RunDelta, RunSnapshot},
     },
     temporal::api::workflow::v1::WorkflowExecutionInfo,
@@ -148,6 +148,10 @@ pub trait Single: fmt::Debug + Send + Sized {
     /// Everything outstanding, derived from state. The run of call ids is the incarnation.
     fn resume(&self, incarnation: &str) -> Vec<Effect>;
     fn check(&mut self, _watch: &Watch) -> Option<Outcome> {
+        None
+    }
+    /// What a caller gets who has waited as long as the server lets it.
+    fn give_up(&mut self, _watch: &Watch) -> Option<Outcome> {
         None
     }
     /// What lists show of it; `None`: it is in no list. Its close time says whether it is closed.
@@ -301,8 +305,8 @@ impl<T: Single> Entity for SingleEntity<T> {
         self.state.check(watch)
     }
 
-    fn give_up(&mut self, _watch: &Watch) -> Option<Outcome> {
-        None
+    fn give_up(&mut self, watch: &Watch) -> Option<Outcome> {
+        self.state.give_up(watch)
     }
 
     fn run_view(&self, _run_id: &str) -> Option<RunView> {
@@ -323,6 +327,18 @@ impl<T: Single> Entity for SingleEntity<T> {
 
     fn weight_bytes(&self) -> usize {
         256 + self.state.weight_bytes()
+    }
+}
+
+/// The run that a command to a standalone activity names; empty: the current one.
+pub(crate) fn activity_run(command: &ActivityCommand) -> String {
+    match &command.command {
+        Some(activity_command::Command::Describe(c)) => c.run_id.clone(),
+        Some(activity_command::Command::Poll(c)) => c.run_id.clone(),
+        Some(activity_command::Command::RequestCancel(c)) => c.run_id.clone(),
+        Some(activity_command::Command::Terminate(c)) => c.run_id.clone(),
+        Some(activity_command::Command::Delete(c)) => c.run_id.clone(),
+        Some(activity_command::Command::Start(_)) | None => String::new(),
     }
 }
 

@@ -45,6 +45,7 @@ mod reapply;
 mod rebuild;
 mod reset;
 mod reset_points;
+mod rules;
 mod run;
 mod signal;
 mod start;
@@ -55,8 +56,21 @@ mod timer;
 mod tracked;
 mod update;
 mod update_messages;
+mod versioning;
 mod workflow_task;
 mod workflow_task_failure;
+
+/// What the attempts of all activities have in common, also of those that no workflow has scheduled.
+pub mod attempts {
+    pub use crate::{
+        activity::delivery,
+        activity_attempts::bounded,
+        activity_options::merge,
+        activity_retry::{backoff, check_duration, is_retryable, requested_delay, timeout_failure, timeout_name},
+        activity_timeout::deadline,
+        activity_validation::validate_and_complete,
+    };
+}
 
 pub use api::*;
 pub use chain::{ApplyError, Chain, RunView};

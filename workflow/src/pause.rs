@@ -66,6 +66,7 @@ impl Run {
             identity: request.identity,
             reason: request.reason,
             request_id: request.request_id,
+            ..PauseInfo::default()
         }));
         self.make_activity_offers_stale();
         if self.workflow_task().is_some() && !self.workflow_task_is_started() {

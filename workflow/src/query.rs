@@ -140,6 +140,8 @@ impl Run {
             run_id: self.run_id.clone(),
             task_queue: self.info.task_queue.clone(),
             sticky_task_queue: self.info.sticky.as_ref().map(|s| s.task_queue.clone()).unwrap_or_default(),
+            directive: self.version_directive(),
+            ..DirectQuery::default()
         })
     }
 

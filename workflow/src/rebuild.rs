@@ -35,6 +35,9 @@ impl Run {
             run.follow(&event, base, env);
         }
         run.remember_request(base.start_request_id().to_owned(), EventType::WorkflowExecutionStarted, Some(1));
+        if !run.is_plain() {
+            run.show_version();
+        }
         run
     }
 
@@ -71,6 +74,7 @@ impl Run {
                     identity: a.identity.clone(),
                     reason: a.reason.clone(),
                     request_id: a.request_id.clone(),
+                    ..PauseInfo::default()
                 }));
             }
             Attributes::WorkflowExecutionUnpausedEventAttributes(_) => {
@@ -119,6 +123,7 @@ impl Run {
                 let info = self.info.edit();
                 info.workflow_task = None;
                 info.last_completed_workflow_task_started_id = a.started_event_id;
+                self.follow_completion(a);
                 self.note_reset_point(event.event_id, time_of(event), a);
             }
             Attributes::WorkflowTaskFailedEventAttributes(_) | Attributes::WorkflowTaskTimedOutEventAttributes(_) => {

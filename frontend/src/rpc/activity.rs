@@ -16,7 +16,7 @@ use perdure_proto::{
         failure::v1::{ApplicationFailureInfo, Failure, ServerFailureInfo, failure::FailureInfo},
     },
 };
-use perdure_types::Limits;
+use perdure_types::{EntityKind, Limits};
 use prost::Message;
 
 use crate::{call::Call, token, validate};
@@ -32,6 +32,8 @@ const SHORT_CAUSES: usize = 20;
 
 /// The activity that a worker speaks about, and who speaks.
 pub(crate) struct Speaker {
+    /// Of what the activity belongs to: a workflow, or itself.
+    pub(crate) kind: EntityKind,
     pub(crate) namespace_id: String,
     pub(crate) workflow_id: String,
     pub(crate) activity: ActivityRef,
@@ -50,10 +52,11 @@ impl Speaker {
         let token = token::decode(token, Kind::Activity)?;
         call.namespace_of_token(namespace, &token.namespace_id)?;
         validate::identity(&identity, call.limits())?;
+        let kind = EntityKind::from_number(token.entity_kind).unwrap_or(EntityKind::Workflow);
         let TaskToken { namespace_id, workflow_id, run_id, scheduled_event_id, started_event_id, attempt, .. } = token;
         let activity =
             ActivityRef { run_id, scheduled_event_id, attempt, activity_id: String::new(), started_event_id };
-        Ok(Self { namespace_id, workflow_id, activity, identity, worker_version })
+        Ok(Self { kind, namespace_id, workflow_id, activity, identity, worker_version })
     }
 
     pub(crate) fn by_id(
@@ -69,14 +72,17 @@ impl Speaker {
             return Err(Error::invalid_argument("ActivityId is not set on request."));
         }
         validate::identity(&identity, call.limits())?;
-        if workflow_id.is_empty() {
-            return Err(Error::invalid_argument("WorkflowId is not set on request."));
-        }
+        // Without a workflow it is one that no workflow has scheduled.
+        let (kind, workflow_id) = if workflow_id.is_empty() {
+            (EntityKind::Activity, activity_id.clone())
+        } else {
+            (EntityKind::Workflow, workflow_id)
+        };
         if !run_id.is_empty() && !validate::is_uuid(&run_id) {
             return Err(Error::invalid_argument("Invalid RunId."));
         }
         let activity = ActivityRef { run_id, activity_id, ..Default::default() };
-        Ok(Self { namespace_id, workflow_id, activity, identity, worker_version: None })
+        Ok(Self { kind, namespace_id, workflow_id, activity, identity, worker_version: None })
     }
 
     pub(crate) async fn completed(self, call: &Call<'_>, result: Option<Payloads>) -> Result<(), Error> {
@@ -137,7 +143,7 @@ impl Speaker {
             worker_version: self.worker_version,
             outcome: Some(outcome),
         });
-        match call.workflow(&self.namespace_id, &self.workflow_id, command).await? {
+        match call.entity(self.kind, &self.namespace_id, &self.workflow_id, command).await? {
             workflow_reply::Reply::RespondActivityTask(reply) => Ok(reply),
             workflow_reply::Reply::Empty(_) => Ok(RespondActivityTaskReply::default()),
             _ => Err(call.unexpected_reply()),

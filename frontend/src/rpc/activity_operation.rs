@@ -1,5 +1,5 @@
 //! PauseActivity, UnpauseActivity, ResetActivity and UpdateActivityOptions, and their newer forms, which name an activity
-//! as an execution. Of activities of workflows; those that no workflow has scheduled are entities of their own.
+//! as an execution: of a workflow, or one that no workflow has scheduled.
 
 use perdure_proto::{
     Error,
@@ -21,7 +21,7 @@ use perdure_proto::{
         },
     },
 };
-use perdure_types::Duration;
+use perdure_types::{Duration, EntityKind};
 
 use crate::{call::Call, validate};
 
@@ -116,10 +116,8 @@ pub(crate) async fn pause_activity_execution(
     request: PauseActivityExecutionRequest,
 ) -> Result<PauseActivityExecutionResponse, Error> {
     let operation = Operation::Pause(Pause { reason: request.reason, request_id: request.request_id });
-    let execution = of_workflow(request.workflow_id, request.run_id, "PauseActivityExecution")?;
-    let activity = Some(Activity::Id(request.activity_id));
-    let (namespace, identity) = (request.namespace, request.identity);
-    send(call, Request { namespace, execution, identity, activity, operation }).await?;
+    let named = Named { workflow_id: request.workflow_id, run_id: request.run_id, activity_id: request.activity_id };
+    send_to(call, &request.namespace, named, request.identity, operation).await?;
     Ok(PauseActivityExecutionResponse::default())
 }
 
@@ -128,10 +126,8 @@ pub(crate) async fn unpause_activity_execution(
     mut request: UnpauseActivityExecutionRequest,
 ) -> Result<UnpauseActivityExecutionResponse, Error> {
     let operation = Operation::Unpause(Unpause { jitter_ns: jitter(&mut request.jitter)?, ..Unpause::default() });
-    let execution = of_workflow(request.workflow_id, request.run_id, "UnpauseActivityExecution")?;
-    let activity = Some(Activity::Id(request.activity_id));
-    let (namespace, identity) = (request.namespace, request.identity);
-    send(call, Request { namespace, execution, identity, activity, operation }).await?;
+    let named = Named { workflow_id: request.workflow_id, run_id: request.run_id, activity_id: request.activity_id };
+    send_to(call, &request.namespace, named, request.identity, operation).await?;
     Ok(UnpauseActivityExecutionResponse::default())
 }
 
@@ -145,10 +141,8 @@ pub(crate) async fn reset_activity_execution(
         restore_original_options: request.restore_original_options,
         jitter_ns: jitter(&mut request.jitter)?,
     });
-    let execution = of_workflow(request.workflow_id, request.run_id, "ResetActivityExecution")?;
-    let activity = Some(Activity::Id(request.activity_id));
-    let (namespace, identity) = (request.namespace, request.identity);
-    send(call, Request { namespace, execution, identity, activity, operation }).await?;
+    let named = Named { workflow_id: request.workflow_id, run_id: request.run_id, activity_id: request.activity_id };
+    send_to(call, &request.namespace, named, request.identity, operation).await?;
     Ok(ResetActivityExecutionResponse::default())
 }
 
@@ -162,18 +156,39 @@ pub(crate) async fn update_activity_execution_options(
         update_mask: request.update_mask,
         restore_original: request.restore_original,
     });
-    let execution = of_workflow(request.workflow_id, request.run_id, "UpdateActivityExecutionOptions")?;
-    let activity = Some(Activity::Id(request.activity_id));
-    let (namespace, identity) = (request.namespace, request.identity);
-    let options = send(call, Request { namespace, execution, identity, activity, operation }).await?;
+    let named = Named { workflow_id: request.workflow_id, run_id: request.run_id, activity_id: request.activity_id };
+    let options = send_to(call, &request.namespace, named, request.identity, operation).await?;
     Ok(UpdateActivityExecutionOptionsResponse { activity_options: Some(options) })
 }
 
-fn of_workflow(workflow_id: String, run_id: String, rpc: &str) -> Result<Option<WorkflowExecution>, Error> {
-    if workflow_id.is_empty() {
-        return Err(Error::unimplemented(rpc));
+/// An activity execution; without a workflow it is one that no workflow has scheduled.
+struct Named {
+    workflow_id: String,
+    run_id: String,
+    activity_id: String,
+}
+
+async fn send_to(
+    call: &Call<'_>,
+    namespace: &str,
+    named: Named,
+    identity: String,
+    operation: Operation,
+) -> Result<ActivityOptions, Error> {
+    let Named { workflow_id, run_id, activity_id } = named;
+    if !workflow_id.is_empty() {
+        let (namespace, execution) = (namespace.to_owned(), Some(WorkflowExecution { workflow_id, run_id }));
+        let activity = Some(Activity::Id(activity_id));
+        return send(call, Request { namespace, execution, identity, activity, operation }).await;
     }
-    Ok(Some(WorkflowExecution { workflow_id, run_id }))
+    let namespace = call.namespace(namespace)?;
+    super::standalone_activity::named(&activity_id, &run_id, call.limits())?;
+    let command = ActivityOperation { run_id, identity, operation: Some(operation), ..ActivityOperation::default() };
+    let command = workflow_call::Command::ActivityOperation(Box::new(command));
+    match call.entity(EntityKind::Activity, namespace.id(), &activity_id, command).await? {
+        workflow_reply::Reply::ActivityOptions(options) => Ok(*options),
+        _ => Err(call.unexpected_reply()),
+    }
 }
 
 fn jitter(jitter: &mut Option<prost_types::Duration>) -> Result<i64, Error> {

@@ -11,11 +11,11 @@ use perdure_proto::{
         },
     },
 };
-use perdure_types::{ChainKey, EntityKind};
+use perdure_types::EntityKind;
 use prost::Message;
 
-use super::list::page_of;
-use crate::{call::Call, metrics, search_attributes};
+use super::{count::count_of, list::page_of};
+use crate::call::Call;
 
 /// Where a row carries what the list shows of the schedule: the value of a payload of its memo.
 const LIST_INFO: &str = "ScheduleInfo";
@@ -35,19 +35,9 @@ pub(crate) async fn count_schedules(
     call: &Call<'_>,
     request: CountSchedulesRequest,
 ) -> Result<CountSchedulesResponse, Error> {
-    let namespace = call.namespace(&request.namespace)?;
-    let (query, _) = search_attributes::parse_query(call, &namespace, &request.query, |_| Ok(())).await?;
-    let rows = call.frontend().rows()?;
-    let list_id = ChainKey::of(EntityKind::Schedule, namespace.id(), "").list_id();
-    let count = perdure_visibility::count(&*rows, &list_id, &query).await?;
-    if count.scanned {
-        metrics::count_scanned(namespace.name());
-    }
-    let groups = count.groups.into_iter().map(|(value, count)| AggregationGroup {
-        group_values: vec![value],
-        count: i64::try_from(count).unwrap_or(i64::MAX),
-    });
-    Ok(CountSchedulesResponse { count: i64::try_from(count.total).unwrap_or(i64::MAX), groups: groups.collect() })
+    let (count, groups) = count_of(EntityKind::Schedule, call, &request.namespace, &request.query).await?;
+    let groups = groups.into_iter().map(|(value, count)| AggregationGroup { group_values: vec![value], count });
+    Ok(CountSchedulesResponse { count, groups: groups.collect() })
 }
 
 fn entry(row: WorkflowExecutionInfo) -> ScheduleListEntry {

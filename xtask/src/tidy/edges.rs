@@ -9,10 +9,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("workflow", &["types", "proto"]),
     ("schedule", &["workflow", "types", "proto"]),
     ("batch", &["workflow", "types", "proto"]),
+    ("deployment", &["workflow", "types", "proto"]),
+    ("activity", &["workflow", "types", "proto"]),
     ("persistence", &["types"]),
     ("cluster", &["types", "proto"]),
     ("visibility", &["types", "proto"]),
-    ("shard", &["workflow", "schedule", "batch", "persistence", "visibility", "proto", "types"]),
+    (
+        "shard",
+        &["workflow", "schedule", "batch", "deployment", "activity", "persistence", "visibility", "proto", "types"],
+    ),
     ("matching", &["proto", "types"]),
     ("frontend", &["cluster", "proto", "types", "visibility"]),
     (
