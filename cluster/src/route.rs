@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use perdure_proto::{
     Code, Error,
     perdure::node::v1::{
@@ -25,6 +26,7 @@ use crate::{
     calls::{
         link::{CallError, Caller},
         links::Links,
+        receipts::Receipts,
         service::NodeService,
         task_of,
     },
@@ -35,10 +37,15 @@ use crate::{
 
 /// How long a call waits for an owner; who made it may try again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between attempts to give back a task that went with a node that vanished.
+/// Between attempts to give back a task that went with a node that vanished, and for how long: its owner may have vanished
+/// too, and without this the task waits for its timeout.
 const UNDELIVERED_PAUSE: Duration = Duration::from_millis(200);
+const UNDELIVERED_PATIENCE: Duration = Duration::from_secs(60);
 /// How long an owner-to-be holds a call for a shard that it is about to serve.
 const HOLD: Duration = Duration::from_secs(2);
+/// How long the start of a task waits for an owner. A poll waits with it, which tasks of other shards could have: else the
+/// shards of one dead node stop the queues of all.
+const START_PATIENCE: Duration = Duration::from_millis(50);
 /// Between attempts when there is no news.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -64,6 +71,7 @@ struct Others {
     membership: Membership,
     routes: watch::Receiver<Routes>,
     links: Links,
+    receipts: Arc<Receipts>,
 }
 
 impl Others {
@@ -117,6 +125,7 @@ impl Cluster {
         let first = membership.config().slots;
         let routes = membership.routes();
         let (refused, refusals) = mpsc::channel(16);
+        let receipts = Arc::new(Receipts::default());
         tokio::spawn(report_refusals(refusals, membership.clone()));
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<Inner>| {
             let weak = weak.clone();
@@ -131,10 +140,11 @@ impl Cluster {
                 clock: membership.config().clock,
                 orphan: Box::new(orphan),
                 refused,
+                receipts: receipts.clone(),
             };
             let links = Links::new(Arc::new(caller), routes.clone());
             tokio::spawn(follow_queues(routes.clone(), shards.clone(), matching.clone()));
-            Inner { first, shards, matching, others: Some(Others { membership, routes, links }) }
+            Inner { first, shards, matching, others: Some(Others { membership, routes, links, receipts }) }
         });
         Self { inner }
     }
@@ -166,11 +176,16 @@ impl Cluster {
 
     /// Calls the entity that `call` names.
     pub async fn workflow(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+        self.workflow_settling(call, true).await
+    }
+
+    async fn workflow_settling(&self, call: WorkflowCall, settling: bool) -> Result<WorkflowReply, Error> {
         let hash = slot_hash(&call)?;
         let Some(others) = &self.inner.others else {
             return self.workflow_alone(hash, call).await;
         };
-        let mut pause = Pause::new(others, Instant::now() + PATIENCE);
+        let patience = if is_start(&call) { START_PATIENCE } else { PATIENCE };
+        let mut pause = Pause::new(others, Instant::now() + patience);
         loop {
             let mut target = self.target(others, hash);
             // The owner as far as is known here, and the one that it names.
@@ -179,7 +194,12 @@ impl Cluster {
                 match self.workflow_at(others, &node, hash, call.clone()).await {
                     Outcome::Done(result) => return result,
                     Outcome::Elsewhere(hint) => target = hint.filter(|hint| *hint != node),
-                    Outcome::Unknown => return Err(lost()),
+                    Outcome::Unknown => {
+                        if settling && is_start(&call) {
+                            self.settle_start(call);
+                        }
+                        return Err(lost());
+                    }
                 }
             }
             if !pause.take().await {
@@ -232,7 +252,8 @@ impl Cluster {
 
     /// Handles a call at this node. A shard that this node is about to serve is waited for.
     async fn workflow_here(&self, others: &Others, hash: u32, call: WorkflowCall) -> Result<WorkflowReply, Error> {
-        let mut pause = Pause::new(others, Instant::now() + HOLD);
+        let hold = if is_start(&call) { START_PATIENCE } else { HOLD };
+        let mut pause = Pause::new(others, Instant::now() + hold);
         loop {
             let outcome = self.inner.shards.call(self.shard_of(others, hash), call.clone()).await;
             match outcome.as_ref().err().and_then(Error::as_not_owner) {
@@ -344,7 +365,36 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn undelivered(&self, token: TaskToken) {
+    /// A task that was handed out by this node has been written to its worker, or has gone on from the next node.
+    pub fn handed_on(&self, token: &Bytes) {
+        if let Some(others) = &self.inner.others {
+            others.receipts.close(token);
+        }
+    }
+
+    /// Nobody knows whether a task was started: its owner vanished. It is started once more, by the same request, and then
+    /// given back: else one that was started for nobody would wait for its timeout.
+    fn settle_start(&self, call: WorkflowCall) {
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let until = Instant::now() + UNDELIVERED_PATIENCE;
+            loop {
+                match cluster.workflow_settling(call.clone(), false).await {
+                    Ok(reply) => {
+                        return cluster.orphan(ReplyFrame { id: 0, reply: Some(reply_frame::Reply::Workflow(reply)) });
+                    }
+                    Err(error) if error.grpc_code() == Code::Unavailable && Instant::now() < until => {
+                        tokio::time::sleep(UNDELIVERED_PAUSE).await;
+                    }
+                    // It was started for somebody else, or there is nothing to start.
+                    Err(error) => return tracing::debug!(%error, "a start of unknown outcome is settled"),
+                }
+            }
+        });
+    }
+
+    /// A started task has not reached its worker, and never will: it is offered again.
+    pub fn undelivered(&self, token: TaskToken) {
         let cluster = self.clone();
         tokio::spawn(async move {
             let call = WorkflowCall {
@@ -353,7 +403,7 @@ impl Cluster {
                 workflow_id: token.workflow_id.clone(),
                 command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
             };
-            let until = Instant::now() + PATIENCE;
+            let until = Instant::now() + UNDELIVERED_PATIENCE;
             loop {
                 match cluster.workflow(call.clone()).await {
                     Ok(_) => return,
@@ -411,7 +461,13 @@ fn plain(error: Error) -> Error {
 }
 
 fn lost() -> Error {
-    Error::unavailable("the connection to the owner was lost, try again")
+    Error::in_doubt("the connection to the owner was lost, try again")
+}
+
+/// Whether a task queue wants to start a task for a poll. If it cannot now, it tries others, and then this one again.
+fn is_start(call: &WorkflowCall) -> bool {
+    use workflow_call::Command;
+    matches!(call.command, Some(Command::RecordWorkflowTaskStarted(_) | Command::RecordActivityTaskStarted(_)))
 }
 
 fn is_poll(call: &MatchingCall) -> bool {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{
     Table,
-    node::{poll, signal, start_cluster},
+    node::{activity_of, poll, poll_activity, signal, start_cluster},
     wait_for,
 };
 use perdure_proto::Code;
@@ -113,6 +113,25 @@ async fn a_task_that_went_to_a_node_that_vanished_is_offered_again() {
     assert!(common::node::has_task(&task));
     nodes.remove(0).crash().await;
     wait_for("the task to be given back", || nodes[0].shards.undelivered() == 1).await;
+}
+
+/// Two that may be tried again, of which one was handed on, and one that may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_activity_that_a_vanished_node_had_not_handed_on_is_offered_again() {
+    let mut nodes = start_cluster(&Table::default(), 2).await;
+    let (queue, _) = common::node::queue_of(&nodes, 1).await;
+    let call = async |attempts| {
+        let answer = nodes[0].cluster.matching(poll_activity(&queue, attempts)).await;
+        activity_of(answer.unwrap())
+    };
+    let (token, handed_on) = call(0).await;
+    nodes[0].cluster.handed_on(&token);
+    let (_, once_only) = call(1).await;
+    let (_, lost) = call(0).await;
+    nodes.remove(0).crash().await;
+    wait_for("the lost task to be given back", || nodes[0].shards.calls().contains_key(&lost)).await;
+    assert!(!nodes[0].shards.calls().contains_key(&handed_on));
+    assert!(!nodes[0].shards.calls().contains_key(&once_only));
 }
 
 #[tokio::test(flavor = "multi_thread")]

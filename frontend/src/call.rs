@@ -261,7 +261,7 @@ impl<'a> Call<'a> {
                 Err(error) => return Err(in_doubt.unwrap_or(error)),
                 done => return done,
             };
-            if perdure_cluster::may_be_done(&error) {
+            if error.may_be_done() {
                 in_doubt = Some(error.clone());
             }
             if Instant::now() + backoff >= give_up || self.frontend.is_draining() {

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use perdure_cluster::Cluster;
-use perdure_proto::perdure::node::v1::{TaskToken, TaskUndelivered, WorkflowCall, task_token, workflow_call};
+use perdure_proto::perdure::node::v1::{TaskToken, task_token};
 use prost::Message;
 use tonic::{
     body::Body,
@@ -77,6 +77,13 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
+    /// The answer has been taken for writing: nodes that the tasks came through need not remember them.
+    fn handed_on(&self) {
+        for token in &self.tokens {
+            self.cluster.handed_on(token);
+        }
+    }
+
     pub(crate) fn disarm(mut self) {
         self.tokens.clear();
     }
@@ -92,35 +99,22 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        if tokio::runtime::Handle::try_current().is_err() {
             return;
-        };
+        }
         for token in std::mem::take(&mut self.tokens) {
-            let Some(call) = undelivered_call(&token) else { continue };
+            let Some(token) = offered_again(&token) else { continue };
             metrics::task_undelivered();
-            let cluster = self.cluster.clone();
-            runtime.spawn(async move {
-                // Best effort: the task's own timeout stands behind it.
-                if let Err(error) = cluster.workflow(call).await {
-                    tracing::debug!(%error, "undelivered task not reported");
-                }
-            });
+            // Best effort: the task's own timeout stands behind it.
+            self.cluster.undelivered(token);
         }
     }
 }
 
 /// `None` for tokens of queries: their callers wait and ask again.
-fn undelivered_call(token: &Bytes) -> Option<WorkflowCall> {
+fn offered_again(token: &Bytes) -> Option<TaskToken> {
     let token = TaskToken::decode(token.clone()).ok()?;
-    if !matches!(token.kind(), task_token::Kind::Workflow | task_token::Kind::Activity) {
-        return None;
-    }
-    Some(WorkflowCall {
-        namespace_id: token.namespace_id.clone(),
-        workflow_id: token.workflow_id.clone(),
-        kind: token.entity_kind,
-        command: Some(workflow_call::Command::TaskUndelivered(TaskUndelivered { token: Some(token) })),
-    })
+    matches!(token.kind(), task_token::Kind::Workflow | task_token::Kind::Activity).then_some(token)
 }
 
 /// A gRPC service whose answers are watched until they are written. It also says "too large" as gRPC clients know it.
@@ -187,6 +181,7 @@ impl http_body::Body for GuardedBody {
             Poll::Ready(Some(Err(_))) | Poll::Pending => false,
         };
         if taken && let Some(guard) = self.guard.take() {
+            guard.handed_on();
             match (guard.repeatable(), &self.connection) {
                 (Some(guard), Some(connection)) => connection.remember(guard),
                 (Some(guard), None) => guard.disarm(),

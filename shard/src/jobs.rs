@@ -177,9 +177,12 @@ fn is_transient(error: &Error) -> bool {
     )
 }
 
+/// Between attempts at most: whoever is called may be back the next moment, and a workflow waits for it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 async fn pause(delay: &mut Duration) {
     tokio::time::sleep(*delay).await;
-    *delay = (*delay * 2).min(Duration::from_secs(5));
+    *delay = (*delay * 2).min(LONGEST_PAUSE);
 }
 
 /// Whether the offer was accepted. Offers are made until somebody answers.

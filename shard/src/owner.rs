@@ -15,9 +15,7 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{ShardReply, shard_reply},
 };
-use perdure_types::{
-    Epoch, NodeId, Placement, Seq, SessionId, ShardId, ShardMap, SlotCount, UNNAMED_SESSION_GRACE,
-};
+use perdure_types::{Epoch, NodeId, Placement, Seq, SessionId, ShardId, ShardMap, SlotCount, UNNAMED_SESSION_GRACE};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -178,6 +176,13 @@ impl Owner {
                 return;
             }
         };
+        let own = look.sessions.get(&self.ground.log.session());
+        if own.is_none_or(|row| row.state != SessionState::Live) {
+            // A node that has nothing to do would not notice by itself (C4).
+            self.ground.log.look_at_fence();
+            self.next_look = self.next_look.min(Instant::now() + LONGEST_PAUSE);
+            return;
+        }
         let placement = self.placement.borrow_and_update().clone();
         self.note_unnamed(&look, &placement);
         let plan = self.plan(&look, &placement, here);

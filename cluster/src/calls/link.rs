@@ -25,7 +25,9 @@ use tokio::{
 };
 use tonic::{Streaming, transport::Endpoint};
 
-use super::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, QUEUE, STREAM_WINDOW_BYTES, fill};
+use super::{
+    CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, QUEUE, STREAM_WINDOW_BYTES, carried, fill, receipts::Receipts,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
@@ -56,6 +58,7 @@ pub(crate) struct Caller {
     pub orphan: Box<dyn Fn(ReplyFrame) + Send + Sync>,
     /// The process of that member has ended.
     pub refused: mpsc::Sender<NodeId>,
+    pub receipts: Arc<Receipts>,
 }
 
 /// The link to one member. Dropping it breaks it.
@@ -115,9 +118,10 @@ pub(crate) struct Connection {
     out: mpsc::Sender<CallFrame>,
     /// Calls without an answer; none when the connection has ended.
     waiters: Mutex<Option<Waiters>>,
-    /// Calls whose callers have gone since the last message.
+    /// Calls whose callers have gone since the last message, and answers that have been handed on.
     cancelled: Mutex<Vec<u64>>,
     cancel: Notify,
+    receipts: Arc<Receipts>,
 }
 
 impl Connection {
@@ -137,13 +141,23 @@ impl Connection {
             Some(waiters) => waiters.insert(id, answer),
             None => return Err(CallError::NotSent),
         };
-        let mut wait = Wait { connection: self, id, over: false };
+        let mut wait = Wait { connection: self.clone(), id, over: false };
         if wait.connection.out.send(CallFrame { id, call: Some(call) }).await.is_err() {
             return Err(CallError::NotSent);
         }
         let reply = answered.await;
         wait.over = true;
-        reply.map_err(|_| CallError::Broken)
+        let reply = reply.map_err(|_| CallError::Broken)?;
+        if let Some(task) = carried(&reply) {
+            self.receipts.open(task.token.clone(), self.clone(), id);
+        }
+        Ok(reply)
+    }
+
+    /// Nothing is expected of that call any more: its caller has gone, or the task in its answer has been handed on.
+    pub(crate) fn tell_over(&self, id: u64) {
+        self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.cancel.notify_one();
     }
 
     /// Returns the frame if nobody waits for it any more.
@@ -177,8 +191,7 @@ impl Drop for Wait {
         }
         let waited = self.connection.waiters().as_mut().and_then(|waiters| waiters.remove(&self.id));
         if waited.is_some() {
-            self.connection.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
-            self.connection.cancel.notify_one();
+            self.connection.tell_over(self.id);
         }
     }
 }
@@ -270,6 +283,7 @@ impl Keeper {
             waiters: Mutex::new(Some(Waiters::new())),
             cancelled: Mutex::default(),
             cancel: Notify::new(),
+            receipts: self.caller.receipts.clone(),
         });
         let (sent, sent_ns) = (Instant::now(), (self.caller.clock)());
         let greeting = Greeting {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use perdure_proto::{
     Error,
@@ -14,6 +15,7 @@ use perdure_proto::{
         reply_frame, task_token::Kind,
     },
 };
+use prost::Message;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::AbortHandle,
@@ -21,14 +23,14 @@ use tokio::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{QUEUE, fill, task_of};
+use super::{QUEUE, carried, fill, receipts::HANDED_ON_WITHIN};
 use crate::route::Cluster;
 
 /// Calls of one node under way at most: long polls mostly.
 const MAX_CALLS: usize = 100_000;
-/// A workflow task that was handed to a node so short a time before it vanished may never have reached its worker: it is
-/// offered again. If it did, its completion is refused as stale, and the worker tries the newer one.
-const MAY_BE_LOST: Duration = Duration::from_secs(10);
+/// A task that was handed to a node so short a time before it vanished may never have reached its worker: it is offered
+/// again. If it did, its completion is refused as stale. Of activities, only those that the node has not handed on.
+const MAY_BE_LOST: Duration = HANDED_ON_WITHIN;
 const MAX_REMEMBERED: usize = 10_000;
 
 /// Serves the calls of other nodes.
@@ -78,8 +80,10 @@ struct Peer {
 #[derive(Default)]
 struct State {
     calls: HashMap<u64, AbortHandle>,
-    /// Workflow tasks that went over this link lately.
-    handed_out: VecDeque<(Instant, TaskToken)>,
+    /// Tasks that went over this link lately, by call.
+    handed_out: HashMap<u64, Bytes>,
+    /// By age; some of them have been handed on.
+    order: VecDeque<(Instant, u64)>,
 }
 
 impl Peer {
@@ -103,8 +107,9 @@ impl Peer {
         let state = std::mem::take(&mut *self.state());
         state.calls.into_values().for_each(|call| call.abort());
         if !in_good_order {
-            let lost = state.handed_out.into_iter().filter(|(at, _)| at.elapsed() < MAY_BE_LOST);
-            lost.for_each(|(_, token)| self.cluster.undelivered(token));
+            let lately = state.order.iter().filter(|(at, _)| at.elapsed() < MAY_BE_LOST);
+            let lost = lately.filter_map(|(_, id)| TaskToken::decode(state.handed_out.get(id)?.clone()).ok());
+            lost.for_each(|token| self.cluster.undelivered(token));
         }
     }
 
@@ -114,8 +119,9 @@ impl Peer {
             None => self.reply(ReplyFrame { id, reply: Some(error(Error::unimplemented("this call between nodes"))) }),
             Some(call_frame::Call::Cancel(_)) => {
                 let call = self.state().calls.remove(&id);
-                if let Some(call) = call {
-                    call.abort();
+                match call {
+                    Some(call) => call.abort(),
+                    None => self.handed_on(id),
                 }
             }
             Some(call) => {
@@ -146,8 +152,8 @@ impl Peer {
 
     /// From here on a cancellation comes too late: an answer whose caller has gone comes to light there.
     fn reply(self: &Arc<Self>, frame: ReplyFrame) {
-        if let Some(token) = task_of(&frame).filter(|token| token.kind() == Kind::Workflow) {
-            self.remember(token);
+        if let Some(task) = frame.reply.as_ref().and_then(carried).filter(|task| task.repeatable) {
+            self.remember(frame.id, task.token.clone());
         }
         match self.replies.try_send(frame) {
             Ok(()) => {}
@@ -163,15 +169,30 @@ impl Peer {
         }
     }
 
-    fn remember(&self, token: TaskToken) {
+    fn remember(&self, id: u64, token: Bytes) {
         let now = Instant::now();
         let mut state = self.state();
-        while state.handed_out.front().is_some_and(|(at, _)| now >= *at + MAY_BE_LOST)
-            || state.handed_out.len() >= MAX_REMEMBERED
+        while let Some((at, old)) = state.order.front().copied()
+            && (now >= at + MAY_BE_LOST || state.order.len() >= MAX_REMEMBERED)
         {
-            state.handed_out.pop_front();
+            state.order.pop_front();
+            state.handed_out.remove(&old);
         }
-        state.handed_out.push_back((now, token));
+        state.order.push_back((now, id));
+        state.handed_out.insert(id, token);
+    }
+
+    /// The node has handed on the task in the answer to that call. Of a workflow task it is no proof that its worker has it.
+    fn handed_on(&self, id: u64) {
+        let token = {
+            let mut state = self.state();
+            let Some(token) = state.handed_out.get(&id).cloned() else { return };
+            if TaskToken::decode(token.clone()).is_ok_and(|token| token.kind() == Kind::Activity) {
+                state.handed_out.remove(&id);
+            }
+            token
+        };
+        self.cluster.handed_on(&token);
     }
 }
 

@@ -10,14 +10,21 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use perdure_cluster::{Cluster, LocalMatching, LocalShards, Membership, NodeId, QueueFilter};
 use perdure_proto::{
     Error,
     perdure::node::v1::{
-        Empty, MatchingCall, MatchingReply, Offer, OfferReply, PollWorkflowTask, SignalWorkflow, TaskToken,
-        WorkflowCall, WorkflowReply, matching_call, matching_reply, task_token::Kind, workflow_call, workflow_reply,
+        Empty, MatchingCall, MatchingReply, Offer, OfferReply, PollActivityTask, PollWorkflowTask, SignalWorkflow,
+        TaskToken, WorkflowCall, WorkflowReply, matching_call, matching_reply, task_token::Kind, workflow_call,
+        workflow_reply,
     },
-    temporal::api::workflowservice::v1::PollWorkflowTaskQueueResponse,
+    temporal::api::{
+        common::v1::RetryPolicy,
+        workflowservice::v1::{
+            PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse,
+        },
+    },
 };
 use perdure_types::{ChainKey, ShardId};
 use prost::Message;
@@ -147,6 +154,20 @@ pub fn poll(queue: &str, timeout_ms: i64) -> MatchingCall {
     matching_call_of(queue, timeout_ms, matching_call::Command::PollWorkflowTask(PollWorkflowTask::default()))
 }
 
+/// The task that comes may be tried so often.
+pub fn poll_activity(queue: &str, maximum_attempts: i32) -> MatchingCall {
+    let request = PollActivityTaskQueueRequest { identity: maximum_attempts.to_string(), ..Default::default() };
+    let command = matching_call::Command::PollActivityTask(PollActivityTask { request: Some(request) });
+    matching_call_of(queue, 5000, command)
+}
+
+/// The token of the activity's task in an answer, and its workflow.
+pub fn activity_of(reply: MatchingReply) -> (Bytes, String) {
+    let Some(matching_reply::Reply::ActivityTask(task)) = reply.reply else { panic!("no activity: {reply:?}") };
+    let token = TaskToken::decode(task.task_token.clone()).unwrap();
+    (task.task_token, token.workflow_id)
+}
+
 pub fn has_task(reply: &MatchingReply) -> bool {
     matches!(&reply.reply, Some(matching_reply::Reply::WorkflowTask(task)) if !task.task_token.is_empty())
 }
@@ -252,9 +273,28 @@ pub struct Matching {
     departed: Mutex<Option<QueueFilter>>,
     polls: AtomicUsize,
     waiting: AtomicUsize,
+    activities: AtomicUsize,
 }
 
 impl Matching {
+    /// Each has a workflow of its own.
+    fn activity(&self, maximum_attempts: i32) -> MatchingReply {
+        let number = self.activities.fetch_add(1, Ordering::SeqCst);
+        let token = TaskToken {
+            kind: Kind::Activity as i32,
+            namespace_id: "namespace".to_owned(),
+            workflow_id: format!("workflow of activity {number}"),
+            ..TaskToken::default()
+        };
+        let task = PollActivityTaskQueueResponse {
+            task_token: token.encode_to_vec().into(),
+            attempt: 1,
+            retry_policy: Some(RetryPolicy { maximum_attempts, ..RetryPolicy::default() }),
+            ..PollActivityTaskQueueResponse::default()
+        };
+        MatchingReply { reply: Some(matching_reply::Reply::ActivityTask(task)) }
+    }
+
     pub fn polls(&self) -> usize {
         self.polls.load(Ordering::SeqCst)
     }
@@ -323,6 +363,9 @@ impl LocalMatching for Matching {
             Some(matching_call::Command::PollWorkflowTask(_)) => {
                 self.polls.fetch_add(1, Ordering::SeqCst);
                 self.poll(&call.task_queue, Duration::from_nanos(call.timeout_ns.unsigned_abs())).await
+            }
+            Some(matching_call::Command::PollActivityTask(poll)) => {
+                Ok(self.activity(poll.request.unwrap_or_default().identity.parse().unwrap()))
             }
             _ => Err(Error::unimplemented("this")),
         }

@@ -107,6 +107,11 @@ fn freeze(bed: &mut Bed, victim: u8, settle: Duration) -> Result<String> {
     bed.tell(&format!("thaw {victim}"))?;
     bed.servers.get(victim)?.signal("CONT")?;
     let took = rejoins(bed, victim)?;
+    let log = bed.servers.get(victim)?.log_text()?;
+    ensure!(
+        log.contains("this session was fenced by another node"),
+        "server {victim} does not know that it was fenced"
+    );
     sleep(settle);
     Ok(format!("frozen for {} s, rejoined {:.1} s after", FROZEN.as_secs(), took.as_secs_f64()))
 }
