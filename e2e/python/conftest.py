@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -9,8 +10,9 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client
 from temporalio.runtime import Runtime, TelemetryConfig
+from temporalio.worker import Worker
 
-from server import Server, Servers, cassandra_seeds, external_address, is_perdure
+from server import Server, Servers, cassandra_seeds, external_address, external_addresses, is_perdure
 
 NewServer = Callable[..., Awaitable[Server]]
 SERVERS = pytest.StashKey[Servers]()
@@ -81,4 +83,20 @@ async def address(servers: Servers) -> str:
 
 @pytest_asyncio.fixture(scope="session")
 async def client(address: str) -> Client:
+    if len(external_addresses()) > 1:
+        await spread_workers(external_addresses())
     return await Client.connect(address)
+
+
+async def spread_workers(addresses: list[str]) -> None:
+    """From now on each worker goes through the next of these nodes, whatever node its client is connected to."""
+    nodes = [await Client.connect(address) for address in addresses]
+    turn = itertools.cycle(nodes[1:] + nodes[:1])
+    make = Worker.__init__
+
+    def make_elsewhere(self: Worker, client: Client, *arguments: object, **options: object) -> None:
+        config = client.config()
+        config["service_client"] = next(turn).service_client
+        make(self, Client(**config), *arguments, **options)
+
+    Worker.__init__ = make_elsewhere

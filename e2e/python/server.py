@@ -8,7 +8,8 @@ PERDURE_TEST_CASSANDRA_SEEDS  the nodes of a Cassandra: run `PERDURE_BIN server`
                  while it runs; another gets the keyspace later, and all are dropped at the end
 PERDURE_TEST_REPLICATION_FACTOR  of those keyspaces, 1 unless set
 PERDURE_COMMAND  the whole command in place of `PERDURE_BIN dev`, e.g. `temporal server start-dev --headless`
-PERDURE_ADDRESS  use a server that already runs; tests that need to kill or configure the server are skipped
+PERDURE_ADDRESS  use a server that already runs; tests that need to kill or configure the server are skipped. Several,
+                 with commas, are nodes of one cluster: clients use the first, workers each the next in turn
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ import cql
 READY_SECONDS = 60
 
 
+def external_addresses() -> list[str]:
+    return [address for address in os.environ.get("PERDURE_ADDRESS", "").split(",") if address]
+
+
 def external_address() -> str | None:
-    return os.environ.get("PERDURE_ADDRESS")
+    return next(iter(external_addresses()), None)
 
 
 def is_perdure() -> bool:
