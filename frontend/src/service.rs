@@ -185,11 +185,11 @@ service! {
         search_attributes::remove_search_attributes(RemoveSearchAttributesRequest) -> RemoveSearchAttributesResponse;
         search_attributes::list_search_attributes(ListSearchAttributesRequest) -> ListSearchAttributesResponse;
         namespace_delete::delete_namespace(DeleteNamespaceRequest) -> DeleteNamespaceResponse;
-        clusters::add_or_update_remote_cluster(AddOrUpdateRemoteClusterRequest) -> AddOrUpdateRemoteClusterResponse;
         clusters::remove_remote_cluster(RemoveRemoteClusterRequest) -> RemoveRemoteClusterResponse;
         clusters::list_clusters(ListClustersRequest) -> ListClustersResponse;
     }
     unimplemented {
+        add_or_update_remote_cluster(AddOrUpdateRemoteClusterRequest) -> AddOrUpdateRemoteClusterResponse;
         get_nexus_endpoint(GetNexusEndpointRequest) -> GetNexusEndpointResponse;
         create_nexus_endpoint(CreateNexusEndpointRequest) -> CreateNexusEndpointResponse;
         update_nexus_endpoint(UpdateNexusEndpointRequest) -> UpdateNexusEndpointResponse;

@@ -155,6 +155,8 @@ impl Run {
         if !written {
             return;
         }
+        self.no_more_problems();
+        let info = self.info.edit();
         info.last_completed_workflow_task_started_id = task.started_event_id;
         info.last_workflow_task_failure = None;
         info.most_recent_worker_version = request.worker_version_stamp.clone();
@@ -164,6 +166,12 @@ impl Run {
             && let Some(Attributes::WorkflowTaskCompletedEventAttributes(attributes)) = &event.attributes
         {
             self.note_reset_point(event_id, time_of(&event), attributes);
+            if self.follow_completion(attributes) {
+                self.offer_activities_again(env.now);
+            }
+        }
+        if self.is_in_transition() {
+            self.info.edit().sticky = None;
         }
     }
 
@@ -249,11 +257,14 @@ impl Run {
         if self.is_paused() {
             return None;
         }
-        let needed = more || request.force_create_new_workflow_task;
+        // The worker is not of the version that the run moves to: the next task goes there.
+        let moving = self.is_in_transition();
+        let needed = more || moving || request.force_create_new_workflow_task;
         if !needed && !self.has_undelivered_updates() {
             return None;
         }
-        if request.return_new_workflow_task {
+        let inline = request.return_new_workflow_task && !moving;
+        if inline {
             self.schedule_started_workflow_task(env, !needed, &request.identity);
         } else {
             self.schedule_workflow_task(env, env.now);
@@ -261,7 +272,7 @@ impl Run {
         if let (Some(time), Some(task)) = (original_scheduled_time_ns, self.info.edit().workflow_task.as_mut()) {
             task.original_scheduled_time_ns = time;
         }
-        if !request.return_new_workflow_task {
+        if !inline {
             return None;
         }
         let mut reply = self.workflow_task_reply(env);

@@ -145,7 +145,7 @@ impl Run {
 }
 
 /// As a search attribute of type KeywordList is encoded.
-fn keyword_list(entries: &[String]) -> Payload {
+pub(crate) fn keyword_list(entries: &[String]) -> Payload {
     let texts: Vec<String> = entries.iter().map(|entry| crate::start::json_text(entry)).collect();
     let metadata = [
         ("encoding".to_owned(), bytes::Bytes::from_static(b"json/plain")),

@@ -286,3 +286,32 @@ fn reset_failure(reason: &str, last_heartbeat_details: Option<Payloads>) -> Fail
         ..Failure::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use perdure_proto::temporal::api::{common::v1::Payload, history::v1::WorkflowExecutionSignaledEventAttributes};
+
+    use super::*;
+
+    fn signal(bytes: usize) -> HistoryEvent {
+        let payload = Payload { data: vec![0; bytes].into(), ..Payload::default() };
+        let attributes = WorkflowExecutionSignaledEventAttributes {
+            input: Some(Payloads { payloads: vec![payload] }),
+            ..WorkflowExecutionSignaledEventAttributes::default()
+        };
+        HistoryEvent {
+            attributes: Some(Attributes::WorkflowExecutionSignaledEventAttributes(attributes)),
+            ..HistoryEvent::default()
+        }
+    }
+
+    #[test]
+    fn no_more_is_copied_than_a_store_takes_in_one_row() {
+        let mib = 1 << 20;
+        let below: Vec<HistoryEvent> = (0..11).map(|_| signal(mib)).collect();
+        assert_eq!(check_copy(&below), Ok(()));
+        let above: Vec<HistoryEvent> = (0..12).map(|_| signal(mib)).collect();
+        let error = check_copy(&above).expect_err("refused");
+        assert!(error.message.contains("choose an earlier point"), "{error}");
+    }
+}

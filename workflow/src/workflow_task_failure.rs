@@ -21,10 +21,11 @@ use perdure_proto::{
 use perdure_types::{Duration, Timestamp};
 
 use crate::{
-    activity_retry::timeout_failure,
+    activity_retry::{timeout_failure, timeout_name},
     api::Env,
     chain::{Answered, Chain, decode_token, empty_reply},
     command::cause_name,
+    pause::keyword_list,
     run::Run,
     terminate::SERVER_IDENTITY,
 };
@@ -32,6 +33,11 @@ use crate::{
 /// The second attempt follows the first at once. The ones after it wait, for ever longer.
 const RETRIES_AT_ONCE: i32 = 2;
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Temporal's `system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute`.
+const REPORTED_FAILURES: i32 = 5;
+/// The system search attribute that tells of them.
+const REPORTED_PROBLEMS: &str = "TemporalReportedProblems";
 
 /// Of a sticky task, when its worker did not say.
 const STICKY_SCHEDULE_TO_START: Duration = Duration::from_secs(5);
@@ -94,6 +100,27 @@ impl Run {
             self.add_event(env.now, Attributes::WorkflowTaskFailedEventAttributes(attributes));
         }
         self.count_failed_attempt(true);
+        self.report_problem("Failed", &cause_name(cause));
+    }
+
+    /// Failures in a row that are so many that somebody should look are shown in lists, until a task completes.
+    fn report_problem(&mut self, category: &str, cause: &str) {
+        if self.info.workflow_task_attempt <= REPORTED_FAILURES {
+            return;
+        }
+        let problems =
+            [format!("category=WorkflowTask{category}"), format!("cause=WorkflowTask{category}Cause{cause}")];
+        let payload = keyword_list(&problems);
+        if self.search_attributes.indexed_fields.get(REPORTED_PROBLEMS) != Some(&payload) {
+            self.search_attributes.edit().indexed_fields.insert(REPORTED_PROBLEMS.to_owned(), payload);
+        }
+    }
+
+    /// A task has completed.
+    pub(crate) fn no_more_problems(&mut self) {
+        if self.search_attributes.indexed_fields.contains_key(REPORTED_PROBLEMS) {
+            self.search_attributes.edit().indexed_fields.remove(REPORTED_PROBLEMS);
+        }
     }
 
     /// The task timed out, and the next one is scheduled.
@@ -112,6 +139,7 @@ impl Run {
             self.add_event(env.now, Attributes::WorkflowTaskTimedOutEventAttributes(attributes));
         }
         self.count_failed_attempt(kind != TimeoutType::ScheduleToStart);
+        self.report_problem("TimedOut", timeout_name(kind));
         self.reschedule_workflow_task(env, env.now);
     }
 

@@ -356,6 +356,28 @@ fn operations_after_the_reset() {
 }
 
 #[test]
+fn a_reset_that_cannot_be_finished_leaves_the_old_run_open() {
+    let mut chain = TestChain::started();
+    chain.work(vec![]);
+    let before = chain.snapshot();
+    let options = post_reset_operation::UpdateWorkflowOptions {
+        workflow_execution_options: Some(WorkflowExecutionOptions::default()),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["no_such_option".to_owned()] }),
+    };
+    for variant in [Some(post_reset_operation::Variant::UpdateWorkflowOptions(options)), None] {
+        let request = ResetWorkflowExecutionRequest {
+            post_reset_operations: vec![PostResetOperation { variant }],
+            ..reset_request(4)
+        };
+        let error = try_reset(&mut chain, request).expect_err("refused");
+        assert_eq!(error.grpc_code(), Code::InvalidArgument, "{error}");
+        assert_eq!(chain.snapshot(), before);
+    }
+    chain.signal("it goes on");
+    chain.work(vec![commands::complete("done")]);
+}
+
+#[test]
 #[allow(deprecated)]
 fn each_build_leaves_a_reset_point() {
     let mut chain = TestChain::started();

@@ -458,3 +458,24 @@ fn continue_as_new_is_suggested_from_the_limit_on() {
         assert_eq!(started.suggest_continue_as_new_reasons.len(), usize::from(expect));
     }
 }
+
+#[test]
+fn failures_in_a_row_are_reported_until_one_completes() {
+    let mut chain = TestChain::started();
+    let reported = |chain: &TestChain| {
+        let attributes = chain.snapshot().search_attributes.unwrap_or_default();
+        attributes.indexed_fields.get("TemporalReportedProblems").map(|payload| payload.data.clone())
+    };
+    for failures in 1..=6 {
+        chain.advance_secs(700);
+        let task = chain.poll();
+        fail_task(&mut chain, &task, Cause::NonDeterministicError);
+        assert_eq!(reported(&chain).is_some(), failures >= 5, "after {failures}");
+    }
+    let expected = br#"["category=WorkflowTaskFailed","cause=WorkflowTaskFailedCauseNonDeterministicError"]"#;
+    assert_eq!(reported(&chain).as_deref(), Some(&expected[..]));
+    chain.advance_secs(700);
+    let task = chain.poll();
+    chain.complete(&task, vec![commands::marker("well again")]);
+    assert_eq!(reported(&chain), None);
+}

@@ -16,6 +16,7 @@ mod process;
 mod search;
 mod server;
 mod store;
+mod temporal_cli;
 mod test;
 mod tidy;
 mod venv;

@@ -15,7 +15,7 @@ use crate::chaos::store as chaos_store;
 use crate::process::{self, cargo, command, version_of};
 use crate::server::{Profile, Server, build};
 use crate::store::{CassandraBench, StoreKind};
-use crate::{paths, venv};
+use crate::{paths, temporal_cli, venv};
 
 /// Where tests find the Cassandra that is up, and how many replicas their keyspaces are to have.
 const SEEDS: &str = "PERDURE_TEST_CASSANDRA_SEEDS";
@@ -214,6 +214,10 @@ fn python(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> 
         .env_remove("PERDURE_COMMAND")
         .env_remove(SEEDS)
         .current_dir(&suite);
+    match temporal_cli::prepare()? {
+        Some(cli) => drop(tests.env("TEMPORAL_CLI", cli)),
+        None => tally.closing.push("skipped: tests of the temporal CLI, which Go builds".to_owned()),
+    }
     if store == StoreKind::Cassandra {
         bench.set_cassandra(&mut tests)?;
     }

@@ -24,6 +24,16 @@ const MAX_EXECUTIONS: usize = 1_000;
 /// Where a row of the list says what the job does: the number of a BatchOperationType.
 const TYPE_MEMO: &str = "batch_operation_type";
 
+/// Asks the job, and takes the answer of that kind.
+macro_rules! ask {
+    ($call:ident, $namespace_id:expr, $id:expr, $command:expr, $kind:ident) => {
+        match send($call, $namespace_id, $id, $command).await? {
+            batch_reply::Reply::$kind(reply) => Ok(reply),
+            _ => Err($call.unexpected_reply()),
+        }
+    };
+}
+
 pub(crate) async fn start_batch_operation(
     call: &Call<'_>,
     request: StartBatchOperationRequest,
@@ -34,11 +44,8 @@ pub(crate) async fn start_batch_operation(
         let query = &request.visibility_query;
         search_attributes::parse_query(call, &namespace, query, perdure_visibility::Query::check_list).await?;
     }
-    let job_id = request.job_id.clone();
-    match send(call, namespace.id(), &job_id, batch_command::Command::Start(request)).await? {
-        batch_reply::Reply::Start(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let id = request.job_id.clone();
+    ask!(call, namespace.id(), &id, batch_command::Command::Start(request), Start)
 }
 
 #[allow(deprecated, reason = "older clients still send what newer ones replaced")]
@@ -51,12 +58,7 @@ fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Er
             "must provide required parameters: BatchType,Reason,Namespace, AND one of (Query OR Executions OR TargetExecutions)",
         );
     }
-    if request.job_id.is_empty() {
-        return refuse("JobId is not set on request.");
-    }
-    if validate::is_too_long(&request.job_id, call.limits()) {
-        return refuse("JobId length exceeds limit.");
-    }
+    job_id(&request.job_id, call)?;
     let selectors =
         [!request.visibility_query.is_empty(), !request.executions.is_empty(), !request.target_executions.is_empty()];
     if selectors.into_iter().filter(|given| *given).count() > 1 {
@@ -87,6 +89,16 @@ fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Er
     }
 }
 
+fn job_id(id: &str, call: &Call<'_>) -> Result<(), Error> {
+    if id.is_empty() {
+        return Err(Error::invalid_argument("JobId is not set on request."));
+    }
+    if validate::is_too_long(id, call.limits()) {
+        return Err(Error::invalid_argument("JobId length exceeds limit."));
+    }
+    Ok(())
+}
+
 fn no_activity() -> Result<(), Error> {
     Err(Error::invalid_argument("activity filter must be set"))
 }
@@ -96,17 +108,12 @@ pub(crate) async fn stop_batch_operation(
     request: StopBatchOperationRequest,
 ) -> Result<StopBatchOperationResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    if request.job_id.is_empty() {
-        return Err(Error::invalid_argument("JobId is not set on request."));
-    }
+    job_id(&request.job_id, call)?;
     if request.reason.is_empty() {
         return Err(Error::invalid_argument("Reason is not set on request."));
     }
-    let job_id = request.job_id.clone();
-    match send(call, namespace.id(), &job_id, batch_command::Command::Stop(request)).await? {
-        batch_reply::Reply::Stop(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let id = request.job_id.clone();
+    ask!(call, namespace.id(), &id, batch_command::Command::Stop(request), Stop)
 }
 
 pub(crate) async fn describe_batch_operation(
@@ -114,14 +121,9 @@ pub(crate) async fn describe_batch_operation(
     request: DescribeBatchOperationRequest,
 ) -> Result<DescribeBatchOperationResponse, Error> {
     let namespace = call.namespace(&request.namespace)?;
-    if request.job_id.is_empty() {
-        return Err(Error::invalid_argument("JobId is not set on request."));
-    }
-    let job_id = request.job_id.clone();
-    match send(call, namespace.id(), &job_id, batch_command::Command::Describe(request)).await? {
-        batch_reply::Reply::Describe(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    job_id(&request.job_id, call)?;
+    let id = request.job_id.clone();
+    ask!(call, namespace.id(), &id, batch_command::Command::Describe(request), Describe)
 }
 
 pub(crate) async fn list_batch_operations(

@@ -1,10 +1,10 @@
-//! ListClusters, AddOrUpdateRemoteCluster and RemoveRemoteCluster. There is one cluster, and no replication to others.
+//! ListClusters and RemoveRemoteCluster. There is one cluster, and no replication to others: none can be added.
 
 use perdure_proto::{
     Error,
     temporal::api::operatorservice::v1::{
-        AddOrUpdateRemoteClusterRequest, AddOrUpdateRemoteClusterResponse, ClusterMetadata, ListClustersRequest,
-        ListClustersResponse, RemoveRemoteClusterRequest, RemoveRemoteClusterResponse,
+        ClusterMetadata, ListClustersRequest, ListClustersResponse, RemoveRemoteClusterRequest,
+        RemoveRemoteClusterResponse,
     },
 };
 
@@ -25,13 +25,6 @@ pub(crate) async fn list_clusters(
         ..ClusterMetadata::default()
     };
     Ok(ListClustersResponse { clusters: vec![cluster], ..Default::default() })
-}
-
-pub(crate) async fn add_or_update_remote_cluster(
-    _call: &Call<'_>,
-    _request: AddOrUpdateRemoteClusterRequest,
-) -> Result<AddOrUpdateRemoteClusterResponse, Error> {
-    Err(Error::failed_precondition("this server does not replicate to other clusters: none can be added"))
 }
 
 pub(crate) async fn remove_remote_cluster(

@@ -118,6 +118,9 @@ fn capabilities(limits: &Limits) -> Capabilities {
         worker_heartbeats: true,
         worker_poll_complete_on_shutdown: true,
         workflow_pause: true,
+        standalone_activities: true,
+        standalone_activity_start_delay: true,
+        standalone_activity_operator_commands: true,
         ..Default::default()
     }
 }

@@ -15,20 +15,28 @@ use perdure_types::Limits;
 
 use crate::{call::Call, validate};
 
+/// Both requests name a run and say who wants it and why, in the same fields.
+macro_rules! send {
+    ($call:ident, $request:ident, $command:ident) => {{
+        let namespace = $call.namespace(&$request.namespace)?;
+        let execution =
+            WorkflowExecution { workflow_id: $request.workflow_id.clone(), run_id: $request.run_id.clone() };
+        let texts = [
+            ("reason", $request.reason.as_str()),
+            ("request id", $request.request_id.as_str()),
+            ("identity", $request.identity.as_str()),
+        ];
+        check(&execution, texts, $call.limits())?;
+        let command = workflow_call::Command::$command($request);
+        $call.workflow(namespace.id(), &execution.workflow_id, command).await?;
+    }};
+}
+
 pub(crate) async fn pause_workflow_execution(
     call: &Call<'_>,
     request: PauseWorkflowExecutionRequest,
 ) -> Result<PauseWorkflowExecutionResponse, Error> {
-    let namespace = call.namespace(&request.namespace)?;
-    check(
-        [&request.workflow_id, &request.run_id],
-        &request.reason,
-        &request.request_id,
-        &request.identity,
-        call.limits(),
-    )?;
-    let workflow_id = request.workflow_id.clone();
-    call.workflow(namespace.id(), &workflow_id, workflow_call::Command::Pause(request)).await?;
+    send!(call, request, Pause);
     Ok(PauseWorkflowExecutionResponse::default())
 }
 
@@ -36,29 +44,13 @@ pub(crate) async fn unpause_workflow_execution(
     call: &Call<'_>,
     request: UnpauseWorkflowExecutionRequest,
 ) -> Result<UnpauseWorkflowExecutionResponse, Error> {
-    let namespace = call.namespace(&request.namespace)?;
-    check(
-        [&request.workflow_id, &request.run_id],
-        &request.reason,
-        &request.request_id,
-        &request.identity,
-        call.limits(),
-    )?;
-    let workflow_id = request.workflow_id.clone();
-    call.workflow(namespace.id(), &workflow_id, workflow_call::Command::Unpause(request)).await?;
+    send!(call, request, Unpause);
     Ok(UnpauseWorkflowExecutionResponse::default())
 }
 
-fn check(
-    [workflow_id, run_id]: [&String; 2],
-    reason: &str,
-    request_id: &str,
-    identity: &str,
-    limits: &Limits,
-) -> Result<(), Error> {
-    let execution = WorkflowExecution { workflow_id: workflow_id.clone(), run_id: run_id.clone() };
-    validate::execution(Some(&execution), limits)?;
-    for (name, value) in [("reason", reason), ("request id", request_id), ("identity", identity)] {
+fn check(execution: &WorkflowExecution, texts: [(&str, &str); 3], limits: &Limits) -> Result<(), Error> {
+    validate::execution(Some(execution), limits)?;
+    for (name, value) in texts {
         if validate::is_too_long(value, limits) {
             return Err(Error::invalid_argument(format!("{name} is too long.")));
         }

@@ -25,6 +25,16 @@ use crate::{call::Call, search_attributes, validate};
 /// What a workflow id gets appended is as long as this.
 const APPENDED_TIME: &str = "-2009-11-10T23:00:00Z";
 
+/// Asks the schedule, and takes the answer of that kind.
+macro_rules! ask {
+    ($call:ident, $namespace_id:expr, $id:expr, $command:expr, $kind:ident) => {
+        match ask($call, $namespace_id, $id, $command).await? {
+            schedule_reply::Reply::$kind(reply) => Ok(reply),
+            _ => Err($call.unexpected_reply()),
+        }
+    };
+}
+
 pub(crate) async fn create_schedule(
     call: &Call<'_>,
     mut request: CreateScheduleRequest,
@@ -42,10 +52,8 @@ pub(crate) async fn create_schedule(
     // As workflows will be told.
     request.namespace = namespace.name().to_owned();
     let id = request.schedule_id.clone();
-    match ask(call, namespace.id(), &id, schedule_command::Command::Create(request)).await? {
-        schedule_reply::Reply::Create(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let command = schedule_command::Command::Create(request);
+    ask!(call, namespace.id(), &id, command, Create)
 }
 
 pub(crate) async fn describe_schedule(
@@ -55,10 +63,8 @@ pub(crate) async fn describe_schedule(
     let namespace = call.namespace(&request.namespace)?;
     schedule_id(&request.schedule_id, call.limits())?;
     let id = request.schedule_id.clone();
-    match ask(call, namespace.id(), &id, schedule_command::Command::Describe(request)).await? {
-        schedule_reply::Reply::Describe(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let command = schedule_command::Command::Describe(request);
+    ask!(call, namespace.id(), &id, command, Describe)
 }
 
 pub(crate) async fn update_schedule(
@@ -73,10 +79,8 @@ pub(crate) async fn update_schedule(
     definition(request.schedule.as_mut(), request.memo.as_ref(), limits)?;
     attributes(call, &namespace, request.schedule.as_ref(), request.search_attributes.as_ref()).await?;
     let id = request.schedule_id.clone();
-    match ask(call, namespace.id(), &id, schedule_command::Command::Update(request)).await? {
-        schedule_reply::Reply::Update(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let command = schedule_command::Command::Update(request);
+    ask!(call, namespace.id(), &id, command, Update)
 }
 
 pub(crate) async fn patch_schedule(
@@ -93,10 +97,8 @@ pub(crate) async fn patch_schedule(
     };
     patch(wanted)?;
     let id = request.schedule_id.clone();
-    match ask(call, namespace.id(), &id, schedule_command::Command::Patch(request)).await? {
-        schedule_reply::Reply::Patch(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let command = schedule_command::Command::Patch(request);
+    ask!(call, namespace.id(), &id, command, Patch)
 }
 
 pub(crate) async fn delete_schedule(
@@ -106,10 +108,8 @@ pub(crate) async fn delete_schedule(
     let namespace = call.namespace(&request.namespace)?;
     schedule_id(&request.schedule_id, call.limits())?;
     let id = request.schedule_id.clone();
-    match ask(call, namespace.id(), &id, schedule_command::Command::Delete(request)).await? {
-        schedule_reply::Reply::Delete(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let command = schedule_command::Command::Delete(request);
+    ask!(call, namespace.id(), &id, command, Delete)
 }
 
 pub(crate) async fn list_schedule_matching_times(
@@ -119,10 +119,8 @@ pub(crate) async fn list_schedule_matching_times(
     let namespace = call.namespace(&request.namespace)?;
     schedule_id(&request.schedule_id, call.limits())?;
     let id = request.schedule_id.clone();
-    match ask(call, namespace.id(), &id, schedule_command::Command::MatchingTimes(request)).await? {
-        schedule_reply::Reply::MatchingTimes(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
-    }
+    let command = schedule_command::Command::MatchingTimes(request);
+    ask!(call, namespace.id(), &id, command, MatchingTimes)
 }
 
 async fn ask(

@@ -13,7 +13,6 @@ const END: &str = "<!-- end of rpcs -->";
 /// Why an RPC answers `UNIMPLEMENTED`, by the beginning or the end of its name; the first that fits counts.
 const REASONS: &[(&str, &str)] = &[
     ("AddOrUpdateRemoteCluster", "refused: replication between clusters is not built; the store replicates"),
-    ("RemoveRemoteCluster", "refused: replication between clusters is not built; the store replicates"),
     ("PollWorkflowExecutionTimeSkipping", "refused: for test servers, which skip time"),
     ("*WorkerDeploymentVersionComputeConfig", "refused: for workers that a cloud provider scales"),
     ("*Deployment", "of worker deployments; the deprecated forms of them answer as Temporal's server does"),
