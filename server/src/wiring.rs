@@ -19,7 +19,7 @@ use perdure_proto::{
     },
 };
 use perdure_shard::{EntityCaller, Peers, Shards, TaskSink};
-use perdure_types::{Layout, NodeId, QueueFilter, ShardId, SlotCount};
+use perdure_types::{EntityKind, Layout, NodeId, QueueFilter, ShardId, SlotCount};
 
 /// The way back up to the cluster for parts that are made before it is.
 #[derive(Clone, Default)]
