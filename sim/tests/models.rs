@@ -103,6 +103,14 @@ fn hand_over_of_dirty_shards() -> Shards {
     Shards { flushes: 1, truncate: true, ..hand_over() }
 }
 
+fn split() -> Shards {
+    Shards { sessions: 2, shards: 2, epochs: 3, split: true, ..Shards::default() }
+}
+
+fn split_of_dirty_shards() -> Shards {
+    Shards { flushes: 1, truncate: true, ..split() }
+}
+
 fn cleaner() -> Shards {
     Shards { records: 1, clean: true, ..flushes() }
 }
@@ -131,6 +139,8 @@ tests! {
     hand_over_holds: holds(Shards { sessions: 3, ..hand_over() });
     hand_over_under_reads_holds: holds(Shards { reads: true, ..hand_over() });
     hand_over_of_dirty_shards_holds: holds(hand_over_of_dirty_shards());
+    split_holds: holds(split());
+    split_of_dirty_shards_holds: holds(split_of_dirty_shards());
     sessions_without_a_row_count_as_sealed_at_nothing: holds(cleaner());
     a_rotten_row_stops_its_shard: holds(rotten_row());
 
@@ -178,6 +188,12 @@ tests! {
     m3_base_does_not_count_handed_over_shards: breaks(broken(S::M3HandedOverNotCounted, hand_over_of_dirty_shards()));
     m3_recovery_ignores_the_base: breaks(broken(S::M3BaseIgnored, two_shards()));
     m3_cleaner_lists_shards_first: breaks(broken(S::M3ShardsListedFirst, cleaner()));
+    s1_upper_half_is_written_first: breaks(broken(S::S1UpperHalfFirst, split()));
+    s1_split_before_all_is_covered: breaks(broken(S::C3NotCovered, split()));
+    s1_split_while_it_is_served: breaks(broken(S::C3NotStopped, split()));
+    s2_missing_half_is_claimed: breaks(broken(S::S2MissingIsClaimed, split()));
+    s3_half_takes_all_of_its_parent: breaks(broken(S::S3AnyHash, split()));
+    s3_half_takes_nothing_of_its_parent: breaks(broken(S::S3OwnNumberOnly, split()));
 
     #[ignore = "large"]
     large_two_rows_and_two_fencers: holds(Append { fencers: 2, ..LOG });

@@ -8,11 +8,15 @@
 //! A shard's state is the list of its records' numbers; a record remembers the state that it made. So "nothing lost,
 //! nothing twice, one order" is: each state continues what was promised.
 //!
+//! A shard may be split in two (S1 to S3): shard 0 into itself and shard 1, which has no row before. Records with odd numbers
+//! belong to the upper half, and the rows of the tables to either half from the beginning on: no row moves.
+//!
 //! Bounds: sessions, shards, records, flushes, claims (epochs). The model starts with session 0 as the owner of all shards.
 
 mod cleaner;
 mod flush;
 mod ownership;
+mod split;
 mod state;
 
 use stateright::{Model, Property};
@@ -75,6 +79,14 @@ pub enum Broken {
     M3BaseIgnored,
     /// M3: the cleaner lists shards first, and sessions after.
     M3ShardsListedFirst,
+    /// S1: the upper half's row is written before the shard is closed.
+    S1UpperHalfFirst,
+    /// S2: an upper half without a row is claimed.
+    S2MissingIsClaimed,
+    /// S3: a half takes all that its parent logged.
+    S3AnyHash,
+    /// S3: a half takes nothing that its parent logged.
+    S3OwnNumberOnly,
 }
 
 /// The model and its bounds.
@@ -90,6 +102,8 @@ pub struct Shards {
     pub epochs: u8,
     /// Live owners hand shards over (C3).
     pub hand_over: bool,
+    /// Shard 0 is split. There are two shards then, of which the second has no row at first.
+    pub split: bool,
     /// The base moves (M3).
     pub truncate: bool,
     /// Sessions that nobody needs are deleted.
@@ -110,6 +124,7 @@ impl Default for Shards {
             flushes: 0,
             epochs: 3,
             hand_over: false,
+            split: false,
             truncate: false,
             clean: false,
             reads: false,
@@ -135,13 +150,19 @@ impl Model for Shards {
             epoch: 1,
             checkpoint: (0, 0),
             sources: vec![Source { epoch: 1, session: 0, from: 1, until: None }],
+            split: None,
         };
         let mut sessions = vec![Session::new(self.shards); self.sessions];
         sessions[0].known = vec![1; self.shards];
         for memory in &mut sessions[0].memory {
             *memory = Memory::serving(shard.clone(), Vec::new(), (0, 0), None);
         }
-        vec![State::new(vec![shard; self.shards], sessions)]
+        let mut shards = vec![shard; self.shards];
+        if self.split {
+            shards[1] = Shard::missing();
+            (sessions[0].known[1], sessions[0].memory[1]) = (0, Memory::Nothing);
+        }
+        vec![State::new(shards, sessions)]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -173,6 +194,9 @@ impl Model for Shards {
             }),
             Property::sometimes("all records are promised", |model: &Self, state: &State| {
                 state.promised.iter().map(Vec::len).sum::<usize>() == usize::from(model.records)
+            }),
+            Property::sometimes("both halves are served", |model: &Self, state: &State| {
+                !model.split || state.halves_are_served()
             }),
             Property::sometimes("sessions end and are forgotten", |model: &Self, state: &State| {
                 !model.clean || state.sessions.iter().any(|session| session.life == Life::Gone)

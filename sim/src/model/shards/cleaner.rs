@@ -57,7 +57,9 @@ fn sealed(state: &State) -> u8 {
 
 /// Sessions that a shard names as its owner or a source.
 fn named(state: &State) -> u8 {
-    let sources = state.shards.iter().flat_map(|shard| shard.sources.iter().map(|source| source.session));
-    let owners = state.shards.iter().filter_map(|shard| shard.owner);
+    let siblings = state.shards.iter().filter_map(|shard| shard.split.as_ref()?.sibling.as_deref());
+    let rows: Vec<_> = state.shards.iter().chain(siblings).collect();
+    let sources = rows.iter().flat_map(|shard| shard.sources.iter().map(|source| source.session));
+    let owners = rows.iter().filter_map(|shard| shard.owner);
     sources.chain(owners).fold(0, |mask, x| mask | 1 << x)
 }

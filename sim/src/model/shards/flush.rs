@@ -3,6 +3,7 @@
 use super::{
     Broken, Shards,
     ownership::covers,
+    split::half_of,
     state::{Action, FlushStep, Life, Memory, Owned, Position, Proposal, Session, State, Write},
 };
 
@@ -17,7 +18,7 @@ impl Shards {
                 if state.flushes < self.flushes && covered && stamp(owned) > flushed(owned) {
                     add(FlushStep::Write(x, shard));
                 }
-                let written = is_written(state, shard, owned) || self.is(Broken::M2BeforeFlush);
+                let written = self.is_written(state, shard, owned) || self.is(Broken::M2BeforeFlush);
                 if written && owned.row.sources.len() > 1 && owned.flushed.is_some() {
                     add(FlushStep::Checkpoint(x, shard));
                 }
@@ -49,7 +50,7 @@ impl Shards {
             }
             let first_needed = match memory {
                 Memory::Serving(owned) | Memory::Stopped(owned) => match owned.flushed {
-                    Some((_, up_to)) if is_written(state, shard, owned) => up_to + 1,
+                    Some((_, up_to)) if self.is_written(state, shard, owned) => up_to + 1,
                     // Nothing of it is in the tables under this claim.
                     _ => 1,
                 },
@@ -70,6 +71,12 @@ impl Shards {
         base
     }
 
+    /// The last flush is in the tables.
+    fn is_written(&self, state: &State, shard: usize, owned: &Owned) -> bool {
+        let stamped = |stamp| move |half: usize| state.tables[half].iter().all(|row| row.stamp >= stamp);
+        owned.flushed.is_some_and(|(stamp, _)| self.halves(shard, &owned.row).all(stamped(stamp)))
+    }
+
     pub(super) fn flush(&self, state: &mut State, step: FlushStep) -> Option<()> {
         match step {
             FlushStep::Write(x, shard) => {
@@ -77,10 +84,14 @@ impl Shards {
                 let Memory::Serving(owned) = &mut state.sessions[x].memory[shard] else { return None };
                 let stamp = stamp(owned);
                 owned.flushed = Some((stamp, covered));
-                let (applied, rows) = (owned.last, owned.state.clone());
+                let (applied, all) = (owned.last, owned.state.clone());
+                let halves = self.halves(shard, &owned.row);
                 state.flushes += 1;
-                for row in 0..2 {
-                    state.writes.push(Write { shard, row, stamp, applied, state: rows.clone() });
+                for half in halves.clone() {
+                    let rows: Vec<u8> = all.iter().copied().filter(|id| halves.len() == 1 || half_of(*id) == half).collect();
+                    for row in 0..2 {
+                        state.writes.push(Write { shard: half, row, stamp, applied, state: rows.clone() });
+                    }
                 }
                 state.writes.sort();
             }
@@ -143,7 +154,3 @@ fn flushed(owned: &Owned) -> Position {
     owned.flushed.map_or((0, 0), |(stamp, _)| stamp)
 }
 
-/// The last flush is in the tables.
-fn is_written(state: &State, shard: usize, owned: &Owned) -> bool {
-    owned.flushed.is_some_and(|(stamp, _)| state.tables[shard].iter().all(|row| row.stamp >= stamp))
-}

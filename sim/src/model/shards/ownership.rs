@@ -2,6 +2,7 @@
 
 use super::{
     Broken, Shards,
+    split::{divide_promise, half_of},
     state::{Action, Life, Memory, Own, Owned, Position, Proposal, Read, Record, Shard, Source, State},
 };
 use crate::invariants::continues;
@@ -60,13 +61,17 @@ impl Shards {
                 }
             }
             Memory::Claiming { .. } => add(Own::Learn(x, shard)),
+            Memory::Recovering { row } if row.split.as_ref().is_some_and(|split| split.sibling.is_some()) => {
+                add(Own::Bear(x, shard));
+            }
             Memory::Recovering { .. } => add(Own::ReadSources(x, shard)),
             Memory::Loading { .. } => add(Own::Load(x, shard)),
-            Memory::Serving(_) => {
-                if state.records < self.records {
+            Memory::Serving(owned) => {
+                if state.records < self.records && self.halves(shard, &owned.row).contains(&self.next_half(state, shard)) {
                     add(Own::Append(x, shard));
                 }
-                if self.hand_over && row.epoch < self.epochs {
+                let may_split = self.split && shard == 0 && owned.row.split.is_none();
+                if (self.hand_over || may_split) && row.epoch < self.epochs {
                     add(Own::Stop(x, shard));
                 }
                 self.read_actions(state, x, shard, add);
@@ -74,7 +79,14 @@ impl Shards {
             Memory::Stopped(owned) => {
                 let session = &state.sessions[x];
                 let own = row.owner == Some(x) && row.epoch == owned.row.epoch;
-                if own && (self.is(Broken::C3NotCovered) || covers(session.covered, owned)) {
+                let is_over = own && (self.is(Broken::C3NotCovered) || covers(session.covered, owned));
+                if is_over && self.split && shard == 0 && row.split.is_none() {
+                    add(Own::Split(x, shard));
+                    if self.is(Broken::S1UpperHalfFirst) && state.shards[1].is_missing() {
+                        add(Own::BearEarly(x, shard));
+                    }
+                }
+                if is_over && self.hand_over {
                     (0..self.sessions).filter(|y| *y != x).for_each(|y| add(Own::HandOver(x, shard, y)));
                 }
             }
@@ -115,7 +127,8 @@ impl Shards {
             Life::Live => false,
         };
         let open = row.sources.iter().filter(|source| source.until.is_none());
-        row.owner != Some(x) && row.owner.is_none_or(ended) && open.into_iter().all(|source| ended(source.session))
+        let is_there = !row.is_missing() || self.is(Broken::S2MissingIsClaimed);
+        is_there && row.owner != Some(x) && row.owner.is_none_or(ended) && open.into_iter().all(|source| ended(source.session))
     }
 
     /// First and last row of a source that may still have to be replayed.
@@ -153,6 +166,9 @@ impl Shards {
     pub(super) fn own(&self, state: &mut State, action: Own) -> Option<()> {
         match action {
             Own::Append(x, shard) => append(state, x, shard)?,
+            Own::Split(x, shard) => self.split(state, x, shard)?,
+            Own::Bear(x, shard) => self.bear(state, x, shard)?,
+            Own::BearEarly(x, shard) => self.bear_early(state, x, shard)?,
             Own::Cover(x, row) => cover(state, x, row),
             Own::Fence(x) => state.sessions[x].life = Life::Fenced,
             Own::Seal(x, end) => state.sessions[x].life = Life::Sealed(end),
@@ -164,6 +180,9 @@ impl Shards {
             }
             Own::Decide(n) => {
                 let proposal = state.proposals.remove(n);
+                if proposal.new.split.is_some() && proposal.shard == 0 && state.shards[0].split.is_none() {
+                    divide_promise(state);
+                }
                 state.shards[proposal.shard] = proposal.new;
             }
             Own::Learn(x, shard) => self.learn(state, x, shard)?,
@@ -256,7 +275,7 @@ impl Shards {
                     break;
                 }
                 let record = &session.log[usize::from(seq) - 1];
-                let tagged = record.shard == shard && record.epoch == source.epoch;
+                let tagged = self.is_tagged(record, shard, source.epoch, &row);
                 if tagged || self.is(Broken::C2AnyTag) {
                     replay.push(((source.epoch, seq), record.id));
                 }
@@ -273,16 +292,27 @@ impl Shards {
 
     fn load(&self, state: &mut State, x: usize, shard: usize) -> Option<()> {
         let Memory::Loading { row, replay } = state.sessions[x].memory[shard].clone() else { return None };
-        let replayed = state.tables[shard].clone().map(|stored| {
-            let (mut ids, mut last) = (stored.state, stored.applied);
-            for (position, id) in &replay {
-                // M1: what the row reflects is skipped.
-                if *position > stored.applied || self.is(Broken::M1NoSkip) {
-                    ids.push(*id);
-                    last = *position;
+        let halves = self.halves(shard, &row);
+        let replayed = [0, 1].map(|n| {
+            let (mut all, mut latest) = (Vec::new(), (0, 0));
+            for half in halves.clone() {
+                let stored = state.tables[half][n].clone();
+                let (mut ids, mut last) = (stored.state, stored.applied);
+                for (position, id) in replay.iter().filter(|(_, id)| halves.len() == 1 || half_of(*id) == half) {
+                    // M1: what the row reflects is skipped.
+                    if *position > stored.applied || self.is(Broken::M1NoSkip) {
+                        ids.push(*id);
+                        last = *position;
+                    }
                 }
+                all.extend(ids);
+                latest = latest.max(last);
             }
-            (ids, last)
+            if halves.len() > 1 {
+                // One state of two entities: in the order in which it came to be.
+                all.sort_unstable();
+            }
+            (all, latest)
         });
         let is_owner = state.shards[shard].owner == Some(x) && state.shards[shard].epoch == row.epoch;
         let [(ids, last), (other, _)] = replayed;
@@ -306,7 +336,7 @@ impl Shards {
     }
 
     /// The row with the next epoch, and the own source closed.
-    fn closed(&self, state: &State, x: usize, current: &Shard) -> Shard {
+    pub(super) fn closed(&self, state: &State, x: usize, current: &Shard) -> Shard {
         let mut new = current.clone();
         let end =
             if self.is(Broken::C3NotCovered) { state.sessions[x].next_seq() - 1 } else { state.sessions[x].covered };

@@ -18,6 +18,27 @@ pub(super) struct Shard {
     pub epoch: u8,
     pub checkpoint: Position,
     pub sources: Vec<Source>,
+    pub split: Option<Split>,
+}
+
+/// This shard is a half.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Split {
+    /// The last one of the shard that was split.
+    pub epoch: u8,
+    /// The row of the upper half, while it may be missing.
+    pub sibling: Option<Box<Shard>>,
+}
+
+impl Shard {
+    /// Stands for no row.
+    pub fn missing() -> Self {
+        Self { owner: None, epoch: 0, checkpoint: (0, 0), sources: Vec::new(), split: None }
+    }
+
+    pub fn is_missing(&self) -> bool {
+        self.epoch == 0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -250,6 +271,12 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {
     Append(usize, usize),
+    /// S1.
+    Split(usize, usize),
+    /// S2: the upper half's row is proposed, or let go of.
+    Bear(usize, usize),
+    /// The broken variant.
+    BearEarly(usize, usize),
     /// A fence read covers the log up to a row.
     Cover(usize, u8),
     Fence(usize),
