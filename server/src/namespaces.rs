@@ -53,7 +53,7 @@ impl StoredNamespaces {
 #[async_trait]
 impl NamespaceStore for StoredNamespaces {
     async fn list(&self) -> Result<Vec<Namespace>, Error> {
-        let rows = self.store.list_namespaces().await.map_err(|error| self.unavailable(error))?;
+        let rows = patiently(|| self.store.list_namespaces()).await.map_err(|error| self.unavailable(error))?;
         rows.into_iter()
             .map(|row| {
                 let record = NamespaceRecord::decode(row.record)
@@ -70,11 +70,33 @@ impl NamespaceStore for StoredNamespaces {
             record: namespace.record.encode_to_vec().into(),
             version: namespace.version,
         };
-        match self.store.cas_namespace(expected, row).await.map_err(|error| self.unavailable(error))? {
+        // The same again settles an unknown outcome (G3).
+        let put = patiently(|| self.store.cas_namespace(expected, row.clone())).await;
+        match put.map_err(|error| self.unavailable(error))? {
             Cas::Applied => Ok(true),
-            Cas::Rejected(_) => Ok(false),
+            Cas::Rejected(found) => Ok(found.as_ref() == Some(&row)),
         }
     }
+}
+
+/// Repeats what may be done twice while the store gives no clear answer: when all servers start at once on a busy store,
+/// some of them do not get one at first.
+pub async fn patiently<T, F>(mut operation: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut pause = std::time::Duration::from_millis(100);
+    for _ in 0..4 {
+        match operation().await {
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Indeterminate(_))) => {
+                tracing::warn!(%error, "no clear answer of the store, asking again");
+            }
+            settled => return settled,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 3;
+    }
+    operation().await
 }
 
 /// Creates the namespaces that are not there yet.

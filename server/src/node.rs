@@ -15,7 +15,7 @@ use crate::{
     deletion::Deletion,
     exit::Failure,
     lists::ListedRows,
-    namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces, ensure_search_attributes},
+    namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces, ensure_search_attributes, patiently},
     node_service::{self, ClusterPort, Joined},
     wiring::{MatchingHere, ShardsHere, Uplink},
 };
@@ -155,7 +155,8 @@ async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {
         slots: SlotCount::new(DEFAULT_SLOTS).expect("a power of two"),
         schema_version: SCHEMA_VERSION,
     };
-    let settings = store.cluster_settings(proposal).await.map_err(|error| store_failure(&error))?;
+    let settings = patiently(|| store.cluster_settings(proposal.clone())).await;
+    let settings = settings.map_err(|error| store_failure(&error))?;
     if settings.schema_version > SCHEMA_VERSION {
         let message = format!(
             "the data has schema version {}, this binary knows {SCHEMA_VERSION}: use a newer perdure",

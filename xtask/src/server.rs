@@ -15,7 +15,7 @@ use crate::paths;
 use crate::process::{cargo, command, run};
 
 /// A new keyspace takes a while on a busy machine.
-const READY_WITHIN: Duration = Duration::from_secs(120);
+const READY_WITHIN: Duration = Duration::from_secs(240);
 /// What a server logs when it serves.
 const READY: &str = "perdure is ready";
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
