@@ -13,7 +13,7 @@ use futures::{
     stream::{self, StreamExt},
 };
 use perdure_proto::{Error, perdure::node::v1::workflow_call::Command};
-use perdure_types::{ChainKey, QueueFilter, Timestamp};
+use perdure_types::{ChainKey, QueueFilter, SlotCount, Timestamp};
 use perdure_workflow::IdSource;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -29,6 +29,7 @@ use crate::{
     lanes::Lanes,
     log::Log,
     recover::{self, RecoverError, Replay},
+    split,
     watched::Watched,
 };
 
@@ -79,6 +80,8 @@ pub(crate) struct ShardHandle {
     dirty: Arc<AtomicBool>,
     claim: Arc<Mutex<Claim>>,
     pub log: Log,
+    /// How many shards there were at the beginning.
+    first: SlotCount,
 }
 
 impl ShardHandle {
@@ -97,10 +100,10 @@ impl ShardHandle {
         self.dirty.load(Ordering::SeqCst)
     }
 
-    /// Whether the entity lives in this shard, and not in the other half of one that was split.
+    /// Whether the entity lives in this shard: not in another one, nor in the other half of one that was split.
     pub(crate) fn holds(&self, chain: &ChainKey) -> bool {
         let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
-        claim.row.split.as_ref().is_none_or(|split| chain.shard(split.slots) == claim.shard)
+        chain.shard(split::slots_of(&claim.row, self.first)) == claim.shard
     }
 
     pub(crate) fn claim(&self) -> Claim {
@@ -220,6 +223,7 @@ impl ShardTask {
             dirty: dirty.clone(),
             claim: Arc::new(Mutex::new(claim.clone())),
             log: log.clone(),
+            first: node.first,
         };
         let core = Core::new(claim, log.for_shard(wake.clone()), node, ids, dirty, clock.now());
         let log = log.clone();
