@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use perdure_proto::perdure::node::v1::{
     DescribeShard, DrainRequest, DrainResponse, MemberInfo, MembersRequest, MembersResponse, ShardCall, ShardInfo,
-    ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, SplitRequest, SplitResponse, admin_client::AdminClient, admin_server::Admin,
-    shard_call, shard_reply,
+    ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, SplitRequest, SplitResponse, admin_client::AdminClient,
+    admin_server::Admin, shard_call, shard_reply,
 };
 use perdure_types::{NodeId, ShardId, SlotCount};
 use tokio::sync::Notify;

@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_where_it_belongs_moves_nowhere() {
-        let info = |served: &str| ShardInfo { shard: 3, served_by: served.into(), epoch: 2, wanted_by: "a".into(), slots: 64 };
+        let info =
+            |served: &str| ShardInfo { shard: 3, served_by: served.into(), epoch: 2, wanted_by: "a".into(), slots: 64 };
         let text = shards_table(&[info("a"), info("b"), info("")]);
         let lines: Vec<&str> = text.lines().skip(1).collect();
         assert_eq!(lines, ["3      64  2      a", "3      64  2      b          a", "3      64  2      nobody     a"]);

@@ -112,7 +112,8 @@ mod tests {
         assert_eq!(lanes(3, 4).all().collect::<Vec<_>>(), [ShardId(3)]);
         assert_eq!(lanes(3, 8).all().collect::<Vec<_>>(), [ShardId(11), ShardId(3)]);
         assert_eq!(lanes(15, 16).all().collect::<Vec<_>>(), [ShardId(31), ShardId(3), ShardId(15)]);
-        let all: Vec<u32> = [4, 8, 16, 32].iter().flat_map(|of| (0..*of).map(|shard| lanes(shard, *of).own.0)).collect();
+        let all: Vec<u32> =
+            [4, 8, 16, 32].iter().flat_map(|of| (0..*of).map(|shard| lanes(shard, *of).own.0)).collect();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
     }
 
@@ -128,11 +129,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn halves_share_what_they_inherit() {
         let store = Simulated::reliable();
-        let wakeup = |n: i64| Wakeup {
-            at: Timestamp(n % 17),
-            chain: ChainKey::new("n", format!("w{n}")),
-            run_id: "r".into(),
-        };
+        let wakeup =
+            |n: i64| Wakeup { at: Timestamp(n % 17), chain: ChainKey::new("n", format!("w{n}")), run_id: "r".into() };
         let (lower, upper) = (lanes(1, 8), lanes(5, 8));
         let mut writes = Vec::new();
         for wakeup in (0..200).map(wakeup).filter(|wakeup| wakeup.chain.shard(slots(4)) == ShardId(1)) {

@@ -132,9 +132,10 @@ pub(crate) async fn all(store: &dyn Store, first: SlotCount) -> Result<BTreeSet<
 /// the epoch which number its records bear (S3), and remembers one split.
 pub(crate) fn may_split(row: &ShardRow, first: SlotCount, goal: SlotCount) -> bool {
     slots_of(row, first) < goal
-        && row.split.as_ref().is_none_or(|split| {
-            split.sibling.is_none() && row.sources.keys().all(|epoch| *epoch > split.epoch)
-        })
+        && row
+            .split
+            .as_ref()
+            .is_none_or(|split| split.sibling.is_none() && row.sources.keys().all(|epoch| *epoch > split.epoch))
 }
 
 /// S1, S2: splits a shard of this session that is in service.
