@@ -9,7 +9,7 @@ use perdure_proto::{
     perdure::node::v1::{Offer, OfferReply, WorkflowCall, WorkflowReply},
 };
 use perdure_shard::{Clock, EntityCaller, Joining, Setup, ShardConfig, Shards, StartError, TaskSink};
-use perdure_types::{ChainKey, Duration, SlotCount, Timestamp};
+use perdure_types::{ChainKey, Duration, Layout, SlotCount, Timestamp};
 use perdure_workflow::{NamespaceInfo, NamespaceView};
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -107,7 +107,15 @@ impl EntityCaller for Router {
         let shards = self.shards.get().ok_or_else(|| Error::unavailable("starting"))?;
         let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
         let shard = key.ok_or_else(|| Error::invalid_argument("an entity of an unknown kind"))?.shard(self.slots);
-        shards.call(shard, call).await
+        // A shard that is being split is waited for.
+        for _ in 0..400 {
+            let result = shards.call(shard, call.clone()).await;
+            if result.as_ref().err().and_then(Error::as_not_owner).is_none() {
+                return result;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        Err(Error::unavailable("the shard of this workflow is moving, try again"))
     }
 }
 
@@ -162,6 +170,15 @@ impl Node {
 
     pub(crate) fn shards(&self) -> &Shards {
         &self.shards
+    }
+
+    /// Wants so many shards.
+    pub async fn split(&self, goal: Option<SlotCount>) -> Result<Layout, Error> {
+        self.shards.split(goal).await
+    }
+
+    pub async fn layout(&self) -> Result<Layout, Error> {
+        self.shards.layout().await
     }
 
     /// Gives its shards to others, as far as they take them, and stops.
