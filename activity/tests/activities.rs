@@ -142,7 +142,7 @@ impl World {
             attempt: offer.attempt,
             stamp: offer.stamp,
             request_id: self.ids.uuid(),
-            poll: None,
+            ..RecordActivityTaskStarted::default()
         };
         match self.call(Command::RecordActivityTaskStarted(command))? {
             Some(workflow_reply::Reply::ActivityTask(task)) => Ok(task),
