@@ -1,48 +1,118 @@
-//! Metrics of the API, under the names that Temporal's dashboards use.
+//! Metrics of the API, under the names and labels that Temporal's dashboards use.
+//!
+//! The handles of one operation in one namespace are looked up once, so that a call costs one look into a map. Namespaces
+//! are labels only when they exist.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, PoisonError, RwLock},
+    time::Duration,
+};
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Histogram, Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use perdure_proto::{Code, Error};
 
 const REQUESTS: &str = "service_requests";
 const LATENCY: &str = "service_latency";
 const PENDING: &str = "service_pending_requests";
-const ERRORS: &str = "service_errors_with_type";
-const UNDELIVERED: &str = "frontend_tasks_undelivered";
-const COUNTED_BY_ROWS: &str = "visibility_counts_scanned";
+const ERRORS: &str = "service_errors";
+const ERRORS_BY_TYPE: &str = "service_error_with_type";
+/// Temporal counts these apart as well.
+const KINDS: [(&str, &str, &str); 6] = [
+    ("serviceerror_InvalidArgument", "service_errors_invalid_argument", "API calls with an argument that is refused"),
+    ("serviceerror_NotFound", "service_errors_entity_not_found", "API calls on what does not exist"),
+    (
+        "serviceerror_WorkflowExecutionAlreadyStarted",
+        "service_errors_execution_already_started",
+        "Starts of workflow ids that have a run already",
+    ),
+    ("serviceerror_ResourceExhausted", "service_errors_resource_exhausted", "API calls refused by a limit"),
+    ("serviceerror_DeadlineExceeded", "service_errors_context_timeout", "API calls that took longer than they may"),
+    ("serviceerror_PermissionDenied", "service_errors_unauthorized", "API calls that the caller may not make"),
+];
+const UNDELIVERED: &str = "perdure_frontend_tasks_undelivered_total";
+const COUNTED_BY_ROWS: &str = "perdure_visibility_counts_scanned_total";
 
 /// Label of a call that named no namespace, or none that exists.
 const NO_NAMESPACE: &str = "_unknown_";
+/// Temporal's name of the part that serves the API.
+const SERVICE: &str = "frontend";
 
-/// Registers the descriptions; call once after the recorder is installed.
+/// Registers the descriptions, and what starts at zero; call once after the recorder is installed.
 pub fn describe() {
-    describe_counter!(REQUESTS, "API calls received, by operation and namespace");
+    describe_counter!(REQUESTS, "API calls received");
     describe_histogram!(LATENCY, Unit::Seconds, "Time to answer an API call, long polls included");
     describe_gauge!(PENDING, "API calls that are being handled");
-    describe_counter!(ERRORS, "API calls answered with an error, by its type");
+    describe_counter!(ERRORS, "API calls that failed by a fault of the server");
+    describe_counter!(ERRORS_BY_TYPE, "API calls answered with an error, by its type");
+    for (_, name, help) in KINDS {
+        describe_counter!(name, help);
+    }
     describe_counter!(UNDELIVERED, "Started tasks whose worker had gone before they were written to it");
     describe_counter!(COUNTED_BY_ROWS, "Counts of runs that no kept count answers, so that their rows were read");
+    counter!(UNDELIVERED).increment(0);
 }
 
-fn label(namespace: Option<Arc<str>>) -> metrics::SharedString {
-    namespace.map_or_else(|| metrics::SharedString::const_str(NO_NAMESPACE), metrics::SharedString::from)
+/// What is counted of one operation in one namespace.
+struct CallMetrics {
+    requests: Counter,
+    latency: Histogram,
+}
+
+type ByNamespace = HashMap<Arc<str>, Arc<CallMetrics>>;
+static CALLS: LazyLock<RwLock<HashMap<&'static str, ByNamespace>>> = LazyLock::new(RwLock::default);
+
+fn labels(operation: &'static str, namespace: &Arc<str>) -> Vec<Label> {
+    vec![
+        Label::from_static_parts("service_name", SERVICE),
+        Label::from_static_parts("operation", operation),
+        Label::new("namespace", Arc::clone(namespace)),
+    ]
+}
+
+fn label(namespace: Option<Arc<str>>) -> Arc<str> {
+    namespace.unwrap_or_else(|| NO_NAMESPACE.into())
+}
+
+fn calls(operation: &'static str, namespace: Arc<str>) -> Arc<CallMetrics> {
+    let known = CALLS.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known.get(operation).and_then(|of| of.get(&namespace)) {
+        return Arc::clone(found);
+    }
+    drop(known);
+    let labels = labels(operation, &namespace);
+    // There from the first call on, so that a rate of errors can be told from no data.
+    counter!(ERRORS, labels.clone()).increment(0);
+    let made =
+        Arc::new(CallMetrics { requests: counter!(REQUESTS, labels.clone()), latency: histogram!(LATENCY, labels) });
+    let mut known = CALLS.write().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(known.entry(operation).or_default().entry(namespace).or_insert(made))
 }
 
 pub(crate) fn call_begun(operation: &'static str) {
-    gauge!(PENDING, "operation" => operation).increment(1);
+    gauge!(PENDING, "service_name" => SERVICE, "operation" => operation).increment(1);
 }
 
 pub(crate) fn call_ended(operation: &'static str, namespace: Option<Arc<str>>, took: Duration) {
-    let namespace = label(namespace);
-    gauge!(PENDING, "operation" => operation).decrement(1);
-    counter!(REQUESTS, "operation" => operation, "namespace" => namespace.clone()).increment(1);
-    histogram!(LATENCY, "operation" => operation, "namespace" => namespace).record(took);
+    gauge!(PENDING, "service_name" => SERVICE, "operation" => operation).decrement(1);
+    let call = calls(operation, label(namespace));
+    call.requests.increment(1);
+    call.latency.record(took);
 }
 
 pub(crate) fn call_failed(operation: &'static str, namespace: Option<Arc<str>>, error: &Error) {
-    counter!(ERRORS, "operation" => operation, "namespace" => label(namespace), "error_type" => error_type(error))
-        .increment(1);
+    let mut labels = labels(operation, &label(namespace));
+    if matches!(error.grpc_code(), Code::Internal | Code::DataLoss | Code::Unknown | Code::Unavailable) {
+        counter!(ERRORS, labels.clone()).increment(1);
+    }
+    let error_type = error_type(error);
+    if let Some((_, name, _)) = KINDS.iter().find(|(of, _, _)| *of == error_type) {
+        counter!(*name, labels.clone()).increment(1);
+    }
+    labels.push(Label::from_static_parts("error_type", error_type));
+    counter!(ERRORS_BY_TYPE, labels).increment(1);
 }
 
 pub(crate) fn count_scanned(namespace: &str) {

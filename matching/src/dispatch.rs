@@ -76,11 +76,11 @@ impl Shell {
                 queue.next(now)
             });
         }
-        let kind = cell.key.kind;
         let call = self.start_call(cell, &queued, &waiter.request).await;
         let error = match self.starter.start(call).await {
             Ok(reply) => match poll_reply(reply.reply, backlog, scaling(&waiter, pressed)) {
                 Some(reply) => {
+                    cell.meters.dispatched(self.now().since(queued.offer.waits_since));
                     self.deliver(cell, waiter, reply).await;
                     return None;
                 }
@@ -90,7 +90,7 @@ impl Shell {
         };
         if is_transient(&error) {
             tracing::debug!(%error, queue = &*cell.key.name, "task not started, tried again later");
-            self.telemetry.start_retried(kind);
+            cell.meters.start_retried();
             queued.offer.failures = queued.offer.failures.saturating_add(1);
             let pause = self.config.backoff(queued.offer.failures);
             return self.step(cell, |queue, now| {
@@ -102,7 +102,7 @@ impl Shell {
             let workflow_id = queued.offer.workflow_id();
             tracing::warn!(%error, workflow_id, queue = &*cell.key.name, "offered task dropped");
         }
-        self.telemetry.start_obsolete(kind);
+        cell.meters.start_obsolete();
         self.step(cell, |queue, now| {
             queue.obsolete();
             self.resume(cell, queue, now, poll, waiter)
@@ -152,7 +152,7 @@ impl Shell {
                 return;
             }
         };
-        self.telemetry.undelivered(cell.key.kind);
+        cell.meters.undelivered();
         if token.kind() == Kind::Query {
             self.requeue_query(cell, &token.query_id);
             return;

@@ -187,7 +187,7 @@ impl Shell {
 
     /// The queue of this name, following its family. A new one is held until that is known.
     pub fn queue(self: &Arc<Self>, namespace_id: &str, kind: QueueKind, name: &str) -> Arc<QueueCell> {
-        let cell = self.registry.get_or_create(self.now(), namespace_id, kind, name);
+        let cell = self.cell(namespace_id, kind, name);
         if kind != QueueKind::Sticky && cell.family().is_none() {
             let family = cell.follow(|| self.family(namespace_id, name));
             // The cell was there before this looks: if news come now, they find it.
@@ -202,7 +202,6 @@ impl Shell {
         let (routing, settings) = (Arc::clone(&known.routing), Arc::clone(&known.settings));
         self.step(cell, |queue, now| queue.set_routing(now, routing, settings));
         while let Some(matched) = self.step(cell, |queue, now| queue.next(now)) {
-            self.telemetry.matched(cell.key.kind, false);
             self.dispatch_in_background(cell, matched);
         }
     }

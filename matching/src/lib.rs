@@ -54,6 +54,11 @@ use crate::{offer::TaskOffer, poll::PollRequest, registry::QueueKind};
 #[async_trait]
 pub trait TaskStarter: Send + Sync + 'static {
     async fn start(&self, call: WorkflowCall) -> Result<WorkflowReply, Error>;
+
+    /// What people call a namespace: a label of metrics.
+    fn namespace_name(&self, _namespace_id: &str) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// The task queues whose home this node is. Cheap to clone.
@@ -114,6 +119,11 @@ impl Matching {
             }
         };
         Ok(MatchingReply { reply: Some(reply) })
+    }
+
+    /// Brings those metrics up to date that change by themselves; to be called before they are read.
+    pub fn measure(&self) {
+        self.shell.measure();
     }
 
     /// This node is about to leave: polls, waiting and new, are answered empty at once, so that workers go elsewhere.

@@ -8,7 +8,7 @@ use perdure_proto::{
     temporal::api::{
         deployment::v1::{WorkerDeploymentOptions, WorkerDeploymentVersion as Version},
         enums::v1::TaskQueueKind,
-        taskqueue::v1::{PollerScalingDecision, TaskQueue},
+        taskqueue::v1::TaskQueue,
         workflowservice::v1::{
             PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
             PollWorkflowTaskQueueResponse,
@@ -25,7 +25,7 @@ use crate::{
     shell::Shell,
 };
 
-/// A poll that gets its task later than this, or none, is one of more than are needed.
+/// A poll that gets its task later than this is one of more than are needed.
 pub(crate) const WAITS_TOO_LONG: Duration = Duration::from_secs(1);
 
 /// A poll as its worker sent it.
@@ -104,18 +104,11 @@ impl PollRequest {
         }
     }
 
-    /// `waited`: as long as it could.
-    fn empty_reply(kind: QueueKind, waited: bool) -> Reply {
-        let fewer = waited.then_some(PollerScalingDecision { poll_request_delta_suggestion: -1 });
+    /// Without a hint to poll less, too: SDKs know an empty answer by its having nothing in it.
+    fn empty_reply(kind: QueueKind) -> Reply {
         match kind {
-            QueueKind::Workflow | QueueKind::Sticky => Reply::WorkflowTask(PollWorkflowTaskQueueResponse {
-                poller_scaling_decision: fewer,
-                ..PollWorkflowTaskQueueResponse::default()
-            }),
-            QueueKind::Activity => Reply::ActivityTask(PollActivityTaskQueueResponse {
-                poller_scaling_decision: fewer,
-                ..PollActivityTaskQueueResponse::default()
-            }),
+            QueueKind::Workflow | QueueKind::Sticky => Reply::WorkflowTask(PollWorkflowTaskQueueResponse::default()),
+            QueueKind::Activity => Reply::ActivityTask(PollActivityTaskQueueResponse::default()),
         }
     }
 }
@@ -193,7 +186,7 @@ impl Drop for PollWait {
         if self.answered {
             return;
         }
-        self.shell.telemetry.poll_vanished(self.cell.key.kind);
+        self.cell.meters.poll_vanished();
         // Closed first: whoever wants to make this poll wait again, or to answer it, sees it gone.
         self.reply.close();
         self.shell.step(&self.cell, |queue, now| queue.leave(now, self.poll, Leave::Vanished));
@@ -217,30 +210,30 @@ impl Shell {
         request: PollRequest,
         timeout_ns: i64,
     ) -> Result<Reply, Error> {
-        let kind = request.kind();
         let begun = Instant::now();
+        let kind = request.kind();
         let limit = if timeout_ns > 0 { timeout_ns.min(self.config.long_poll.0) } else { self.config.long_poll.0 };
         let deadline = begun + perdure_types::Duration(limit).to_std();
         let name = request.task_queue().map(|q| q.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(task_queue);
         let name = name.to_owned();
-        let ready = self.prepare_poll(namespace_id, &name, &request, deadline).await?;
-        let answer = if !ready {
-            Ok(None)
-        } else {
-            match self.enter_poll(namespace_id, &name, request, deadline) {
-                Ok(Some(wait)) => wait.wait(deadline).await,
-                Ok(None) => Ok(None),
-                Err(departed) => Err(departed),
-            }
+        let empty = || PollRequest::empty_reply(kind);
+        if !self.prepare_poll(namespace_id, &name, &request, deadline).await? {
+            return Ok(empty());
+        }
+        let wait = match self.enter_poll(namespace_id, &name, request, deadline) {
+            Ok(Some(wait)) => wait,
+            Ok(None) => return Ok(empty()),
+            Err(Departed) => return Err(Error::not_owner(None)),
         };
-        match answer {
+        let cell = Arc::clone(&wait.cell);
+        match wait.wait(deadline).await {
             Ok(Some(reply)) => {
-                self.telemetry.poll_succeeded(kind);
+                cell.meters.poll_succeeded(begun.elapsed());
                 Ok(reply)
             }
             Ok(None) => {
-                self.telemetry.poll_empty(kind);
-                Ok(PollRequest::empty_reply(kind, begun.elapsed() >= WAITS_TOO_LONG))
+                cell.meters.poll_empty();
+                Ok(empty())
             }
             Err(Departed) => Err(Error::not_owner(None)),
         }
@@ -305,7 +298,6 @@ impl Shell {
             return Ok(None);
         };
         if let Some(matched) = matched {
-            self.telemetry.matched(kind, false);
             self.dispatch_in_background(&cell, matched);
         }
         Ok(Some(PollWait { shell: Arc::clone(self), cell, poll, reply, answered: false }))

@@ -211,6 +211,12 @@ impl<W> Queue<W> {
         self.lanes.iter().map(|lane| lane.backlog.len()).sum()
     }
 
+    /// How long the offer has waited that has waited longest.
+    pub fn backlog_age(&self, now: Timestamp) -> Duration {
+        let of_lane = |lane: &Lane<W>| Priority::all().filter_map(|p| lane.backlog.head_waits_since(p)).min();
+        self.lanes.iter().filter_map(of_lane).min().map_or(Duration::ZERO, |since| now.since(since))
+    }
+
     // ---- Lanes -------------------------------------------------------------------------------------------------
 
     /// The lane of a version.

@@ -11,7 +11,7 @@ use std::{
 use perdure_proto::temporal::api::enums::v1::TaskQueueType;
 use perdure_types::{Duration, Timestamp};
 
-use crate::{follow::Family, poll::Waiter, queue::Queue};
+use crate::{follow::Family, poll::Waiter, queue::Queue, telemetry::QueueMeters};
 
 /// What is queued. A sticky queue is one worker's own, for workflow tasks of executions that it has in its cache.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -22,21 +22,10 @@ pub(crate) enum QueueKind {
 }
 
 impl QueueKind {
-    pub const ALL: [Self; 3] = [Self::Workflow, Self::Sticky, Self::Activity];
-
     pub fn task_type(self) -> TaskQueueType {
         match self {
             Self::Workflow | Self::Sticky => TaskQueueType::Workflow,
             Self::Activity => TaskQueueType::Activity,
-        }
-    }
-
-    /// As a metrics label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Workflow => "workflow",
-            Self::Sticky => "sticky",
-            Self::Activity => "activity",
         }
     }
 }
@@ -101,6 +90,7 @@ pub(crate) struct Core {
 /// One queue, with its name.
 pub(crate) struct QueueCell {
     pub key: QueueKey,
+    pub meters: QueueMeters,
     core: Mutex<Core>,
     /// Of a sticky queue: that of the normal queue behind it, once somebody polls.
     family: OnceLock<Arc<Family>>,
@@ -145,7 +135,15 @@ impl Registry {
         self.slice(&parts).get(&parts as &dyn KeyParts).cloned()
     }
 
-    pub fn get_or_create(&self, now: Timestamp, namespace_id: &str, kind: QueueKind, name: &str) -> Arc<QueueCell> {
+    /// `meters` makes those of a new queue.
+    pub fn get_or_create(
+        &self,
+        now: Timestamp,
+        namespace_id: &str,
+        kind: QueueKind,
+        name: &str,
+        meters: impl FnOnce(&Arc<str>) -> QueueMeters,
+    ) -> Arc<QueueCell> {
         let parts = (namespace_id, kind, name);
         let mut slice = self.slice(&parts);
         if let Some(cell) = slice.get(&parts as &dyn KeyParts) {
@@ -158,7 +156,8 @@ impl Registry {
             queue.hold();
         }
         let core = Core { queue, armed: None };
-        let cell = Arc::new(QueueCell { key: key(), core: Mutex::new(core), family: OnceLock::new() });
+        let cell =
+            Arc::new(QueueCell { key: key(), meters: meters(&name), core: Mutex::new(core), family: OnceLock::new() });
         slice.insert(key(), Arc::clone(&cell));
         cell
     }
@@ -188,14 +187,20 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Telemetry;
 
     const IDLE: Duration = Duration::from_secs(300);
+
+    fn create(registry: &Registry, name: &str) -> Arc<QueueCell> {
+        let meters = |name: &Arc<str>| Telemetry::new().queue(None, QueueKind::Workflow, name);
+        registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, name, meters)
+    }
 
     #[test]
     fn a_key_is_found_by_its_parts() {
         let registry = Registry::new();
-        let cell = registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, "q");
-        assert!(Arc::ptr_eq(&cell, &registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, "q")));
+        let cell = create(&registry, "q");
+        assert!(Arc::ptr_eq(&cell, &create(&registry, "q")));
         assert!(registry.get("n", QueueKind::Workflow, "q").is_some());
         assert!(registry.get("n", QueueKind::Activity, "q").is_none());
         assert!(registry.get("nq", QueueKind::Workflow, "").is_none());
@@ -204,8 +209,8 @@ mod tests {
     #[test]
     fn only_queues_that_nobody_uses_are_dropped() {
         let registry = Registry::new();
-        let held = registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, "held");
-        registry.get_or_create(Timestamp(0), "n", QueueKind::Workflow, "idle");
+        let held = create(&registry, "held");
+        create(&registry, "idle");
         registry.sweep(Timestamp(IDLE.0 - 1), IDLE, IDLE);
         assert_eq!(registry.all().len(), 2);
         registry.sweep(Timestamp(IDLE.0), IDLE, IDLE);

@@ -88,7 +88,7 @@ impl Shell {
             core.armed = wake_at;
         }
         drop(core);
-        self.telemetry.backlog_changed(cell.key.kind, before, after);
+        cell.meters.backlog_changed(before, after);
         if let Some(at) = wake_at {
             self.spawn(Arc::clone(self).wake(Arc::clone(cell), at));
         }
@@ -115,6 +115,25 @@ impl Shell {
         self.spawn(Arc::clone(self).dispatch(Arc::clone(cell), matched));
     }
 
+    /// The cell of a queue, which is made if need be.
+    pub fn cell(&self, namespace_id: &str, kind: QueueKind, name: &str) -> Arc<QueueCell> {
+        let meters = |name: &Arc<str>| {
+            let namespace = self.starter.namespace_name(namespace_id);
+            self.telemetry.queue(namespace, kind, name)
+        };
+        self.registry.get_or_create(self.now(), namespace_id, kind, name, meters)
+    }
+
+    /// Brings up to date what is not counted as it happens.
+    pub fn measure(&self) {
+        let (cells, now) = (self.registry.all(), self.now());
+        self.telemetry.queues(cells.len());
+        for cell in cells {
+            let age = cell.lock().queue.backlog_age(now);
+            cell.meters.backlog_age(age);
+        }
+    }
+
     /// False: a sticky queue that no worker serves.
     pub fn offer(
         self: &Arc<Self>,
@@ -131,8 +150,9 @@ impl Shell {
         };
         let window = self.config.sticky_poller_window;
         let offered = cell.and_then(|cell| {
-            let matched = self.step(&cell, |queue, now| {
-                if sticky && !queue.has_recent_poller(now, window) {
+            let (served, matched) = self.step(&cell, |queue, now| {
+                let served = queue.has_recent_poller(now, window);
+                if sticky && !served {
                     return None;
                 }
                 let offer = offer(now);
@@ -140,8 +160,9 @@ impl Shell {
                 let may_stick = known.is_none_or(|k| k.routing.may_stick(offer.workflow_id(), offer.directive()));
                 // A sticky queue has one worker: its version is known, and the shard looks at it.
                 let offer = if sticky { offer.without_version() } else { offer };
-                may_stick.then(|| queue.offer(now, offer))
+                may_stick.then(|| (served, queue.offer(now, offer)))
             })?;
+            cell.meters.added(served);
             Some((cell, matched))
         });
         let Some((cell, matched)) = offered else {
@@ -149,7 +170,7 @@ impl Shell {
             return false;
         };
         if let Some(matched) = matched {
-            self.telemetry.matched(kind, true);
+            cell.meters.matched_at_once();
             self.dispatch_in_background(&cell, matched);
         }
         true

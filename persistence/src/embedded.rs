@@ -25,7 +25,7 @@ use writer::{Job, TableWriter};
 
 use crate::{
     Cas, ClusterSettings, HeadRow, HistoryRow, IdMatch, ListedRun, LogRow, NamespaceRow, Result, RunRow, SessionRow,
-    ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup,
+    ShardRow, StampedWrite, Store, StoreError, VisibilityCount, VisibilityQuery, Wakeup, telemetry,
 };
 
 /// How to open an [`Embedded`] store.
@@ -154,7 +154,7 @@ impl Store for Embedded {
     }
 
     async fn read_session(&self, id: SessionId) -> Result<Option<SessionRow>> {
-        self.parts().reader.session(id)
+        telemetry::timed("fence_read", async { self.parts().reader.session(id) }).await
     }
 
     async fn read_session_serial(&self, id: SessionId) -> Result<Option<SessionRow>> {
@@ -176,7 +176,7 @@ impl Store for Embedded {
     }
 
     async fn append(&self, session: SessionId, row: LogRow) -> Result<()> {
-        self.parts().log.append(session, row).await
+        telemetry::timed("append", self.parts().log.append(session, row)).await
     }
 
     async fn read_log(&self, session: SessionId, segment: u32, from: Seq, max_bytes: usize) -> Result<Vec<LogRow>> {
@@ -203,15 +203,15 @@ impl Store for Embedded {
     async fn write(&self, writes: Vec<StampedWrite>) -> Result<()> {
         // A stamp that overflows is the caller's to panic on, not the writer thread's.
         let writes = writes.into_iter().map(|StampedWrite { stamp, write }| (stamp.stamp(), write)).collect();
-        self.parts().writer.send(|reply| Job::Write { writes, reply }).await
+        telemetry::timed("write", self.parts().writer.send(|reply| Job::Write { writes, reply })).await
     }
 
     async fn read_head(&self, chain: &ChainKey) -> Result<Option<HeadRow>> {
-        self.parts().reader.head(chain)
+        telemetry::timed("read_execution", async { self.parts().reader.head(chain) }).await
     }
 
     async fn read_run(&self, chain: &ChainKey, run_id: &str) -> Result<Option<RunRow>> {
-        self.parts().reader.run(chain, run_id)
+        telemetry::timed("read_execution", async { self.parts().reader.run(chain, run_id) }).await
     }
 
     async fn read_history(
@@ -225,7 +225,8 @@ impl Store for Embedded {
     ) -> Result<Vec<HistoryRow>> {
         let (chain, run_id) = (chain.clone(), Arc::<str>::from(run_id));
         let events = (from_event_id, until_event_id);
-        self.read(move |reader| reader.history(&chain, &run_id, events, max_bytes, reverse)).await
+        let read = self.read(move |reader| reader.history(&chain, &run_id, events, max_bytes, reverse));
+        telemetry::timed("read_history", read).await
     }
 
     async fn read_wakeups(
@@ -236,12 +237,13 @@ impl Store for Embedded {
         limit: usize,
     ) -> Result<Vec<Wakeup>> {
         let after = after.cloned();
-        self.read(move |reader| reader.wakeups(shard, after.as_ref(), until, limit)).await
+        let read = self.read(move |reader| reader.wakeups(shard, after.as_ref(), until, limit));
+        telemetry::timed("read_wakeups", read).await
     }
 
     async fn list_visibility(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>> {
         let query = query.clone();
-        self.read(move |reader| reader.list_visibility(&query)).await
+        telemetry::timed("read_visibility", self.read(move |reader| reader.list_visibility(&query))).await
     }
 
     async fn find_visibility(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {

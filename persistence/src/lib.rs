@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod embedded;
 pub mod simulated;
 mod store;
+mod telemetry;
 mod visibility;
 
 pub use perdure_types::{
@@ -20,4 +21,5 @@ pub use perdure_types::{
     VisibilityQuery, VisibilityRow,
 };
 pub use store::*;
+pub use telemetry::describe as describe_metrics;
 pub use visibility::{Listing, PlainRows};

@@ -8,7 +8,7 @@ use perdure_types::Limits;
 use perdure_visibility::{CUSTOM_KINDS, Kind, is_reserved, kind_name};
 use serde::Deserialize;
 
-use crate::{admin::AdminArgs, config::Flags, health::HealthArgs};
+use crate::{admin::AdminArgs, config::Flags, health::HealthArgs, log_level::LogLevelArgs};
 
 /// Durable execution: speaks Temporal's API, so Temporal's SDKs, CLI and UI work with it unmodified.
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ pub enum Command {
     Admin(AdminArgs),
     /// Ask a server whether it takes calls: exit code 0 if so
     Health(HealthArgs),
+    /// Say or change what a running server logs, from its own machine
+    LogLevel(LogLevelArgs),
     /// Look at the configuration of a server
     #[command(subcommand)]
     Config(ConfigCommand),

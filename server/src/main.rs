@@ -14,9 +14,11 @@ mod exit;
 mod grpc;
 mod health;
 mod lists;
+mod log_level;
 mod namespaces;
 mod node;
 mod node_service;
+mod process;
 mod serve;
 mod signals;
 mod telemetry;
@@ -55,6 +57,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Admin(args) => block_on(admin::run(args)),
         Command::Health(args) => block_on(health::run(args)),
+        Command::LogLevel(args) => block_on(log_level::run(args)),
         Command::Config(ConfigCommand::Check(flags)) => {
             print!("{}", load(&flags)?.describe());
             Ok(())

@@ -17,6 +17,7 @@ use crate::{
     lists::ListedRows,
     namespaces::{NamespaceRegistry, StoredNamespaces, ensure_namespaces, ensure_search_attributes, patiently},
     node_service::{self, ClusterPort, Joined},
+    telemetry::{self, Metrics},
     wiring::{MatchingHere, ShardsHere, Uplink},
 };
 
@@ -60,6 +61,7 @@ impl Node {
         let namespaces = load_namespaces(&store, &namespaces, &search_attributes).await?;
 
         let uplink = Uplink::default();
+        uplink.name_namespaces(namespaces.clone());
         let matching = Matching::new(
             Arc::new(uplink.clone()),
             MatchingConfig { host_name: address.clone(), ..MatchingConfig::default() },
@@ -125,6 +127,22 @@ impl Node {
         let frontend = Frontend::new(cluster, namespaces, limits, info, watch_draining).with_lists(rows);
         uplink.serve_lists(frontend.clone());
         Ok(Self { frontend, shards, matching, joined, draining })
+    }
+
+    /// Has what it knows measured whenever metrics are read.
+    pub fn measure(&self, metrics: &Metrics) {
+        let matching = self.matching.clone();
+        metrics.measure(move || matching.measure());
+        let placement = self.joined.as_ref().map(|joined| joined.membership.placement());
+        telemetry::describe_members();
+        let served = self.shards.served();
+        metrics.measure(move || {
+            telemetry::owned(served.borrow().shards.len());
+            match &placement {
+                Some(placement) => telemetry::members(&placement.borrow()),
+                None => telemetry::alone(),
+            }
+        });
     }
 
     /// Returns when an operator wants this node to end.

@@ -15,7 +15,7 @@ use crate::{
     grpc,
     node::{Node, Plan, store_failure},
     signals::Signals,
-    telemetry,
+    telemetry::Metrics,
 };
 
 /// Temporal's ports of the gRPC and the HTTP API.
@@ -31,7 +31,8 @@ pub struct Endpoints {
     address: SocketAddr,
     http_listener: TcpListener,
     http: SocketAddr,
-    metrics: SocketAddr,
+    metrics: Metrics,
+    metrics_address: SocketAddr,
 }
 
 /// Where to listen. Port 0: the system chooses.
@@ -50,8 +51,10 @@ impl Endpoints {
         let (listener, address) = listen(SocketAddr::new(ip, grpc), "--port").await?;
         let http = http.unwrap_or(if grpc == GRPC_PORT { HTTP_PORT } else { 0 });
         let (http_listener, http) = listen(SocketAddr::new(ip, http), "--http-port").await?;
-        let metrics = telemetry::serve_metrics(SocketAddr::new(ip, metrics))?;
-        Ok(Self { listener, address, http_listener, http, metrics })
+        let port = metrics;
+        let metrics = Metrics::install()?;
+        let metrics_address = metrics.serve(SocketAddr::new(ip, port)).await?;
+        Ok(Self { listener, address, http_listener, http, metrics, metrics_address })
     }
 }
 
@@ -64,8 +67,9 @@ async fn listen(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketA
 
 /// Runs until Ctrl-C or SIGTERM. `data` says in the log where the data is.
 pub async fn serve(endpoints: Endpoints, store: Arc<dyn Store>, plan: Plan, data: &str) -> Result<(), Failure> {
-    let Endpoints { listener, address, http_listener, http, metrics } = endpoints;
+    let Endpoints { listener, address, http_listener, http, metrics, metrics_address } = endpoints;
     let node = Node::start(store, plan, address.to_string()).await?;
+    node.measure(&metrics);
 
     let (stop, stopped) = watch::channel(false);
     let http_server = http_api(http_listener, &node.frontend, stopped.clone())?;
@@ -75,7 +79,7 @@ pub async fn serve(endpoints: Endpoints, store: Arc<dyn Store>, plan: Plan, data
     let mut signals = Signals::listen()
         .map_err(|error| Failure::new(Failure::OTHER, format!("cannot listen for signals: {error}")))?;
     health.set_serving(true).await;
-    tracing::info!(%address, %http, %metrics, data, "perdure is ready");
+    tracing::info!(%address, %http, metrics = %metrics_address, data, "perdure is ready");
 
     let outcome = tokio::select! {
         () = signals.received() => Ok(()),

@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use perdure_cluster::{Cluster, LocalMatching, LocalShards};
+use perdure_cluster::{Cluster, LocalMatching, LocalShards, Namespaces};
 use perdure_frontend::Frontend;
 use perdure_matching::{Matching, TaskStarter};
 use perdure_proto::{
@@ -26,12 +26,18 @@ use perdure_types::{EntityKind, Layout, NodeId, QueueFilter, ShardId, SlotCount}
 pub struct Uplink {
     cluster: Arc<OnceLock<Cluster>>,
     lists: Arc<OnceLock<Frontend>>,
+    namespaces: Arc<OnceLock<Arc<Namespaces>>>,
 }
 
 impl Uplink {
     pub fn connect(&self, cluster: Cluster) {
         // Wiring runs once: a second cluster would be a bug, and the first one stays.
         let _ = self.cluster.set(cluster);
+    }
+
+    /// How people call namespaces.
+    pub fn name_namespaces(&self, namespaces: Arc<Namespaces>) {
+        let _ = self.namespaces.set(namespaces);
     }
 
     /// Where entities read lists.
@@ -83,6 +89,10 @@ impl Uplink {
 impl TaskStarter for Uplink {
     async fn start(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
         self.cluster()?.workflow(call).await
+    }
+
+    fn namespace_name(&self, namespace_id: &str) -> Option<Arc<str>> {
+        Some(self.namespaces.get()?.by_id(namespace_id)?.name().into())
     }
 }
 

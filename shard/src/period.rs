@@ -391,7 +391,6 @@ impl Period {
             }
             Done::Tidied => {}
         }
-        telemetry::owned(self.shards().len());
     }
 
     fn take(&mut self, (claim, replay): Taken) -> ShardHandle {

@@ -1,6 +1,8 @@
 //! Metrics of this crate, each behind a function.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use perdure_proto::temporal::api::enums::v1::WorkflowExecutionStatus as Status;
 
 /// Describes all metrics, for exporters.
 pub fn describe() {
@@ -20,7 +22,6 @@ pub fn describe() {
     metrics::describe_counter!("perdure_shard_panics_total", Count, "Shards that had to be loaded again after a bug");
     metrics::describe_counter!("perdure_fences_total", Count, "Sessions of others that this node fenced");
     metrics::describe_counter!("perdure_shard_claims_total", Count, "Shards claimed from nobody or a sealed session");
-    metrics::describe_gauge!("perdure_shards_owned", Count, "Shards that this node serves");
     metrics::describe_histogram!(
         "perdure_take_over_seconds",
         Seconds,
@@ -32,11 +33,88 @@ pub fn describe() {
         "From a shard's stop to its new owner's row"
     );
     metrics::describe_histogram!(
+        "perdure_shard_split_pause_seconds",
+        Seconds,
+        "From a shard's stop to the rows of its halves"
+    );
+    metrics::describe_histogram!(
         "perdure_shard_pull_seconds",
         Seconds,
         "From asking an owner for a shard to reading its log"
     );
     metrics::describe_counter!("perdure_sessions_fenced_total", Count, "Own sessions that were fenced by somebody");
+    metrics::describe_counter!("perdure_fence_reads_total", Count, "Reads of the own session's row");
+    for (name, help) in CLOSES {
+        metrics::describe_counter!(name, help);
+    }
+    metrics::describe_histogram!(LASTED, Seconds, "From a run's start to its close");
+    // What may never happen starts at zero: an alert on its rate must see the first time.
+    for name in [
+        "perdure_log_retries_total",
+        "perdure_flush_bytes_total",
+        "perdure_shard_panics_total",
+        "perdure_fences_total",
+        "perdure_shard_claims_total",
+        "perdure_sessions_fenced_total",
+        "perdure_recovery_records_total",
+        "perdure_chains_loaded_total",
+        "perdure_chains_evicted_total",
+    ] {
+        metrics::counter!(name).increment(0);
+    }
+    store_silent(false);
+    for name in [
+        "perdure_log_commit_seconds",
+        "perdure_log_row_records",
+        "perdure_flush_seconds",
+        "perdure_take_over_seconds",
+        "perdure_hand_over_pause_seconds",
+        "perdure_shard_pull_seconds",
+        "perdure_shard_split_pause_seconds",
+    ] {
+        drop(metrics::histogram!(name));
+    }
+    for (name, _) in CLOSES {
+        metrics::counter!(name, "operation" => COMPLETION, "service_name" => "history", "namespace" => "_unknown_")
+            .increment(0);
+    }
+}
+
+/// By status; the names are Temporal's.
+const CLOSES: [(&str, &str); 6] = [
+    ("workflow_success", "Runs that completed"),
+    ("workflow_failed", "Runs that failed"),
+    ("workflow_cancel", "Runs that were cancelled"),
+    ("workflow_terminate", "Runs that were terminated"),
+    ("workflow_continued_as_new", "Runs that continued as new"),
+    ("workflow_timeout", "Runs that timed out"),
+];
+const LASTED: &str = "workflow_schedule_to_close_latency";
+/// What Temporal's dashboards select these by.
+const COMPLETION: &str = "CompletionStats";
+
+pub(crate) fn run_closed(status: Status, namespace: Option<Arc<str>>, lasted: perdure_types::Duration) {
+    let name = match status {
+        Status::Completed => "workflow_success",
+        Status::Failed => "workflow_failed",
+        Status::Canceled => "workflow_cancel",
+        Status::Terminated => "workflow_terminate",
+        Status::ContinuedAsNew => "workflow_continued_as_new",
+        Status::TimedOut => "workflow_timeout",
+        Status::Unspecified | Status::Running | Status::Paused => return,
+    };
+    let namespace = namespace.unwrap_or_else(|| "_unknown_".into());
+    let labels = vec![
+        metrics::Label::from_static_parts("service_name", "history"),
+        metrics::Label::from_static_parts("operation", COMPLETION),
+        metrics::Label::new("namespace", namespace),
+    ];
+    metrics::counter!(name, labels.clone()).increment(1);
+    metrics::histogram!(LASTED, labels).record(lasted.to_std().as_secs_f64());
+}
+
+pub(crate) fn fence_read() {
+    metrics::counter!("perdure_fence_reads_total").increment(1);
 }
 
 pub(crate) fn store_silent(is_silent: bool) {
@@ -92,10 +170,6 @@ pub(crate) fn fenced_another() {
 
 pub(crate) fn claimed(shards: usize) {
     metrics::counter!("perdure_shard_claims_total").increment(shards as u64);
-}
-
-pub(crate) fn owned(shards: usize) {
-    metrics::gauge!("perdure_shards_owned").set(shards as f64);
 }
 
 pub(crate) fn taken_over(duration: Duration) {

@@ -110,7 +110,7 @@ pub(crate) fn info_of(record: &NamespaceRecord, limits: &Limits) -> NamespaceInf
 }
 
 /// SDKs change what they do by these: each is set only when the feature works.
-fn capabilities(limits: &Limits) -> Capabilities {
+pub(super) fn capabilities(limits: &Limits) -> Capabilities {
     Capabilities {
         eager_workflow_start: limits.eager_workflow_start,
         sync_update: true,
@@ -118,6 +118,8 @@ fn capabilities(limits: &Limits) -> Capabilities {
         worker_heartbeats: true,
         worker_poll_complete_on_shutdown: true,
         workflow_pause: true,
+        reported_problems_search_attribute: true,
+        poller_autoscaling: true,
         standalone_activities: true,
         standalone_activity_start_delay: true,
         standalone_activity_operator_commands: true,

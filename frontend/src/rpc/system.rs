@@ -48,7 +48,8 @@ fn capabilities(limits: &Limits) -> Capabilities {
         eager_workflow_start: limits.eager_workflow_start,
         sdk_metadata: true,
         supports_schedules: true,
-        build_id_based_versioning: false,
+        // By worker deployments; the older forms are refused, as Temporal's server does by default.
+        build_id_based_versioning: true,
         count_group_by_execution_status: true,
         nexus: false,
         server_scaled_deployments: false,
@@ -74,4 +75,56 @@ pub(crate) async fn get_cluster_info(
         initial_failover_version: 1,
         failover_version_increment: 10,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{rpc::namespace_read, service::WORKFLOW_IMPLEMENTED};
+
+    /// A flag is on exactly when the RPCs behind it are served.
+    #[test]
+    fn flags_follow_what_is_served() {
+        let limits = Limits::default();
+        let (system, namespace) = (capabilities(&limits), namespace_read::capabilities(&limits));
+        let flags = [
+            (system.supports_schedules, "CreateSchedule"),
+            (system.count_group_by_execution_status, "CountWorkflowExecutions"),
+            (system.build_id_based_versioning, "SetWorkerDeploymentCurrentVersion"),
+            (system.nexus, "PollNexusTaskQueue"),
+            (namespace.sync_update, "UpdateWorkflowExecution"),
+            (namespace.async_update, "PollWorkflowExecutionUpdate"),
+            (namespace.worker_heartbeats, "RecordWorkerHeartbeat"),
+            (namespace.worker_poll_complete_on_shutdown, "ShutdownWorker"),
+            (namespace.workflow_pause, "PauseWorkflowExecution"),
+            (namespace.standalone_activities, "StartActivityExecution"),
+            (namespace.standalone_nexus_operation, "StartNexusOperationExecution"),
+        ];
+        for (is_on, rpc) in flags {
+            assert_eq!(is_on, WORKFLOW_IMPLEMENTED.contains(&rpc), "the flag of {rpc}");
+        }
+    }
+
+    /// What nothing stands behind is off.
+    #[test]
+    fn flags_of_what_is_not_built_are_off() {
+        let (system, namespace) = (capabilities(&Limits::default()), namespace_read::capabilities(&Limits::default()));
+        let off = [
+            system.server_scaled_deployments,
+            system.server_scaled_provider_cloud_run,
+            namespace.worker_commands,
+            namespace.workflow_update_callbacks,
+            namespace.workflow_task_completion_pagination,
+        ];
+        assert!(!off.contains(&true));
+    }
+
+    #[test]
+    fn what_can_be_switched_off_says_so() {
+        let limits = Limits { eager_workflow_start: false, ..Limits::default() };
+        assert!(
+            !capabilities(&limits).eager_workflow_start && !namespace_read::capabilities(&limits).eager_workflow_start
+        );
+        assert!(capabilities(&Limits::default()).eager_workflow_start);
+    }
 }

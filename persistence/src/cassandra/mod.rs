@@ -40,7 +40,6 @@ use perdure_types::{ChainKey, Seq, SessionId, ShardId, SlotCount, Timestamp};
 pub use schema::render as render_schema;
 use statements::Statements;
 use telemetry::Counters;
-pub use telemetry::describe as describe_metrics;
 use visibility::Listed;
 use wakeups::Floors;
 

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use crate::telemetry;
+
 macro_rules! requests {
     ($($variant:ident = $label:literal),* $(,)?) => {
         /// Kinds of statements.
@@ -41,14 +43,6 @@ requests! {
     ReadVisibility = "read_visibility",
 }
 
-/// Describes the metrics, for exporters.
-pub fn describe() {
-    use metrics::Unit::{Count, Seconds};
-    metrics::describe_counter!("perdure_persistence_requests_total", Count, "Statements sent to the store, by kind");
-    metrics::describe_counter!("perdure_persistence_errors_total", Count, "Statements that failed, by kind");
-    metrics::describe_histogram!("perdure_persistence_request_seconds", Seconds, "Duration of a statement, by kind");
-}
-
 /// Counts of one store, for reports.
 #[derive(Debug)]
 pub(super) struct Counters(Vec<AtomicU64>);
@@ -60,15 +54,10 @@ impl Counters {
 
     pub fn sent(&self, request: Request) {
         self.0[request as usize].fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("perdure_persistence_requests_total", "kind" => request.label()).increment(1);
     }
 
     pub fn answered(&self, request: Request, elapsed: Duration, is_ok: bool) {
-        metrics::histogram!("perdure_persistence_request_seconds", "kind" => request.label())
-            .record(elapsed.as_secs_f64());
-        if !is_ok {
-            metrics::counter!("perdure_persistence_errors_total", "kind" => request.label()).increment(1);
-        }
+        telemetry::answered(request.label(), elapsed, is_ok);
     }
 
     pub fn snapshot(&self) -> Vec<(&'static str, u64)> {

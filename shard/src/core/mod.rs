@@ -7,6 +7,7 @@
 //! came, waiting for loads. (SH-4) What is not in the tables is in memory: dirty chains are never evicted.
 
 mod cache;
+mod closes;
 mod gather;
 mod histories;
 mod load;
@@ -335,6 +336,7 @@ impl Core {
                 return;
             };
             if let Some(entry) = self.chains.get_mut(key) {
+                closes::count(entry, &record, self.now, &*self.node.namespaces);
                 entry.note(&record, Applied::Ticket(ticket));
                 entry.after = ticket.count();
                 if !std::mem::replace(&mut entry.listed_dirty, true) {

@@ -232,6 +232,7 @@ impl Writer {
             return;
         }
         queue.fence_reads_sent += 1;
+        telemetry::fence_read();
         self.fence_number = queue.fence_reads_sent;
         self.fence_readers.append(&mut queue.fence_waiters);
         drop(queue);
