@@ -115,10 +115,8 @@ impl Routing {
         if directive.is_some_and(|directive| directive.behavior() == VersioningBehavior::Pinned) {
             return true;
         }
-        match self.route(TaskQueueType::Workflow, workflow_id, directive).0 {
-            None => true,
-            target => target.as_ref() == directive.and_then(|directive| directive.version.as_ref()),
-        }
+        let target = self.route(TaskQueueType::Workflow, workflow_id, directive).0;
+        target.as_ref() == directive.and_then(|directive| directive.version.as_ref())
     }
 
     pub fn info(&self) -> Option<TaskQueueVersioningInfo> {

@@ -74,6 +74,8 @@ async fn work(offer: Offer, router: Router, script: Script) -> Option<()> {
             identity: "worker".to_owned(),
             ..Default::default()
         }),
+        stamp: offer.stamp,
+        ..RecordWorkflowTaskStarted::default()
     };
     let reply = patient(&router, call(Command::RecordWorkflowTaskStarted(started))).await?;
     let Some(Reply::WorkflowTask(task)) = reply.reply else {

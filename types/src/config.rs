@@ -49,6 +49,13 @@ pub struct Limits {
     pub history_page_events: i64,
     /// Cap on one page of history, bytes.
     pub history_page_bytes: i64,
+    /// Versions of one worker deployment.
+    pub versions_in_deployment: i64,
+    /// Task queues that workers of one version poll.
+    pub task_queues_in_deployment_version: i64,
+    /// How long after a version got no more new work its open workflows are first looked for, and then how often.
+    pub version_drainage_grace: Duration,
+    pub version_drainage_refresh: Duration,
 }
 
 impl Default for Limits {
@@ -82,6 +89,10 @@ impl Default for Limits {
             workflow_task_retry_max_interval: Duration::from_secs(300),
             history_page_events: 256,
             history_page_bytes: 4 << 20,
+            versions_in_deployment: 100,
+            task_queues_in_deployment_version: 100,
+            version_drainage_grace: Duration::from_secs(10),
+            version_drainage_refresh: Duration::from_secs(30),
         }
     }
 }
@@ -138,6 +149,10 @@ const KNOBS: &[(&str, Knob)] = &[
     ("system.enableActivityEagerExecution", Knob::Bool(|l| &mut l.activity_eager_execution)),
     ("system.enableEagerWorkflowStart", Knob::Bool(|l| &mut l.eager_workflow_start)),
     ("history.longPollExpirationInterval", Knob::Span(|l| &mut l.long_poll)),
+    ("matching.maxVersionsInDeployment", Knob::Int(|l| &mut l.versions_in_deployment)),
+    ("matching.maxTaskQueuesInDeploymentVersion", Knob::Int(|l| &mut l.task_queues_in_deployment_version)),
+    ("matching.wv.VersionDrainageStatusVisibilityGracePeriod", Knob::Span(|l| &mut l.version_drainage_grace)),
+    ("matching.wv.VersionDrainageStatusRefreshInterval", Knob::Span(|l| &mut l.version_drainage_refresh)),
     ("frontend.historyMaxPageSize", Knob::Int(|l| &mut l.history_page_events)),
 ];
 

@@ -77,6 +77,7 @@ impl Run {
         if let Some(points) = attributes.prev_auto_reset_points.clone() {
             *self.reset_points.edit() = points;
         }
+        self.begin_versioning(attributes);
     }
 
     /// Schedules the first workflow task, unless it is to come later.

@@ -91,13 +91,15 @@ impl Run {
             priority: priority::merged(self.info.priority.as_ref(), attributes.priority.as_ref()),
             ..StartWorkflowExecutionRequest::default()
         };
-        let parent = ParentInfo {
+        let mut parent = ParentInfo {
             namespace_id: self.key.namespace_id.to_string(),
             execution: Some(self.execution()),
             initiated_event_id: child.info.initiated_event_id,
             root_execution: Some(root_execution(self)),
             ..ParentInfo::default()
         };
+        let task_queue = attributes.task_queue.as_ref().map_or("", |queue| &queue.name);
+        self.tell_child(&mut parent, &attributes.namespace_id, task_queue);
         let command =
             Command::Start(Box::new(StartWorkflow { request: Some(request), parent: Some(parent), schedule: None }));
         let call = call(&attributes.namespace_id, &attributes.workflow_id, command);

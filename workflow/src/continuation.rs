@@ -3,7 +3,7 @@
 use perdure_proto::temporal::api::{
     command::v1::ContinueAsNewWorkflowExecutionCommandAttributes,
     common::v1::{Payloads, WorkflowType},
-    enums::v1::{ContinueAsNewInitiator, RetryState, WorkflowTaskFailedCause},
+    enums::v1::{ContinueAsNewInitiator, ContinueAsNewVersioningBehavior, RetryState, WorkflowTaskFailedCause},
     failure::v1::Failure,
     history::v1::{
         WorkflowExecutionContinuedAsNewEventAttributes, WorkflowExecutionStartedEventAttributes,
@@ -99,11 +99,17 @@ impl Run {
             ..WorkflowExecutionStartedEventAttributes::default()
         };
         attributes.set_initiator(next.initiator);
-        self.succeed_with(env, next.run_id, attributes);
+        self.succeed_with(env, next.run_id, attributes, ContinueAsNewVersioningBehavior::Unspecified);
     }
 
     /// Begins the following run with what all kinds of continuation inherit.
-    fn succeed_with(&mut self, env: &mut Env, run_id: String, mut attributes: WorkflowExecutionStartedEventAttributes) {
+    fn succeed_with(
+        &mut self,
+        env: &mut Env,
+        run_id: String,
+        mut attributes: WorkflowExecutionStartedEventAttributes,
+        versioning: ContinueAsNewVersioningBehavior,
+    ) {
         let start = self.start();
         attributes.first_execution_run_id = start.first_execution_run_id.clone();
         attributes.continued_execution_run_id = self.run_id.clone();
@@ -116,7 +122,7 @@ impl Run {
         attributes.parent_initiated_event_id = start.parent_initiated_event_id;
         attributes.parent_initiated_event_version = start.parent_initiated_event_version;
         attributes.root_workflow_execution = start.root_workflow_execution.clone();
-        attributes.versioning_override = self.versioning_override().cloned();
+        self.bequeath_version(&mut attributes, versioning);
         let beginning = Beginning {
             attributes,
             links: self.started.links.clone(),
@@ -142,6 +148,7 @@ impl Run {
         let run_id = env.ids.uuid();
         // The event says what the command did.
         let event = continued_event(&command, run_id.clone(), ctx.completed_event_id);
+        let versioning = command.initial_versioning_behavior();
         if command.initiator() == ContinueAsNewInitiator::Unspecified {
             command.set_initiator(ContinueAsNewInitiator::Workflow);
         }
@@ -169,7 +176,7 @@ impl Run {
             priority: self.info.priority.clone(),
             ..WorkflowExecutionStartedEventAttributes::default()
         };
-        self.succeed_with(env, run_id, attributes);
+        self.succeed_with(env, run_id, attributes, versioning);
         Ok(())
     }
 

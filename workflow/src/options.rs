@@ -9,6 +9,7 @@ use perdure_proto::{
         workflow::v1::{VersioningOverride, WorkflowExecutionOptions},
         workflowservice::v1::{UpdateWorkflowExecutionOptionsRequest, UpdateWorkflowExecutionOptionsResponse},
     },
+    versions,
 };
 
 use crate::{
@@ -55,7 +56,7 @@ impl Run {
             priority: self.info.priority.clone(),
             ..WorkflowExecutionOptions::default()
         };
-        let merged = merged(&before, wanted, paths)?;
+        let merged = merged(&before, wanted, paths, env.limits.max_id_length)?;
         if merged == before {
             return Ok((merged, false));
         }
@@ -66,7 +67,9 @@ impl Run {
             priority: merged.priority.clone(),
             ..WorkflowExecutionOptionsUpdatedEventAttributes::default()
         };
+        let routed = self.effective();
         self.follow_options(0, &attributes);
+        self.override_changed(routed, env.now);
         let event = HistoryEvent {
             worker_may_ignore: true,
             attributes: Some(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(attributes)),
@@ -81,6 +84,7 @@ fn merged(
     before: &WorkflowExecutionOptions,
     wanted: &WorkflowExecutionOptions,
     paths: &[String],
+    max_id_length: i64,
 ) -> Result<WorkflowExecutionOptions, Error> {
     let mut merged = before.clone();
     let named = |path: &str| paths.iter().any(|p| p == path);
@@ -116,6 +120,11 @@ fn merged(
         }
     }
     priority::check(merged.priority.as_ref()).map_err(Error::invalid_argument)?;
+    if let Some(over) =
+        merged.versioning_override.as_ref().filter(|_| merged.versioning_override != before.versioning_override)
+    {
+        versions::check_override(over, max_id_length).map_err(Error::invalid_argument)?;
+    }
     Ok(merged)
 }
 

@@ -17,6 +17,7 @@ use crate::{
     api::Env,
     begin::{Beginning, effective_run_timeout, effective_workflow_task_timeout, normal_queue},
     cron,
+    versioning::inherit_from_parent,
 };
 
 /// Applies defaults and refuses what cannot be started.
@@ -114,6 +115,7 @@ pub(crate) fn beginning(request: StartWorkflowExecutionRequest, parent: Option<P
         ..WorkflowExecutionStartedEventAttributes::default()
     };
     if let Some(parent) = parent {
+        inherit_from_parent(&mut attributes, &parent);
         let name = env.namespaces.by_id(&parent.namespace_id).map(|n| n.name.to_string());
         attributes.parent_workflow_namespace = name.unwrap_or(parent.namespace_name);
         attributes.parent_workflow_namespace_id = parent.namespace_id;

@@ -13,6 +13,7 @@ use perdure_proto::{
     },
     temporal::api::{
         common::v1::WorkflowExecution,
+        deployment::v1::WorkerDeploymentVersion,
         enums::v1::{SuggestContinueAsNewReason, TaskQueueKind},
         history::v1::{
             HistoryEvent, WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes,
@@ -21,6 +22,7 @@ use perdure_proto::{
         taskqueue::v1::TaskQueue,
         workflowservice::v1::PollWorkflowTaskQueueResponse,
     },
+    versions,
 };
 use perdure_types::{Duration, Timestamp};
 use prost::Message;
@@ -75,7 +77,7 @@ impl Run {
         self.start_workflow_task(env, identity, "request-from-RespondWorkflowTaskCompleted");
     }
 
-    fn offer_workflow_task_when_due(&mut self, now: Timestamp) {
+    pub(crate) fn offer_workflow_task_when_due(&mut self, now: Timestamp) {
         let not_before = Timestamp(self.workflow_task().map_or(0, |task| task.not_before_ns));
         if not_before <= now {
             self.offer_workflow_task();
@@ -132,8 +134,10 @@ impl Run {
             run_id: self.run_id.clone(),
             scheduled_event_id: task.scheduled_event_id,
             attempt: task.attempt,
+            stamp: task.stamp,
             scheduled_time_ns: task.scheduled_time_ns,
             priority: self.info.priority.clone(),
+            directive: self.version_directive(),
             ..Offer::default()
         })
     }
@@ -168,17 +172,39 @@ impl Run {
         }
         // A transient task that was offered before further events came keeps its identity by attempt.
         if task.attempt != request.attempt
+            || task.stamp != request.stamp
             || (task.kind() == Kind::Normal && task.scheduled_event_id != request.scheduled_event_id)
         {
             return Err(stale());
         }
+        let speculative = task.kind() == Kind::Speculative;
         let poll = request.poll.clone().unwrap_or_default();
-        self.start_workflow_task(env, &poll.identity, &request.request_id);
+        let worker = versions::of_worker(poll.deployment_options.as_ref());
+        if self.refuses_worker(worker.as_ref()) {
+            return Err(stale());
+        }
+        let target = Some((request.target_version.clone(), request.target_revision));
+        self.start_task_with(env, &poll.identity, &request.request_id, target);
+        // A speculative task leaves no trace: what its completion says of the worker is enough.
+        if !speculative {
+            self.note_worker(request, worker);
+        }
         Ok((self.workflow_task_reply(env), Release::Prior))
     }
 
     /// Starts the scheduled task. Also used for tasks that start where they are scheduled (eager, heartbeats).
     pub(crate) fn start_workflow_task(&mut self, env: &Env, identity: &str, request_id: &str) {
+        self.start_task_with(env, identity, request_id, None);
+    }
+
+    /// `target`: where tasks of this run would go if it were not pinned, and since which revision of the routing.
+    fn start_task_with(
+        &mut self,
+        env: &Env,
+        identity: &str,
+        request_id: &str,
+        target: Option<(Option<WorkerDeploymentVersion>, i64)>,
+    ) {
         let Some(mut task) = self.workflow_task().cloned() else {
             return;
         };
@@ -197,6 +223,7 @@ impl Run {
         task.history_size_bytes = self.info.history_size_bytes;
         task.suggest_continue_as_new_reasons = self.continue_as_new_reasons(env);
         task.suggest_continue_as_new = !task.suggest_continue_as_new_reasons.is_empty();
+        task.target_version_changed = !self.is_plain() && self.notice_target(target);
         task.started_event_id = task.scheduled_event_id + 1;
         if task.kind() == Kind::Normal {
             task.started_event_id = self.add_event(env.now, started_attributes(&task));
@@ -359,6 +386,7 @@ fn started_attributes(task: &WorkflowTaskInfo) -> Attributes {
         suggest_continue_as_new: task.suggest_continue_as_new,
         suggest_continue_as_new_reasons: task.suggest_continue_as_new_reasons.clone(),
         history_size_bytes: task.history_size_bytes,
+        target_worker_deployment_version_changed: task.target_version_changed,
         ..WorkflowTaskStartedEventAttributes::default()
     })
 }

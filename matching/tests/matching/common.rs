@@ -11,7 +11,8 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{
         MatchingCall, Offer, PollActivityTask, PollWorkflowTask, QueryTask, TaskKind, TaskToken, WorkflowCall,
-        WorkflowReply, matching_call, matching_reply, task_token::Kind, workflow_call, workflow_reply,
+        WorkflowReply, matching_call, matching_reply, task_queue_command, task_token::Kind, workflow_call,
+        workflow_reply,
     },
     temporal::api::{
         common::v1::WorkflowExecution,
@@ -112,6 +113,13 @@ impl TaskStarter for FakeShard {
     async fn start(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
         use workflow_call::Command;
         assert_eq!(call.namespace_id, NAMESPACE);
+        if let Some(Command::TaskQueue(command)) = &call.command {
+            // Nothing is durable of these queues, and nothing ever changes.
+            if command.command != Some(task_queue_command::Command::Follow(-1)) {
+                std::future::pending::<()>().await;
+            }
+            return Ok(WorkflowReply { reply: Some(workflow_reply::Reply::TaskQueue(Box::default())) });
+        }
         self.gate.acquire().await.unwrap().forget();
         let workflow_id = call.workflow_id;
         let reply = match call.command.unwrap() {
@@ -272,6 +280,7 @@ pub async fn query(
         run_id: "run".into(),
         sticky,
         query: Some(WorkflowQuery { query_type: "state".into(), ..Default::default() }),
+        ..QueryTask::default()
     };
     let reply = matching.call(MatchingCall { timeout_ns, ..call(queue, matching_call::Command::Query(task)) }).await?;
     let Some(matching_reply::Reply::Query(answer)) = reply.reply else { panic!("{reply:?}") };

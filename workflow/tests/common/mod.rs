@@ -306,6 +306,8 @@ impl TestChain {
             attempt: offer.attempt,
             request_id: format!("poll-{}", self.polls),
             poll: Some(PollWorkflowTaskQueueRequest { identity: "worker".to_owned(), ..Default::default() }),
+            stamp: offer.stamp,
+            ..RecordWorkflowTaskStarted::default()
         });
         let reply = self.try_call(command)?;
         match reply.message.reply {
@@ -362,6 +364,7 @@ impl TestChain {
             stamp: offer.stamp,
             request_id: format!("poll-{}", self.polls),
             poll: Some(PollActivityTaskQueueRequest { identity: "activity-worker".to_owned(), ..Default::default() }),
+            ..RecordActivityTaskStarted::default()
         });
         match self.try_call(command)?.message.reply {
             Some(workflow_reply::Reply::ActivityTask(response)) => Ok(response),
