@@ -43,11 +43,7 @@ fn deletion(chain: ChainKey, run_id: Arc<str>, stamp: i64) -> DeletionTuple {
 
 type ExecutionColumns = (Option<i64>, Option<i64>, Option<bool>, Option<i64>, Option<Bytes>);
 
-fn stored(
-    chain: &ChainKey,
-    run_id: &str,
-    (epoch, seq, wakes, wake_at, snapshot): ExecutionColumns,
-) -> Result<RunRow> {
+fn stored(chain: &ChainKey, run_id: &str, (epoch, seq, wakes, wake_at, snapshot): ExecutionColumns) -> Result<RunRow> {
     let (Some(epoch), Some(seq), Some(wakes), Some(wake_at), Some(snapshot)) = (epoch, seq, wakes, wake_at, snapshot)
     else {
         return Err(StoreError::Corrupt(format!("the row of {chain:?} {run_id:?} is incomplete")));

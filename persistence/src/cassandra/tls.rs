@@ -56,7 +56,8 @@ fn system_roots() -> Result<RootCertStore, ConnectError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        let reason = "this machine trusts no authority: give the PEM file of the one that signs the nodes' certificates (ca)";
+        let reason =
+            "this machine trusts no authority: give the PEM file of the one that signs the nodes' certificates (ca)";
         return Err(ConnectError::Tls(reason.into()));
     }
     Ok(roots)

@@ -12,8 +12,8 @@ use std::{
 use perdure_types::{ChainKey, Seq, SessionId, ShardId, SlotCount, Timestamp};
 
 use crate::{
-    ClusterSettings, HeadRow, HistoryRow, Listing, LogRow, NamespaceRow, PlainRows, RunRow, SessionRow, ShardRow, StampedWrite,
-    TableWrite, VisibilityRow, Wakeup,
+    ClusterSettings, HeadRow, HistoryRow, Listing, LogRow, NamespaceRow, PlainRows, RunRow, SessionRow, ShardRow,
+    StampedWrite, TableWrite, VisibilityRow, Wakeup,
 };
 
 /// A value, or the tombstone of one (`None`), with its write timestamp.
