@@ -19,7 +19,7 @@ use crate::workload::Workload;
 /// A server that sends nothing for so long has written everything: longer than the default interval of its flushes.
 const QUIET: Duration = Duration::from_secs(7);
 const QUIET_WITHIN: Duration = Duration::from_secs(120);
-const COUNTER: &str = "perdure_persistence_requests_total";
+const COUNTER: &str = "persistence_requests";
 /// Kinds that are sent now and then whatever the load is.
 const IDLE_KINDS: [&str; 2] = ["members", "list"];
 /// An idle server looks now and then whether it is fenced. This kind counts, and says nothing of its being busy.
@@ -151,7 +151,7 @@ async fn scrape(metrics: &str) -> Result<Counts> {
 fn parse(text: &str) -> Counts {
     let count = |line: &str| {
         let (labels, value) = line.strip_prefix(COUNTER)?.split_once("} ")?;
-        let kind = labels.split_once("kind=\"")?.1.split_once('"')?.0;
+        let kind = labels.split_once("operation=\"")?.1.split_once('"')?.0;
         (!IDLE_KINDS.contains(&kind)).then_some((kind.to_owned(), value.trim().parse().ok()?))
     };
     text.lines().filter_map(count).collect()
@@ -163,10 +163,10 @@ mod tests {
 
     #[test]
     fn counters_are_found_by_kind() {
-        let text = "# TYPE perdure_persistence_requests_total counter\n\
-                    perdure_persistence_requests_total{kind=\"append\"} 12\n\
-                    perdure_persistence_requests_total{kind=\"members\"} 99\n\
-                    perdure_persistence_errors_total{kind=\"append\"} 3\n";
+        let text = "# TYPE persistence_requests counter\n\
+                    persistence_requests{operation=\"append\"} 12\n\
+                    persistence_requests{operation=\"members\"} 99\n\
+                    persistence_errors{operation=\"append\"} 3\n";
         assert_eq!(parse(text), Counts::from([("append".to_owned(), 12)]));
     }
 }
