@@ -38,7 +38,7 @@ fn is_permanent(error: &ExecutionError) -> bool {
 
 fn names_a_missing_table(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    ["unconfigured table", "does not exist", "unknown keyspace", "unknown table"]
+    ["unconfigured table", "does not exist", "doesn't exist", "unknown keyspace", "unknown table"]
         .iter()
         .any(|part| message.contains(part))
 }
