@@ -9,8 +9,11 @@ use perdure_proto::{
         state::v1::ChainRecord,
     },
     temporal::api::{
-        common::v1::SearchAttributes, history::v1::HistoryEvent, rules::v1::{WorkflowRule, WorkflowRuleSpec},
-        workflow::v1::WorkflowExecutionInfo, workflowservice::v1::DescribeActivityExecutionRequest,
+        common::v1::SearchAttributes,
+        history::v1::HistoryEvent,
+        rules::v1::{WorkflowRule, WorkflowRuleSpec},
+        workflow::v1::WorkflowExecutionInfo,
+        workflowservice::v1::DescribeActivityExecutionRequest,
     },
 };
 use perdure_types::{Duration, Limits, Timestamp};
@@ -203,7 +206,10 @@ pub enum Watch {
 pub enum ActivityWait {
     Closed,
     /// More transitions than the caller has seen.
-    Changed { seen: i64, request: Box<DescribeActivityExecutionRequest> },
+    Changed {
+        seen: i64,
+        request: Box<DescribeActivityExecutionRequest>,
+    },
 }
 
 /// In which form the update's outcome is to be given.

@@ -12,7 +12,10 @@ use perdure_proto::{
         workflow::v1::{
             PendingActivityInfo, PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo,
             WorkflowExecutionConfig, WorkflowExecutionExtendedInfo, WorkflowExecutionInfo, WorkflowExecutionPauseInfo,
-            pending_activity_info::{self, pause_info::{self, PausedBy}},
+            pending_activity_info::{
+                self,
+                pause_info::{self, PausedBy},
+            },
         },
         workflowservice::v1::{DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse},
     },
