@@ -262,7 +262,8 @@ impl World {
 
     fn check(&mut self) {
         assert_eq!(self.queue.backlog_len(), self.backlogged.len());
-        assert_eq!(self.queue.waiting.len(), self.waiting.len());
+        let polls: usize = self.queue.lanes.iter().map(|lane| lane.waiting.len()).sum();
+        assert_eq!(polls, self.waiting.len());
         // MQ-3, but for tokens that came back: those the wake-up finds.
         if !self.waiting.is_empty() && !self.backlogged.is_empty() {
             assert!(self.queue.wake_at().is_some(), "polls and tasks wait, and nobody will wake them");
