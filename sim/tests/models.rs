@@ -140,7 +140,6 @@ tests! {
     hand_over_under_reads_holds: holds(Shards { reads: true, ..hand_over() });
     hand_over_of_dirty_shards_holds: holds(hand_over_of_dirty_shards());
     split_holds: holds(split());
-    split_of_dirty_shards_holds: holds(split_of_dirty_shards());
     sessions_without_a_row_count_as_sealed_at_nothing: holds(cleaner());
     a_rotten_row_stops_its_shard: holds(rotten_row());
 
@@ -205,6 +204,10 @@ tests! {
     large_cleaner: holds(Shards { records: 2, ..cleaner() });
     #[ignore = "large"]
     large_hand_over_of_dirty_shards: holds(Shards { sessions: 3, ..hand_over_of_dirty_shards() });
+    #[ignore = "large"]
+    large_split_of_dirty_shards: holds(split_of_dirty_shards());
+    #[ignore = "large"]
+    large_split_after_many_owners: holds(Shards { sessions: 3, ..split() });
     #[ignore = "large"]
     large_reads_and_hand_over: holds(Shards { sessions: 3, epochs: 4, reads: true, ..hand_over() });
 }

@@ -119,9 +119,8 @@ impl ShardMap {
     /// From the shards that there are, and of how many of its size each is one. `first`: how many there were at the beginning,
     /// whether they are among `shards` or not.
     pub fn new(first: SlotCount, shards: &BTreeMap<ShardId, SlotCount>) -> Self {
-        let are_all_there = |slots: &SlotCount| {
-            slots.shards().all(|shard| shards.get(&shard).is_some_and(|of| of >= slots))
-        };
+        let are_all_there =
+            |slots: &SlotCount| slots.shards().all(|shard| shards.get(&shard).is_some_and(|of| of >= slots));
         let sizes = std::iter::successors(Some(first), |slots| slots.doubled());
         let slots = sizes.skip(1).take_while(are_all_there).last().unwrap_or(first);
         let more = shards.keys().copied().filter(|shard| shard.0 >= slots.get()).collect();

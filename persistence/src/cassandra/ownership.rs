@@ -195,7 +195,11 @@ mod tests {
         assert_eq!(ShardColumns::encode(&row).decode().unwrap(), row);
         let half = Split { slots: SlotCount::new(128).unwrap(), epoch: Epoch(7), sibling: None };
         let sibling = ShardRow { epoch: Epoch(8), split: Some(half.clone()), ..row.clone() };
-        for sibling in [None, Some(Box::new(sibling)), Some(Box::new(ShardRow { split: Some(half.clone()), ..ShardRow::default() }))] {
+        for sibling in [
+            None,
+            Some(Box::new(sibling)),
+            Some(Box::new(ShardRow { split: Some(half.clone()), ..ShardRow::default() })),
+        ] {
             row.split = Some(Split { sibling, ..half.clone() });
             assert_eq!(ShardColumns::encode(&row).decode().unwrap(), row);
         }

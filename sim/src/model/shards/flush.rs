@@ -88,7 +88,8 @@ impl Shards {
                 let halves = self.halves(shard, &owned.row);
                 state.flushes += 1;
                 for half in halves.clone() {
-                    let rows: Vec<u8> = all.iter().copied().filter(|id| halves.len() == 1 || half_of(*id) == half).collect();
+                    let rows: Vec<u8> =
+                        all.iter().copied().filter(|id| halves.len() == 1 || half_of(*id) == half).collect();
                     for row in 0..2 {
                         state.writes.push(Write { shard: half, row, stamp, applied, state: rows.clone() });
                     }
@@ -153,4 +154,3 @@ fn stamp(owned: &Owned) -> Position {
 fn flushed(owned: &Owned) -> Position {
     owned.flushed.map_or((0, 0), |(stamp, _)| stamp)
 }
-

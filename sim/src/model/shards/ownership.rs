@@ -67,7 +67,9 @@ impl Shards {
             Memory::Recovering { .. } => add(Own::ReadSources(x, shard)),
             Memory::Loading { .. } => add(Own::Load(x, shard)),
             Memory::Serving(owned) => {
-                if state.records < self.records && self.halves(shard, &owned.row).contains(&self.next_half(state, shard)) {
+                if state.records < self.records
+                    && self.halves(shard, &owned.row).contains(&self.next_half(state, shard))
+                {
                     add(Own::Append(x, shard));
                 }
                 let may_split = self.split && shard == 0 && owned.row.split.is_none();
@@ -128,7 +130,10 @@ impl Shards {
         };
         let open = row.sources.iter().filter(|source| source.until.is_none());
         let is_there = !row.is_missing() || self.is(Broken::S2MissingIsClaimed);
-        is_there && row.owner != Some(x) && row.owner.is_none_or(ended) && open.into_iter().all(|source| ended(source.session))
+        is_there
+            && row.owner != Some(x)
+            && row.owner.is_none_or(ended)
+            && open.into_iter().all(|source| ended(source.session))
     }
 
     /// First and last row of a source that may still have to be replayed.
