@@ -162,7 +162,7 @@ async fn segments_of(
 mod tests {
     use perdure_persistence::{
         LogRow,
-        simulated::{Failure, Op, Simulated},
+        simulated::{Failure, Faults, Op, Simulated},
     };
     use uuid::Uuid;
 
@@ -188,13 +188,15 @@ mod tests {
             }
             left
         };
-        for crash_after in [1, 4] {
+        let moment = std::time::Duration::from_millis(2);
+        store.set_faults(Faults { latency: (moment, moment), ..Faults::none() });
+        for crash_after in [2, 4] {
             let cleaning = delete_unneeded(&store, id(2));
             tokio::pin!(cleaning);
             let before = store.count(Op::DeleteSegment);
             let some_deleted = async {
                 while store.count(Op::DeleteSegment) < before + crash_after {
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(moment / 4).await;
                 }
             };
             tokio::select! {

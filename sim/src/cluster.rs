@@ -21,7 +21,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     Client, Node, Options, Script,
-    simulation::{Chance, Oracle, Plan, Report, Shared, check_timers, lock, operate},
+    simulation::{Chance, Oracle, Plan, Report, Shared, check_list, check_timers, lock, operate},
 };
 
 const SLOTS: u32 = 8;
@@ -484,6 +484,7 @@ async fn check(world: &World, client: &Client) {
         }
     }
     check_timers(&world.oracle, client).await;
+    check_list(&world.store, &world.oracle, client).await;
 }
 
 /// One node after the other drains; the last one seals itself. Nothing is left of anybody.

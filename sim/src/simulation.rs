@@ -450,15 +450,15 @@ async fn heal_and_check(world: &mut World) {
             lock(&world.oracle).violation(format!("{id} takes no signal: {result:?}"));
         }
     }
-    check_list(world, &client).await;
+    check_list(&world.store, &world.oracle, &client).await;
     node.stop().await;
     check_tables(world).await;
 }
 
 /// The list of runs shows each run once, as it is: nothing that an owner of before wrote late is left.
-async fn check_list(world: &World, client: &Client) {
+pub(crate) async fn check_list(store: &Simulated, oracle: &Shared, client: &Client) {
     use perdure_persistence::{Hidden, Store, TimeRange, VisibilityIndex, VisibilityQuery};
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let query = VisibilityQuery {
         list_id: NAMESPACE_ID.into(),
         index: VisibilityIndex::Status { workflow_type: None, statuses: StatusSet::ALL, hidden: Hidden::With },
@@ -468,9 +468,9 @@ async fn check_list(world: &World, client: &Client) {
         limit: usize::MAX,
     };
     let mut seen = BTreeSet::new();
-    for run in world.store.list_visibility(&query).await.unwrap_or_default() {
+    for run in store.list_visibility(&query).await.unwrap_or_default() {
         let status = client.status(&run.workflow_id, &run.run_id).await.map(|status| status as i32);
-        let mut oracle = lock(&world.oracle);
+        let mut oracle = lock(oracle);
         if status != Ok(i32::from(run.row.status)) {
             let shown = run.row.status;
             oracle.violation(format!("{} {} is listed as {shown}, and is {status:?}", run.workflow_id, run.run_id));
@@ -479,9 +479,9 @@ async fn check_list(world: &World, client: &Client) {
             oracle.violation(format!("{} {} is listed twice", run.workflow_id, run.run_id));
         }
     }
-    let runs = lock(&world.oracle).runs.clone();
+    let runs = lock(oracle).runs.clone();
     for (id, run) in runs.iter().filter(|(_, run)| !seen.contains(&***run)) {
-        lock(&world.oracle).violation(format!("{id} {run} is not listed"));
+        lock(oracle).violation(format!("{id} {run} is not listed"));
     }
 }
 
