@@ -184,7 +184,7 @@ fn a_pinned_run_refuses_workers_of_other_versions_and_tells_its_own_of_the_news(
 #[test]
 fn an_override_moves_what_waits_and_makes_earlier_offers_stale() {
     let mut run = Versioned::started();
-    run.work_on("1", 3, Behavior::AutoUpgrade, vec![TestChain::activity("a")]);
+    run.work_on("1", 3, Behavior::AutoUpgrade, vec![commands::activity("a")]);
     let activity = run.offer(TaskKind::Activity);
     run.0.signal("go");
     let before = run.offer(TaskKind::Workflow);
@@ -203,7 +203,7 @@ fn an_override_moves_what_waits_and_makes_earlier_offers_stale() {
 #[test]
 fn an_activity_that_goes_ahead_brings_its_workflow_along() {
     let mut run = Versioned::started();
-    run.work_on("1", 1, Behavior::AutoUpgrade, vec![TestChain::activity("a")]);
+    run.work_on("1", 1, Behavior::AutoUpgrade, vec![commands::activity("a")]);
     let offer = run.offer(TaskKind::Activity);
     assert!(run.start_activity(&offer, "2", "2").is_err());
     assert_eq!(run.info().version_transition.expect("moving").deployment_version, Some(v("2")));
@@ -219,7 +219,7 @@ fn an_activity_that_goes_ahead_brings_its_workflow_along() {
 #[test]
 fn an_activity_of_other_workers_is_their_own_business() {
     let mut run = Versioned::started();
-    run.work_on("1", 1, Behavior::AutoUpgrade, vec![TestChain::activity("a")]);
+    run.work_on("1", 1, Behavior::AutoUpgrade, vec![commands::activity("a")]);
     let offer = run.offer(TaskKind::Activity);
     assert!(run.start_activity(&offer, "7", "1").is_ok());
     assert!(run.info().version_transition.is_none());
