@@ -21,7 +21,7 @@ from temporalio.api.workflowservice.v1 import (
     StartActivityExecutionResponse,
 )
 from temporalio.client import ActivityExecutionStatus as Status
-from temporalio.client import ActivityFailedError, Client
+from temporalio.client import ActivityFailureError, Client
 from temporalio.common import ActivityIDConflictPolicy, ActivityIDReusePolicy, RetryPolicy
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 from temporalio.service import RPCError, RPCStatusCode
@@ -115,7 +115,7 @@ async def test_how_it_fails(client: Client) -> None:
         handle = await client.start_activity(
             refuse, id=new_id("activity"), task_queue=queue, start_to_close_timeout=SOON
         )
-        with pytest.raises(ActivityFailedError) as failed:
+        with pytest.raises(ActivityFailureError) as failed:
             await handle.result()
         assert isinstance(failed.value.cause, ApplicationError) and failed.value.cause.message == "never"
         assert (await handle.describe()).status == Status.FAILED
@@ -128,7 +128,7 @@ async def test_how_it_fails(client: Client) -> None:
         start_to_close_timeout=SOON,
         schedule_to_start_timeout=timedelta(milliseconds=200),
     )
-    with pytest.raises(ActivityFailedError) as failed:
+    with pytest.raises(ActivityFailureError) as failed:
         await handle.result()
     assert isinstance(failed.value.cause, TimeoutError)
     assert (await handle.describe()).status == Status.TIMED_OUT
@@ -147,12 +147,12 @@ async def test_cancel_and_terminate(client: Client) -> None:
 
         await eventually(both_run)
         await canceled.cancel(reason="changed my mind")
-        with pytest.raises(ActivityFailedError) as failed:
+        with pytest.raises(ActivityFailureError) as failed:
             await canceled.result()
         assert isinstance(failed.value.cause, CancelledError)
         assert (await describe(client, canceled.id)).info.canceled_reason == "changed my mind"
         await terminated.terminate(reason="at once")
-        with pytest.raises(ActivityFailedError) as failed:
+        with pytest.raises(ActivityFailureError) as failed:
             await terminated.result()
         assert isinstance(failed.value.cause, TerminatedError)
         # One that no worker has ends at once.
@@ -160,7 +160,7 @@ async def test_cancel_and_terminate(client: Client) -> None:
             double, 1, id=new_id("activity"), task_queue=new_id("nobody"), start_to_close_timeout=SOON
         )
         await waiting.cancel()
-        with pytest.raises(ActivityFailedError):
+        with pytest.raises(ActivityFailureError):
             await waiting.result()
         with pytest.raises(RPCError) as refused:
             await waiting.terminate()
