@@ -141,7 +141,6 @@ impl Run {
             task_queue: self.info.task_queue.clone(),
             sticky_task_queue: self.info.sticky.as_ref().map(|s| s.task_queue.clone()).unwrap_or_default(),
             directive: self.version_directive(),
-            ..DirectQuery::default()
         })
     }
 

@@ -411,7 +411,7 @@ fn upgrade_from(
     revision: i64,
     initial: ContinueAsNewVersioningBehavior,
 ) -> Option<InheritedAutoUpgradeInfo> {
-    (version.is_some() && revision != 0).then(|| InheritedAutoUpgradeInfo {
+    (version.is_some() && revision != 0).then_some(InheritedAutoUpgradeInfo {
         source_deployment_version: version,
         source_deployment_revision_number: revision,
         continue_as_new_initial_versioning_behavior: initial as i32,
