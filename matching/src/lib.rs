@@ -102,7 +102,9 @@ impl Matching {
                 self.shell.respond_query(&namespace_id, request)?;
                 Reply::Empty(Empty {})
             }
-            Command::Describe(request) => Reply::Describe(self.shell.describe(&namespace_id, &task_queue, &request).await?),
+            Command::Describe(request) => {
+                Reply::Describe(self.shell.describe(&namespace_id, &task_queue, &request).await?)
+            }
             Command::ListPartitions(request) => {
                 Reply::ListPartitions(self.shell.list_partitions(&task_queue, &request))
             }

@@ -368,7 +368,8 @@ impl Core {
                 Answer::Reply(answer) => self.hold_reply(key, after, fence, reply, Ok(answer)),
                 Answer::Reject(error) => self.hold_reply(key, after, fence, reply, Err(error)),
                 Answer::Watch(watch) => {
-                    let is_limited = matches!(watch, Watch::Update { .. } | Watch::Activity { .. } | Watch::Revision { .. });
+                    let is_limited =
+                        matches!(watch, Watch::Update { .. } | Watch::Activity { .. } | Watch::Revision { .. });
                     let id = self.watch(key, Waiting::Core(watch), reply);
                     limited = is_limited.then_some(id);
                 }
