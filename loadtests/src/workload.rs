@@ -238,7 +238,7 @@ fn pack(name: &str, message: &impl prost::Message) -> Any {
 
 /// Nothing, or one payload of so many bytes.
 pub fn payloads(bytes: usize) -> Option<Payloads> {
-    let payload = Payload { data: Bytes::from(vec![0x5a; bytes]).into(), ..Default::default() };
+    let payload = Payload { data: Bytes::from(vec![0x5a; bytes]), ..Default::default() };
     (bytes > 0).then(|| Payloads { payloads: vec![payload] })
 }
 

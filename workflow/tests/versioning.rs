@@ -231,7 +231,7 @@ fn a_continued_run_inherits_what_it_is_pinned_to() {
     let again = Command {
         command_type: CommandType::ContinueAsNewWorkflowExecution as i32,
         attributes: Some(Attributes::ContinueAsNewWorkflowExecutionCommandAttributes(
-            ContinueAsNewWorkflowExecutionCommandAttributes::default().into(),
+            ContinueAsNewWorkflowExecutionCommandAttributes::default(),
         )),
         ..Default::default()
     };

@@ -127,7 +127,8 @@ pub(super) async fn page_of(
     token: &[u8],
 ) -> Result<Page, Error> {
     let namespace = call.namespace(namespace)?;
-    let (query, attributes) = search_attributes::parse_query_of(kind, call, &namespace, query, Query::check_list).await?;
+    let (query, attributes) =
+        search_attributes::parse_query_of(kind, call, &namespace, query, Query::check_list).await?;
     let until = call.answer_by(LONGEST_SEARCH);
     let begun = Instant::now();
     let enough = begun + until.saturating_duration_since(begun) * 3 / 4;

@@ -85,7 +85,7 @@ impl Asked<'_> {
         if !direct.sticky_task_queue.is_empty() {
             let until = self.until.min(Instant::now() + LONGEST_STICKY_WAIT);
             let sticky = &direct.sticky_task_queue;
-            let asked = self.ask(until, &direct.run_id, sticky, true, direct.directive.as_ref());
+            let asked = self.ask(until, &direct.run_id, sticky, true, direct.directive.as_deref());
             match self.call.before(until, asked).await {
                 // Nobody polls there any more, or nobody answers.
                 Some(Err(error)) if matches!(error.grpc_code(), Code::Unavailable | Code::DeadlineExceeded) => {}
@@ -94,7 +94,7 @@ impl Asked<'_> {
             }
             self.reset_sticky(&direct.run_id).await;
         }
-        self.ask(self.until, &direct.run_id, &direct.task_queue, false, direct.directive.as_ref()).await
+        self.ask(self.until, &direct.run_id, &direct.task_queue, false, direct.directive.as_deref()).await
     }
 
     async fn ask(
@@ -103,14 +103,14 @@ impl Asked<'_> {
         run_id: &str,
         task_queue: &str,
         sticky: bool,
-        directive: Option<&Box<VersionDirective>>,
+        directive: Option<&VersionDirective>,
     ) -> Result<QueryWorkflowResponse, Error> {
         let task = QueryTask {
             workflow_id: self.workflow_id.to_owned(),
             run_id: run_id.to_owned(),
             sticky,
             query: Some(self.query.clone()),
-            directive: directive.cloned(),
+            directive: directive.cloned().map(Box::new),
             normal_task_queue: String::new(),
         };
         let command = matching_call::Command::Query(task);

@@ -158,7 +158,7 @@ fn answer_update(message: &Message, decision: &mut Decision) {
         decision.messages.push(Message {
             id,
             protocol_instance_id: update_id.clone(),
-            body: Some(Any { type_url: format!("{TYPES}{name}"), value: value.into() }),
+            body: Some(Any { type_url: format!("{TYPES}{name}"), value }),
             sequencing_id: None,
         });
     }

@@ -1,6 +1,8 @@
 //! What is in `deploy/`, held against the real binary: settings that are named there exist and are accepted, files that are
 //! named exist, metrics that dashboards and alerts use are there after a workflow has run.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../common/mod.rs"]
 mod common;
 
