@@ -122,7 +122,7 @@ async fn what_clients_see_when_they_connect() {
     let capabilities = described.namespace_info.unwrap().capabilities.unwrap();
     assert!(capabilities.sync_update && capabilities.async_update && capabilities.worker_heartbeats);
     assert!(capabilities.workflow_pause);
-    assert!(!capabilities.standalone_activities, "not built");
+    assert!(capabilities.standalone_activities);
 
     let cluster = f.frontend.get_cluster_info(Request::new(GetClusterInfoRequest {})).await.unwrap().into_inner();
     assert_eq!(cluster.server_version, COMPATIBLE_SERVER_VERSION);

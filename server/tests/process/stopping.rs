@@ -88,8 +88,9 @@ async fn wait_for_pollers(server: &Server) {
     loop {
         let text = crate::endpoints::scrape(&server.metrics_address);
         let arrived = |operation: &&str| {
-            let pending = format!("service_pending_requests{{operation=\"{operation}\"}} 1");
-            text.lines().any(|line| line == pending)
+            let operation = format!("operation=\"{operation}\"");
+            let mut pending = text.lines().filter(|line| line.starts_with("service_pending_requests{"));
+            pending.any(|line| line.contains(&operation) && line.ends_with(" 1"))
         };
         if waiting.iter().all(arrived) {
             return;
