@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -70,7 +70,8 @@ struct Inner {
     asks: Mutex<Option<mpsc::Sender<Ask>>>,
     /// How many shards there are to be, as far as this node knows.
     goal: watch::Sender<Option<SlotCount>>,
-    setup: OnceLock<Arc<Setup>>,
+    /// Held by what serves, and gone with it: else the store would outlive a crash.
+    setup: OnceLock<Weak<Setup>>,
 }
 
 /// What another node asks about a shard.
@@ -121,7 +122,7 @@ impl Shards {
         let seed = setup.config.seed.unwrap_or_else(random_seed);
         let mut ids = IdSource::new(seed);
         let joining = joining.map(|joining| (joining, self.inner.hints.clone()));
-        let _ = self.inner.setup.set(setup.clone());
+        let _ = self.inner.setup.set(Arc::downgrade(&setup));
         let goal = self.inner.goal.clone();
         let period = Period::start(setup.clone(), next_ids(&mut ids), joining.clone(), goal).await?;
         self.inner.route(Some(&period));
@@ -183,7 +184,7 @@ impl Shards {
 
     /// How far the shards are split, by the store.
     pub async fn layout(&self) -> Result<Layout, Error> {
-        let setup = self.inner.setup.get().ok_or_else(moving)?;
+        let setup = self.inner.setup()?;
         let unavailable = |error: StoreError| Error::unavailable(error.to_string());
         let rows = setup.store.list_shards().await.map_err(unavailable)?.into_iter().collect();
         let goal = setup.store.read_goal().await.map_err(unavailable)?;
@@ -196,7 +197,7 @@ impl Shards {
     /// Wants so many shards, by default twice as many as there are. Their owners split them from here on, wherever they
     /// are: this node and others may end at any time.
     pub async fn split(&self, wanted: Option<SlotCount>) -> Result<Layout, Error> {
-        let setup = self.inner.setup.get().ok_or_else(moving)?;
+        let setup = self.inner.setup()?;
         loop {
             let mut layout = self.layout().await?;
             let slots = layout.map.slots.unwrap_or(setup.slots);
@@ -276,6 +277,10 @@ impl Shards {
 }
 
 impl Inner {
+    fn setup(&self) -> Result<Arc<Setup>, Error> {
+        self.setup.get().and_then(Weak::upgrade).ok_or_else(moving)
+    }
+
     fn route(&self, period: Option<&Period>) {
         *self.routes.write().unwrap_or_else(PoisonError::into_inner) = period.map(|period| period.registry.clone());
         self.publish(period);

@@ -77,7 +77,9 @@ async fn what_is_past_its_retention_is_gone() {
             "SELECT max FROM system_views.tombstones_per_read WHERE keyspace_name = '{keyspace}' AND table_name = '{table}'"
         );
         let most = number(&raw, text).await;
-        assert!(most <= 1.0, "{table}: a read passed over {most} deleted rows");
+        // A search for the first live wake-up passes over those of its bucket and shard, ten minutes, at most.
+        let bound = if table == "wakeups" { WORKFLOWS as f64 } else { 1.0 };
+        assert!(most <= bound, "{table}: a read passed over {most} deleted rows");
     }
     for table in ["executions", "history", "wakeups", "visibility_rows", "visibility_index", "visibility_ids"] {
         assert_eq!(rows(&raw, &keyspace, table).await, 0, "{table}");

@@ -52,6 +52,20 @@ async fn insist_on_signal(client: &Client, workflow: &str, name: &str) {
     panic!("{workflow} never took signal {name}");
 }
 
+/// The same request until it is answered: while the store is silent, calls are refused at once.
+async fn insist_on_start(client: &Client, workflow: &str, workflow_type: &str) -> String {
+    for _ in 0..1000 {
+        match client.start(workflow, workflow_type).await {
+            Ok(run) => return run,
+            Err(error) if error.grpc_code() == perdure_proto::Code::Unavailable => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => panic!("{workflow}: {error:?}"),
+        }
+    }
+    panic!("{workflow} never started");
+}
+
 #[tokio::test(start_paused = true)]
 async fn histories_are_contiguous_after_the_store_restarts() {
     for seed in 1..6 {
@@ -129,7 +143,7 @@ async fn a_start_that_timed_out_and_succeeded_is_found_again() {
         }
         // The same request again: one run, whatever became of the first.
         let client = node.client();
-        let run = client.start("w", "forever").await.expect("starts");
+        let run = insist_on_start(&client, "w", "forever").await;
         assert_eq!(client.start("w", "forever").await.expect("starts"), run);
         let error = client.start_as("w", "forever", "another").await.expect_err("is running");
         assert_eq!(error.grpc_code(), perdure_proto::Code::AlreadyExists);
