@@ -124,8 +124,16 @@ impl Run {
         Ok(())
     }
 
+    /// Whether a new activity goes to the worker that schedules it. Not past the namespace's rules: those look at offers.
+    pub(crate) fn is_eager(&self, env: &Env, is_requested: bool) -> bool {
+        is_requested
+            && env.limits.activity_eager_execution
+            && !self.is_paused()
+            && env.namespaces.rules(&self.key.namespace_id).is_empty()
+    }
+
     fn add_activity(&mut self, env: &Env, ctx: &CommandContext, activity: ScheduleActivityTaskCommandAttributes) {
-        let eager = activity.request_eager_execution && env.limits.activity_eager_execution && !self.is_paused();
+        let eager = self.is_eager(env, activity.request_eager_execution);
         let event = ctx.event(Attributes::ActivityTaskScheduledEventAttributes(ActivityTaskScheduledEventAttributes {
             activity_id: activity.activity_id,
             activity_type: activity.activity_type,

@@ -74,7 +74,7 @@ impl Run {
         // The attributes must be those of the command's type.
         match (kind, command.attributes) {
             (CommandType::ScheduleActivityTask, Some(A::ScheduleActivityTaskCommandAttributes(a))) => {
-                let eager = a.request_eager_execution && env.limits.activity_eager_execution;
+                let eager = self.is_eager(env, a.request_eager_execution);
                 self.schedule_activity_command(env, ctx, a)?;
                 done.eager_activity = eager.then(|| self.info.next_event_id - 1);
             }

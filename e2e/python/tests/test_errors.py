@@ -359,7 +359,6 @@ async def test_activities_by_id(client: Client, request_type: type[Message]) -> 
     handle = await client.start_workflow("Any", id=new_id(), task_queue="queue")
     for fields, message in [
         ({"workflow_id": handle.id, "activity_id": "a"}, NO_NAMESPACE),
-        ({"namespace": "default", "activity_id": "a"}, "WorkflowId is not set on request."),
         ({"namespace": "default", "workflow_id": handle.id}, "ActivityId is not set on request."),
         (
             {"namespace": "default", "workflow_id": handle.id, "run_id": "bad", "activity_id": "a"},
@@ -372,6 +371,9 @@ async def test_activities_by_id(client: Client, request_type: type[Message]) -> 
     with rpc_error(RPCStatusCode.NOT_FOUND, message) as caught:
         await call(client, request_type(namespace="default", workflow_id=handle.id, activity_id="a"))
     caught.detail(NotFoundFailure)
+    # Without a workflow's id it is an activity of its own.
+    with rpc_error(RPCStatusCode.NOT_FOUND, "activity execution not found for ID: a"):
+        await call(client, request_type(namespace="default", activity_id="a"))
     await handle.terminate()
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from temporalio import activity
 from temporalio.api.activity.v1 import ActivityOptions
-from temporalio.api.common.v1 import ActivityType
+from temporalio.api.common.v1 import ActivityType, Payloads
 from temporalio.api.enums.v1 import ActivityExecutionStatus, PendingActivityState
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
@@ -70,6 +70,7 @@ async def describe(client: Client, id: str, run_id: str = "", **fields: object) 
 async def start_raw(client: Client, id: str, queue: str, **fields: object) -> StartActivityExecutionResponse:
     request = StartActivityExecutionRequest(
         namespace=client.namespace,
+        input=Payloads(payloads=await client.data_converter.encode([2])),
         activity_id=id,
         activity_type=ActivityType(name="double"),
         task_queue=TaskQueue(name=queue),

@@ -65,6 +65,8 @@ async def test_a_rule_pauses_before_the_start(client: Client) -> None:
 
             async def is_paused() -> bool:
                 pending = (await handle.describe()).raw_description.pending_activities
+                if not pending:
+                    return False
                 assert len(pending) == 1 and pending[0].paused
                 assert pending[0].pause_info.rule.rule_id == id
                 return True
