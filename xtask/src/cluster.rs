@@ -194,16 +194,16 @@ impl Servers {
     }
 
     /// Asks a server as an operator does.
-    pub fn ask(&mut self, number: u8, what: &str) -> Result<String> {
+    pub fn ask(&mut self, number: u8, what: &str) -> Result<serde_json::Value> {
         let place = self.get(number)?.place.clone();
         let output = Command::new(&self.binary)
-            .args(["admin", "--address", &place.admin_address(), what])
+            .args(["admin", "--address", &place.admin_address(), "--json", what])
             .output()
             .with_context(|| format!("cannot run {}", self.binary.display()))?;
         if !output.status.success() {
             bail!("server {number} does not answer: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        serde_json::from_slice(&output.stdout).context("its answer is not JSON")
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::Options;
 use super::net::Net;
@@ -140,16 +141,22 @@ impl Bed {
     fn ring_fault(&mut self) -> Result<Option<String>> {
         let running: Vec<u8> =
             self.servers.all.iter().filter(|server| server.is_running()).map(|server| server.place.number).collect();
-        let mut first: Option<String> = None;
+        let mut first: Option<Value> = None;
         for number in &running {
             let members = self.servers.ask(*number, "members")?;
-            let known = members.lines().skip(2).count();
+            let known = members["members"].as_array().map_or(0, Vec::len);
             if known != running.len() {
                 return Ok(Some(format!("server {number} knows {known} members of {}", running.len())));
             }
             let shards = self.servers.ask(*number, "shards")?;
-            if let Some(line) = shards.lines().skip(1).find(|line| line.split_whitespace().count() != 3) {
-                return Ok(Some(format!("server {number} says: {line}")));
+            let none = Vec::new();
+            let listed = shards["shards"].as_array().unwrap_or(&none);
+            if listed.is_empty() {
+                return Ok(Some(format!("server {number} knows no shards")));
+            }
+            let misplaced = |shard: &&Value| shard["servedBy"] != shard["wantedBy"] || shard["servedBy"] == "";
+            if let Some(shard) = listed.iter().find(misplaced) {
+                return Ok(Some(format!("server {number} says: {shard}")));
             }
             match &first {
                 Some(first) if *first != shards => {

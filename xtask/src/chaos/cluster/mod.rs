@@ -50,8 +50,10 @@ pub struct Options {
     /// Arguments for each server, in one string
     #[arg(long, default_value = "--log-level info", allow_hyphen_values = true)]
     server_args: String,
-    /// Arguments for `perdure-load chaos`, in one string
-    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    /// Arguments for `perdure-load chaos`, in one string: how fast the load goes. By default its workflows take their time,
+    /// since three servers, three nodes of Cassandra and the load may share two cores, and what is measured is a fault, not
+    /// a queue
+    #[arg(long, default_value = "--step-ms 4000 --news-ms 8000 --steps 12", allow_hyphen_values = true)]
     load_args: String,
 }
 
