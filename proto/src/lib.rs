@@ -9,6 +9,8 @@ mod generated {
 }
 
 mod error;
+pub mod links;
+pub mod nexus_token;
 pub mod versions;
 
 pub use error::{Code, Error};

@@ -1,14 +1,14 @@
 //! Work outside a shard's loop: reads from the store, offers and calls. Each is a task that brings its result back as
 //! an [`Event`]; all end with the shard.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use perdure_persistence::{Store, StoreError, Wakeup};
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{Offer, RunHistory, WorkflowCall, WorkflowReply},
+    perdure::node::v1::{Offer, RunHistory, WorkflowCall, WorkflowReply, workflow_call::Command},
 };
-use perdure_types::{ChainKey, QueueFilter};
+use perdure_types::{ChainKey, PollName, QueueFilter};
 use perdure_workflow::CallId;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -51,6 +51,8 @@ pub(crate) enum Event {
     End,
     /// These task queues have a new home.
     OfferAgain(QueueFilter),
+    /// Nobody gets the tasks that were started for these.
+    PollsLost(Arc<BTreeSet<PollName>>),
     /// Take nothing new; answer when nothing is held back any more.
     Quiesce(oneshot::Sender<()>),
 }
@@ -70,6 +72,8 @@ pub(crate) struct Jobs {
     reads: JoinSet<()>,
     effects: JoinSet<()>,
     slots: Arc<Semaphore>,
+    /// Of calls that wait for somebody outside.
+    outbound_slots: Arc<Semaphore>,
     /// A graceful stop: effects are derived again by the next owner.
     effects_stopped: bool,
 }
@@ -86,6 +90,7 @@ impl Jobs {
             reads: JoinSet::new(),
             effects: JoinSet::new(),
             slots: Arc::new(Semaphore::new(calls_in_flight.max(1))),
+            outbound_slots: Arc::new(Semaphore::new(calls_in_flight.max(1))),
             effects_stopped: false,
         }
     }
@@ -121,7 +126,12 @@ impl Jobs {
     pub(crate) fn start(&mut self, output: Output) {
         let events = self.events.clone();
         let Outside { store, tasks, entities } = self.outside.clone();
-        let slots = self.slots.clone();
+        let slots = match &output {
+            // A handler may take its time. Others do not wait for that.
+            Output::Call { call, .. } if matches!(call.command, Some(Command::Nexus(_))) => &self.outbound_slots,
+            _ => &self.slots,
+        };
+        let slots = slots.clone();
         match output {
             Output::Load(job) => {
                 self.reads.spawn(async move {

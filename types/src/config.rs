@@ -21,6 +21,22 @@ pub struct Limits {
     pub pending_child_executions_error: i64,
     pub pending_signals_error: i64,
     pub pending_cancel_requests_error: i64,
+    pub pending_nexus_operations: i64,
+    pub nexus_service_name_length: i64,
+    pub nexus_operation_name_length: i64,
+    pub nexus_operation_token_length: i64,
+    pub nexus_header_size_bytes: i64,
+    /// Cap on an operation's schedule-to-close timeout; zero: none.
+    pub nexus_schedule_to_close_max: Duration,
+    /// Between attempts to start or cancel an operation: the first pause, and the longest.
+    pub nexus_retry_initial_interval: Duration,
+    pub nexus_retry_max_interval: Duration,
+    /// Completion callbacks of one workflow.
+    pub callbacks_per_workflow: i64,
+    pub callback_url_length: i64,
+    pub callback_header_size_bytes: i64,
+    pub callback_retry_initial_interval: Duration,
+    pub callback_retry_max_interval: Duration,
     /// Signals that one run may receive.
     pub signals_per_execution: i64,
     pub updates_in_flight: i64,
@@ -56,6 +72,17 @@ pub struct Limits {
     /// How long after a version got no more new work its open workflows are first looked for, and then how often.
     pub version_drainage_grace: Duration,
     pub version_drainage_refresh: Duration,
+    /// What Nexus endpoints may be: longest name and URL, largest description.
+    pub nexus_endpoint_name_length: i64,
+    pub nexus_endpoint_url_length: i64,
+    pub nexus_endpoint_description_bytes: i64,
+    /// Endpoints on a page: if the client does not say, and at most.
+    pub nexus_endpoints_default_page: i64,
+    pub nexus_endpoints_page: i64,
+    /// Where handlers outside send completions; empty: to this node's HTTP API.
+    pub nexus_callback_url: String,
+    /// Where callbacks may go beside this cluster: rules in JSON. Empty: nowhere.
+    pub callback_addresses: String,
 }
 
 impl Default for Limits {
@@ -72,6 +99,19 @@ impl Default for Limits {
             pending_child_executions_error: 2_000,
             pending_signals_error: 2_000,
             pending_cancel_requests_error: 2_000,
+            pending_nexus_operations: 30,
+            nexus_service_name_length: 1_000,
+            nexus_operation_name_length: 1_000,
+            nexus_operation_token_length: 4_096,
+            nexus_header_size_bytes: 8_192,
+            nexus_schedule_to_close_max: Duration(0),
+            nexus_retry_initial_interval: Duration::from_secs(1),
+            nexus_retry_max_interval: Duration::from_secs(3_600),
+            callbacks_per_workflow: 32,
+            callback_url_length: 1_000,
+            callback_header_size_bytes: 8_192,
+            callback_retry_initial_interval: Duration::from_secs(1),
+            callback_retry_max_interval: Duration::from_secs(3_600),
             signals_per_execution: 10_000,
             updates_in_flight: 10,
             updates_total: 2_000,
@@ -93,6 +133,13 @@ impl Default for Limits {
             task_queues_in_deployment_version: 100,
             version_drainage_grace: Duration::from_secs(10),
             version_drainage_refresh: Duration::from_secs(30),
+            nexus_endpoint_name_length: 200,
+            nexus_endpoint_url_length: 4 << 10,
+            nexus_endpoint_description_bytes: 20_000,
+            nexus_endpoints_default_page: 100,
+            nexus_endpoints_page: 1_000,
+            nexus_callback_url: String::new(),
+            callback_addresses: String::new(),
         }
     }
 }
@@ -114,6 +161,7 @@ enum Knob {
     Bool(fn(&mut Limits) -> &mut bool),
     /// Seconds as a number, or with a unit: 10s, 500ms, 2m, 1h.
     Span(fn(&mut Limits) -> &mut Duration),
+    Text(fn(&mut Limits) -> &mut String),
 }
 
 const KNOBS: &[(&str, Knob)] = &[
@@ -128,6 +176,19 @@ const KNOBS: &[(&str, Knob)] = &[
     ("limit.numPendingChildExecutions.error", Knob::Int(|l| &mut l.pending_child_executions_error)),
     ("limit.numPendingSignals.error", Knob::Int(|l| &mut l.pending_signals_error)),
     ("limit.numPendingCancelRequests.error", Knob::Int(|l| &mut l.pending_cancel_requests_error)),
+    ("component.nexusoperations.limit.operation.concurrency", Knob::Int(|l| &mut l.pending_nexus_operations)),
+    ("component.nexusoperations.limit.service.name.length", Knob::Int(|l| &mut l.nexus_service_name_length)),
+    ("component.nexusoperations.limit.operation.name.length", Knob::Int(|l| &mut l.nexus_operation_name_length)),
+    ("component.nexusoperations.limit.operation.token.length", Knob::Int(|l| &mut l.nexus_operation_token_length)),
+    ("component.nexusoperations.limit.header.size", Knob::Int(|l| &mut l.nexus_header_size_bytes)),
+    ("component.nexusoperations.limit.scheduleToCloseTimeout", Knob::Span(|l| &mut l.nexus_schedule_to_close_max)),
+    ("component.nexusoperations.retryPolicy.initialInterval", Knob::Span(|l| &mut l.nexus_retry_initial_interval)),
+    ("component.nexusoperations.retryPolicy.maxInterval", Knob::Span(|l| &mut l.nexus_retry_max_interval)),
+    ("system.maxCallbacksPerWorkflow", Knob::Int(|l| &mut l.callbacks_per_workflow)),
+    ("frontend.callbackURLMaxLength", Knob::Int(|l| &mut l.callback_url_length)),
+    ("frontend.callbackHeaderMaxLength", Knob::Int(|l| &mut l.callback_header_size_bytes)),
+    ("component.callbacks.retryPolicy.initialInterval", Knob::Span(|l| &mut l.callback_retry_initial_interval)),
+    ("component.callbacks.retryPolicy.maxInterval", Knob::Span(|l| &mut l.callback_retry_max_interval)),
     ("history.maximumSignalsPerExecution", Knob::Int(|l| &mut l.signals_per_execution)),
     ("history.maxInFlightUpdates", Knob::Int(|l| &mut l.updates_in_flight)),
     ("history.maxTotalUpdates", Knob::Int(|l| &mut l.updates_total)),
@@ -153,6 +214,13 @@ const KNOBS: &[(&str, Knob)] = &[
     ("matching.maxTaskQueuesInDeploymentVersion", Knob::Int(|l| &mut l.task_queues_in_deployment_version)),
     ("matching.wv.VersionDrainageStatusVisibilityGracePeriod", Knob::Span(|l| &mut l.version_drainage_grace)),
     ("matching.wv.VersionDrainageStatusRefreshInterval", Knob::Span(|l| &mut l.version_drainage_refresh)),
+    ("component.nexusoperations.callback.endpoint.template", Knob::Text(|l| &mut l.nexus_callback_url)),
+    ("component.callbacks.allowedAddresses", Knob::Text(|l| &mut l.callback_addresses)),
+    ("limit.endpointNameMaxLength", Knob::Int(|l| &mut l.nexus_endpoint_name_length)),
+    ("limit.endpointExternalURLMaxLength", Knob::Int(|l| &mut l.nexus_endpoint_url_length)),
+    ("limit.endpointDescriptionMaxSize", Knob::Int(|l| &mut l.nexus_endpoint_description_bytes)),
+    ("limit.endpointListDefaultPageSize", Knob::Int(|l| &mut l.nexus_endpoints_default_page)),
+    ("limit.endpointListMaxPageSize", Knob::Int(|l| &mut l.nexus_endpoints_page)),
     ("frontend.historyMaxPageSize", Knob::Int(|l| &mut l.history_page_events)),
 ];
 
@@ -175,6 +243,7 @@ impl Limits {
                     value.parse().ok().filter(|n: &f64| *n >= 1.0).ok_or_else(|| bad("number of at least 1"))?
             }
             Knob::Bool(field) => *field(self) = value.to_lowercase().parse().map_err(|_| bad("boolean"))?,
+            Knob::Text(field) => value.clone_into(field(self)),
             Knob::Span(field) => *field(self) = parse_span(value).ok_or_else(|| bad("duration such as 10s"))?,
         }
         Ok(())

@@ -3,13 +3,16 @@
 mod config;
 mod ids;
 mod placement;
+mod poll;
 mod position;
+pub mod spans;
 mod time;
 mod visibility;
 
 pub use config::{ConfigError, Limits, edit_distance};
 pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount};
 pub use placement::{Layout, Member, NodeId, Placement, QueueFilter, Served, ShardMap, UNNAMED_SESSION_GRACE};
+pub use poll::PollName;
 pub use position::{Epoch, Position, Seq};
 pub use time::{Duration, Timestamp};
 pub use visibility::{

@@ -42,6 +42,22 @@ pub struct Member {
     pub session: Option<SessionId>,
     /// It is leaving: it is to own nothing.
     pub draining: bool,
+    /// Its store does not answer it. It is to own nothing, and what it owns may be taken from it.
+    pub silent: bool,
+    /// Other members cannot call it. The same.
+    pub unreachable: bool,
+}
+
+impl Member {
+    /// It is alive, and of no use.
+    pub fn is_away(&self) -> bool {
+        self.silent || self.unreachable
+    }
+
+    /// It can own shards.
+    pub fn is_able(&self) -> bool {
+        !self.draining && !self.is_away()
+    }
 }
 
 /// Who should own what, as this node sees the cluster. Each change is a new value with a higher version.
@@ -62,7 +78,14 @@ pub struct Placement {
 impl Placement {
     /// A node that is the whole cluster.
     pub fn alone(me: NodeId, slots: SlotCount) -> Self {
-        let member = Member { address: String::new(), generation: 0, session: None, draining: false };
+        let member = Member {
+            address: String::new(),
+            generation: 0,
+            session: None,
+            draining: false,
+            silent: false,
+            unreachable: false,
+        };
         Self {
             version: 1,
             owners: slots.shards().map(|_| me.clone()).collect(),

@@ -74,6 +74,11 @@ impl Duration {
         if product >= i64::MAX as f64 { Self(i64::MAX) } else { Self(product as i64) }
     }
 
+    /// Too long saturates.
+    pub fn from_std(duration: std::time::Duration) -> Self {
+        Self(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+    }
+
     /// For timers of the runtime.
     pub fn to_std(self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0.max(0) as u64)

@@ -170,18 +170,23 @@ impl VisibilityQuery {
     }
 }
 
-/// Which workflow ids to look for.
+/// Which ids to look for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdMatch {
+    /// This workflow id.
     Is(Arc<str>),
+    /// Workflow ids that start so.
     StartsWith(Arc<str>),
+    /// This run id.
+    Run(Arc<str>),
 }
 
 impl IdMatch {
-    pub fn admits(&self, workflow_id: &str) -> bool {
+    pub fn admits(&self, workflow_id: &str, run_id: &str) -> bool {
         match self {
             Self::Is(id) => **id == *workflow_id,
             Self::StartsWith(prefix) => workflow_id.starts_with(&**prefix),
+            Self::Run(id) => **id == *run_id,
         }
     }
 }

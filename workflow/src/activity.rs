@@ -275,7 +275,7 @@ impl Run {
         if task_queue == self.info.task_queue { String::new() } else { self.info.task_queue.clone() }
     }
 
-    fn activity_token(&self, info: &ActivityInfo) -> TaskToken {
+    pub(crate) fn activity_token(&self, info: &ActivityInfo) -> TaskToken {
         TaskToken {
             kind: task_token::Kind::Activity as i32,
             namespace_id: self.key.namespace_id.to_string(),

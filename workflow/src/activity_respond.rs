@@ -1,5 +1,7 @@
 //! Activities: what their workers report, and how they end.
 
+use std::collections::BTreeSet;
+
 use perdure_proto::{
     Error,
     perdure::node::v1::{
@@ -15,7 +17,7 @@ use perdure_proto::{
         },
     },
 };
-use perdure_types::Timestamp;
+use perdure_types::{PollName, Timestamp};
 
 use crate::{
     activity::{activity_not_found, delivery},
@@ -53,7 +55,7 @@ impl Chain {
         match token.kind() {
             task_token::Kind::Workflow => run.workflow_task_undelivered(env, &token)?,
             task_token::Kind::Activity => run.activity_task_undelivered(env, &token)?,
-            task_token::Kind::Query | task_token::Kind::Unspecified => {}
+            task_token::Kind::Query | task_token::Kind::Nexus | task_token::Kind::Unspecified => {}
         }
         empty_reply()
     }
@@ -186,6 +188,17 @@ impl Run {
             activity_paused: info.paused,
             activity_reset: info.reset,
         }
+    }
+
+    /// Tasks that were started for one of these polls, and have not ended since.
+    pub(crate) fn started_for(&self, polls: &BTreeSet<PollName>) -> Vec<TaskToken> {
+        let is_for = |request_id: &str| PollName::of_request(request_id).is_some_and(|poll| polls.contains(&poll));
+        let activities = self.activities.values().map(|activity| &activity.info);
+        let activities = activities.filter(|info| info.started_time_ns != 0 && is_for(&info.request_id));
+        let workflow_task =
+            self.workflow_task().filter(|task| task.started_event_id != 0 && is_for(&task.request_id));
+        let tokens = activities.map(|info| self.activity_token(info));
+        tokens.chain(workflow_task.map(|task| self.workflow_task_token(task))).collect()
     }
 
     fn activity_task_undelivered(&mut self, env: &Env, token: &TaskToken) -> Result<(), Error> {

@@ -34,6 +34,10 @@ pub trait NamespaceView: Send + Sync {
     fn check_search_attributes(&self, _namespace_id: &str, _attributes: &SearchAttributes) -> Result<(), String> {
         Ok(())
     }
+    /// The id of a Nexus endpoint.
+    fn nexus_endpoint(&self, _name: &str) -> Option<String> {
+        None
+    }
     /// Of a namespace (by id).
     fn rules(&self, _namespace_id: &str) -> Vec<WorkflowRule> {
         Vec::new()
@@ -182,6 +186,10 @@ pub enum CallKind {
     NotifyParent,
     /// Terminate or cancel a child after this run's close.
     ParentClosePolicy,
+    StartNexusOperation,
+    CancelNexusOperation,
+    /// Tell a completion callback, by its number.
+    Callback,
     /// Of an entity that is no workflow: a number of its own.
     Other(u8),
 }

@@ -47,6 +47,7 @@ impl Run {
             },
         );
         run.begin_from_started_event();
+        run.attach_first_callbacks(&request_id);
         run.remember_request(request_id, EventType::WorkflowExecutionStarted, Some(1));
         run
     }

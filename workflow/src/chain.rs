@@ -1,7 +1,7 @@
 //! The entity: all runs of one workflow id. Routes inputs to the run they are about, and makes one record of what
 //! an input changed in all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use perdure_proto::{
     Error,
@@ -14,7 +14,7 @@ use perdure_proto::{
         workflow::v1::WorkflowExecutionInfo,
     },
 };
-use perdure_types::{ChainKey, Timestamp};
+use perdure_types::{ChainKey, PollName, Timestamp};
 use prost::Message;
 
 use crate::{
@@ -180,7 +180,9 @@ impl Chain {
             | Command::Batch(_)
             | Command::List(_)
             | Command::Deployment(_)
-            | Command::TaskQueue(_) => String::new(),
+            | Command::TaskQueue(_)
+            | Command::Nexus(_) => String::new(),
+            Command::NexusCompletion(c) => c.token.as_ref().map(|token| token.run_id.clone()).unwrap_or_default(),
         };
         if run_id.is_empty() { RunRef::Current } else { RunRef::Run(run_id) }
     }
@@ -241,7 +243,9 @@ impl Chain {
             | Command::List(_)
             | Command::Activity(_)
             | Command::Deployment(_)
-            | Command::TaskQueue(_) => Err(crate::entity::foreign_command()),
+            | Command::TaskQueue(_)
+            | Command::Nexus(_) => Err(crate::entity::foreign_command()),
+            Command::NexusCompletion(c) => self.nexus_completion(&c, env),
             Command::GetHistory(_) | Command::GetHistoryReverse(_) => {
                 Err(Error::internal("history is read by the shard"))
             }
@@ -265,6 +269,9 @@ impl Chain {
                 CallKind::CancelExternal => run.on_external_cancel_result(id.event_id, result, env),
                 CallKind::NotifyParent => run.on_parent_notified(result),
                 CallKind::ParentClosePolicy => run.on_close_policy_result(id.event_id, result),
+                CallKind::StartNexusOperation => run.on_nexus_start_result(id.event_id, result, env),
+                CallKind::CancelNexusOperation => run.on_nexus_cancel_result(id.event_id, result, env),
+                CallKind::Callback => run.on_callback_result(id.event_id, result, env),
                 CallKind::Other(_) => {}
             }
         }
@@ -364,6 +371,11 @@ impl Chain {
     /// Everything outstanding, derived from state: to be emitted when the chain has been loaded.
     pub fn resume(&self) -> Vec<Effect> {
         self.runs.values().flat_map(|run| run.resume()).collect()
+    }
+
+    /// Tasks that were started for one of these polls, and have not ended since.
+    pub fn started_for(&self, polls: &BTreeSet<PollName>) -> Vec<TaskToken> {
+        self.runs.values().flat_map(|run| run.started_for(polls)).collect()
     }
 
     /// Whether a watch is satisfied now; [`Watch::History`] is the driver's to answer.

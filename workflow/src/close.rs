@@ -159,6 +159,7 @@ impl Run {
         self.drop_pending();
         self.effects.extend(self.parent_notification());
         self.close_children();
+        self.call_back(env);
     }
 
     /// What has been begun is not waited for any more; what has not even been sent is not sent.
@@ -167,6 +168,7 @@ impl Run {
         clear(&mut self.timers);
         clear(&mut self.external_signals);
         clear(&mut self.external_cancels);
+        clear(&mut self.nexus_operations);
         if !self.buffered.is_empty() {
             self.buffered.edit().clear();
         }

@@ -124,8 +124,11 @@ impl Run {
             (CommandType::ProtocolMessage, Some(A::ProtocolMessageCommandAttributes(a))) => {
                 self.protocol_message_command(env, ctx, messages, a)?;
             }
-            (CommandType::ScheduleNexusOperation | CommandType::RequestCancelNexusOperation, _) => {
-                return Err(BadCommand::new(Cause::FeatureDisabled, "Nexus operations disabled"));
+            (CommandType::ScheduleNexusOperation, Some(A::ScheduleNexusOperationCommandAttributes(a))) => {
+                self.schedule_nexus_operation_command(env, ctx, a)?;
+            }
+            (CommandType::RequestCancelNexusOperation, Some(A::RequestCancelNexusOperationCommandAttributes(a))) => {
+                self.cancel_nexus_operation_command(env, ctx, &a)?;
             }
             (kind, _) => return Err(attributes_missing(kind)),
         }
@@ -152,7 +155,8 @@ fn attributes_missing(kind: CommandType) -> BadCommand {
         CommandType::UpsertWorkflowSearchAttributes => Cause::BadSearchAttributes,
         CommandType::ModifyWorkflowProperties => Cause::BadModifyWorkflowPropertiesAttributes,
         CommandType::ProtocolMessage => Cause::BadUpdateWorkflowExecutionMessage,
-        CommandType::ScheduleNexusOperation | CommandType::RequestCancelNexusOperation => Cause::FeatureDisabled,
+        CommandType::ScheduleNexusOperation => Cause::BadScheduleNexusOperationAttributes,
+        CommandType::RequestCancelNexusOperation => Cause::BadRequestCancelNexusOperationAttributes,
         CommandType::Unspecified => Cause::UnhandledCommand,
     };
     let name = type_name(kind);

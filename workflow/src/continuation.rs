@@ -81,7 +81,7 @@ impl Run {
         let start = self.start();
         let mut attributes = WorkflowExecutionStartedEventAttributes {
             attempt: if retry { start.attempt + 1 } else { 1 },
-            completion_callbacks: if retry { start.completion_callbacks.clone() } else { Vec::new() },
+            completion_callbacks: if retry { self.callbacks_for_successor() } else { Vec::new() },
             last_completion_result,
             continued_failure: failure,
             first_workflow_task_backoff: Some(next.backoff.to_proto()),
@@ -159,7 +159,7 @@ impl Run {
         let attributes = WorkflowExecutionStartedEventAttributes {
             attempt: if retry { start.attempt + 1 } else { 1 },
             initiator: command.initiator,
-            completion_callbacks: start.completion_callbacks.clone(),
+            completion_callbacks: self.callbacks_for_successor(),
             last_completion_result: command.last_completion_result,
             continued_failure: command.failure,
             first_workflow_task_backoff: command.backoff_start_interval,

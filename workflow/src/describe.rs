@@ -25,6 +25,7 @@ use perdure_types::{Duration, Timestamp};
 use crate::{
     api::{Answer, Env, Release, Reply},
     chain::{Answered, Chain},
+    nexus_describe::pending_nexus_operation,
     run::{Pending, Run},
 };
 
@@ -44,6 +45,8 @@ impl Run {
             pending_activities: self.activities.values().map(|activity| pending_activity(activity, now)).collect(),
             pending_children: self.children.values().filter(|_| self.is_open()).map(pending_child).collect(),
             pending_workflow_task: self.workflow_task().map(pending_workflow_task),
+            pending_nexus_operations: self.nexus_operations.values().map(pending_nexus_operation).collect(),
+            callbacks: self.described_callbacks(),
             workflow_extended_info: Some(self.extended_info()),
             ..DescribeWorkflowExecutionResponse::default()
         }

@@ -5,18 +5,18 @@
 //! a time: they implement [`Single`], and [`SingleEntity`] makes an entity of that. Each incarnation (an id that was
 //! deleted can be used again) is a run with an id of its own, so that a late deletion never takes away what came after.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use bytes::Bytes;
 use perdure_proto::{
     Error,
     perdure::{
-        node::v1::{ActivityCommand, WorkflowReply, activity_command, workflow_call::Command},
+        node::v1::{ActivityCommand, TaskToken, WorkflowReply, activity_command, workflow_call::Command},
         state::v1::{ChainHead, ChainRecord, RunDelta, RunSnapshot},
     },
     temporal::api::workflow::v1::WorkflowExecutionInfo,
 };
-use perdure_types::{ChainKey, Timestamp};
+use perdure_types::{ChainKey, PollName, Timestamp};
 use prost::Message;
 
 use crate::{
@@ -39,6 +39,10 @@ pub trait Entity: fmt::Debug + Send {
     fn apply(&mut self, record: &ChainRecord) -> Result<(), ApplyError>;
     fn next_timer(&self) -> Option<Timestamp>;
     fn resume(&self) -> Vec<Effect>;
+    /// Tasks that were started for one of these polls, and have not ended since.
+    fn started_for(&self, _polls: &BTreeSet<PollName>) -> Vec<TaskToken> {
+        Vec::new()
+    }
     fn check(&mut self, watch: &Watch) -> Option<Outcome>;
     fn give_up(&mut self, watch: &Watch) -> Option<Outcome>;
     /// Of workflows only: their histories can be read.
@@ -92,6 +96,10 @@ impl Entity for Chain {
 
     fn resume(&self) -> Vec<Effect> {
         Chain::resume(self)
+    }
+
+    fn started_for(&self, polls: &BTreeSet<PollName>) -> Vec<TaskToken> {
+        Chain::started_for(self, polls)
     }
 
     fn check(&mut self, watch: &Watch) -> Option<Outcome> {

@@ -165,6 +165,7 @@ fn is_kept(event_type: EventType) -> bool {
             | T::StartChildWorkflowExecutionInitiated
             | T::SignalExternalWorkflowExecutionInitiated
             | T::RequestCancelExternalWorkflowExecutionInitiated
+            | T::NexusOperationScheduled
             | T::WorkflowExecutionCompleted
             | T::WorkflowExecutionFailed
             | T::WorkflowExecutionCanceled
@@ -202,7 +203,7 @@ fn patch_started_id(attributes: &mut Attributes, started: &BTreeMap<i64, i64>) {
     }
 }
 
-/// Does the event end an activity or a child?
+/// Does the event end an activity, a child or a Nexus operation?
 fn is_end(attributes: &Attributes) -> bool {
     use Attributes as A;
     matches!(
@@ -216,6 +217,10 @@ fn is_end(attributes: &Attributes) -> bool {
             | A::ChildWorkflowExecutionCanceledEventAttributes(_)
             | A::ChildWorkflowExecutionTimedOutEventAttributes(_)
             | A::ChildWorkflowExecutionTerminatedEventAttributes(_)
+            | A::NexusOperationCompletedEventAttributes(_)
+            | A::NexusOperationFailedEventAttributes(_)
+            | A::NexusOperationCanceledEventAttributes(_)
+            | A::NexusOperationTimedOutEventAttributes(_)
     )
 }
 

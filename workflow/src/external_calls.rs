@@ -27,12 +27,18 @@ impl Run {
     pub(crate) fn outstanding_calls(&self) -> Vec<Effect> {
         let signals = self.external_signals.values().filter_map(|pending| self.signal_call(pending));
         let cancels = self.external_cancels.values().filter_map(|pending| self.cancel_call(pending));
-        self.child_calls().into_iter().chain(signals).chain(cancels).chain(self.parent_notification()).collect()
+        let calls = self.child_calls().into_iter().chain(signals).chain(cancels).chain(self.parent_notification());
+        calls.chain(self.nexus_calls()).chain(self.callback_calls()).collect()
     }
 
     /// Is somebody still to be told of the end of this closed run? Then it stays within reach.
     pub(crate) fn is_unsettled(&self) -> bool {
-        !self.is_open() && (!self.children.is_empty() || (self.has_parent() && !self.info.parent_notified))
+        !self.is_open() && (self.is_waited_for() || self.has_callbacks_to_make())
+    }
+
+    /// Must a closed run stay, because somebody relies on hearing of its end?
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.children.is_empty() || (self.has_parent() && !self.info.parent_notified) || self.is_calling_back()
     }
 
     /// The call to make, unless it has to wait until this run's child has started.

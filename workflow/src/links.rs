@@ -7,11 +7,15 @@ use perdure_proto::temporal::api::{
 };
 
 pub(crate) fn started_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {
+    started_link_to(&request.namespace, &request.workflow_id, run_id)
+}
+
+pub(crate) fn started_link_to(namespace: &str, workflow_id: &str, run_id: &str) -> Link {
     let reference = link::workflow_event::Reference::EventRef(link::workflow_event::EventReference {
         event_id: 1,
         event_type: EventType::WorkflowExecutionStarted as i32,
     });
-    event_link(&request.namespace, &request.workflow_id, run_id, reference)
+    event_link(namespace, workflow_id, run_id, reference)
 }
 
 pub(crate) fn attached_link(request: &StartWorkflowExecutionRequest, run_id: &str) -> Link {

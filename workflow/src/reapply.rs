@@ -13,13 +13,14 @@ use perdure_proto::temporal::api::{
     workflowservice::v1::ResetWorkflowExecutionRequest,
 };
 
-use crate::{api::Env, run::Run, signal::Signal};
+use crate::{api::Env, nexus::ended_operation, run::Run, signal::Signal};
 
 /// Kinds of events that are not to be taken over.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Excluded {
     signals: bool,
     updates: bool,
+    nexus: bool,
     /// Every kind there is is named: then nothing at all is.
     everything: bool,
 }
@@ -39,6 +40,7 @@ impl Excluded {
         Self {
             signals: kinds.contains(&(Kind::Signal as i32)),
             updates: kinds.contains(&(Kind::Update as i32)),
+            nexus: kinds.contains(&(Kind::Nexus as i32)),
             everything: all.iter().all(|kind| kinds.contains(&(*kind as i32))),
         }
     }
@@ -73,7 +75,12 @@ impl Run {
                 Some(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a)) => {
                     self.reapply_options(event, a, env);
                 }
-                Some(attributes) => self.reapply_child_event(event, attributes, base, env),
+                Some(attributes) => {
+                    self.reapply_child_event(event, attributes, base, env);
+                    if !excluded.nexus {
+                        self.reapply_nexus_event(event, attributes, env);
+                    }
+                }
                 None => {}
             }
         }
@@ -105,6 +112,23 @@ impl Run {
             },
         );
         self.follow_options(id, a);
+        self.attach_callbacks(&a.attached_request_id, &a.attached_completion_callbacks, env.now);
+    }
+
+    /// What became of operations that had been scheduled before the point.
+    fn reapply_nexus_event(&mut self, event: &HistoryEvent, attributes: &Attributes, env: &Env) {
+        let Some((id, request_id, is_start)) = nexus_operation_of(attributes) else { return };
+        let Some(operation) = self.nexus_operations.get(&id) else { return };
+        let is_same = request_id.is_empty() || operation.scheduled().request_id == request_id;
+        if !is_same || (is_start && operation.has_started()) {
+            return;
+        }
+        let attributes = Some(attributes.clone());
+        self.add_prepared(env.now, HistoryEvent { links: event.links.clone(), attributes, ..HistoryEvent::default() });
+        let Some(event) = self.last_new_event() else { return };
+        if let Some(attributes) = &Arc::clone(&event).attributes {
+            self.follow_nexus(&event, attributes, env);
+        }
     }
 
     fn reapply_child_event(&mut self, event: &HistoryEvent, attributes: &Attributes, base: &Run, env: &Env) {
@@ -124,6 +148,14 @@ impl Run {
         if let Some(attributes) = &Arc::clone(&event).attributes {
             self.follow_child(&event, attributes, base);
         }
+    }
+}
+
+/// Of events that handlers cause: the operation's Scheduled event and its request, and whether they say that it has started.
+fn nexus_operation_of(attributes: &Attributes) -> Option<(i64, &str, bool)> {
+    match attributes {
+        Attributes::NexusOperationStartedEventAttributes(a) => Some((a.scheduled_event_id, &a.request_id, true)),
+        other => ended_operation(other).map(|(id, request_id)| (id, request_id, false)),
     }
 }
 

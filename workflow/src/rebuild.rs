@@ -46,7 +46,10 @@ impl Run {
     pub(crate) fn follow(&mut self, event: &Arc<HistoryEvent>, base: &Run, env: &mut Env) {
         let Some(attributes) = &event.attributes else { return };
         match attributes {
-            Attributes::WorkflowExecutionStartedEventAttributes(_) => self.begin_from_started_event(),
+            Attributes::WorkflowExecutionStartedEventAttributes(_) => {
+                self.begin_from_started_event();
+                self.attach_first_callbacks(base.start_request_id());
+            }
             Attributes::WorkflowExecutionSignaledEventAttributes(signal) => {
                 self.info.edit().signal_count += 1;
                 if !self.request_ids.contains_key(&signal.request_id) {
@@ -55,7 +58,10 @@ impl Run {
                 }
             }
             Attributes::WorkflowExecutionCancelRequestedEventAttributes(_) => self.info.edit().cancel_requested = true,
-            Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a) => self.follow_options(event.event_id, a),
+            Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a) => {
+                self.follow_options(event.event_id, a);
+                self.attach_callbacks(&a.attached_request_id, &a.attached_completion_callbacks, time_of(event));
+            }
             Attributes::UpsertWorkflowSearchAttributesEventAttributes(a) => {
                 if let Some(changes) = &a.search_attributes {
                     merge(&mut self.search_attributes.edit().indexed_fields, &changes.indexed_fields);
@@ -99,6 +105,7 @@ impl Run {
                 self.follow_child(event, other, base);
                 self.follow_external(event, other, base, env);
                 self.follow_update(event, other);
+                self.follow_nexus(event, other, env);
             }
         }
     }

@@ -118,6 +118,7 @@ impl Chain {
         current.info.edit().parent_notified = true;
         if is_base {
             clear(&mut current.children);
+            current.info.edit().reset_run_id = reset.run_id.clone();
         }
         current.terminate_run(env, &reset.request.reason, None, RESETTER_IDENTITY, Vec::new());
         current.new_events.iter().map(|new| (*new.event).clone()).collect()

@@ -10,8 +10,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use perdure_proto::{
     perdure::state::v1::{
-        ActivityInfo, ChildInfo, ExternalCancelInfo, ExternalSignalInfo, RequestIdInfo, RunDelta, RunInfo, RunSnapshot,
-        TimerInfo, UpdateInfo, workflow_task_info::Kind,
+        ActivityInfo, CallbackInfo, ChildInfo, ExternalCancelInfo, ExternalSignalInfo, NexusOperationInfo,
+        RequestIdInfo, RunDelta, RunInfo, RunSnapshot, TimerInfo, UpdateInfo, workflow_task_info::Kind,
     },
     temporal::api::{
         common::v1::{Memo, SearchAttributes},
@@ -52,6 +52,8 @@ pub struct Run {
     pub(crate) children: Tracked<i64, Pending<ChildInfo>>,
     pub(crate) external_signals: Tracked<i64, Pending<ExternalSignalInfo>>,
     pub(crate) external_cancels: Tracked<i64, Pending<ExternalCancelInfo>>,
+    pub(crate) nexus_operations: Tracked<i64, Pending<NexusOperationInfo>>,
+    pub(crate) callbacks: Tracked<i64, CallbackInfo>,
     pub(crate) updates: Tracked<String, UpdateInfo>,
     pub(crate) request_ids: Tracked<String, RequestIdInfo>,
     /// Events that wait for the end of the started workflow task to get their ids.
@@ -90,6 +92,8 @@ impl Run {
             children: Tracked::default(),
             external_signals: Tracked::default(),
             external_cancels: Tracked::default(),
+            nexus_operations: Tracked::default(),
+            callbacks: Tracked::default(),
             updates: Tracked::default(),
             request_ids: Tracked::default(),
             buffered: Value::default(),
@@ -154,6 +158,8 @@ impl Run {
             && self.children.is_clean()
             && self.external_signals.is_clean()
             && self.external_cancels.is_clean()
+            && self.nexus_operations.is_clean()
+            && self.callbacks.is_clean()
             && self.updates.is_clean()
             && self.request_ids.is_clean()
             && self.buffered.before().is_none()
@@ -181,6 +187,8 @@ impl Run {
         commit_pending(&mut self.children, &mut delta.children, &mut delta.removed_children);
         commit_pending(&mut self.external_signals, &mut delta.external_signals, &mut delta.removed_external_signals);
         commit_pending(&mut self.external_cancels, &mut delta.external_cancels, &mut delta.removed_external_cancels);
+        commit_pending(&mut self.nexus_operations, &mut delta.nexus_operations, &mut delta.removed_nexus_operations);
+        delta.callbacks = self.callbacks.commit().0;
         (delta.timers, delta.removed_timers) = self.timers.commit();
         delta.updates = self.updates.commit().0;
         delta.request_ids = self.request_ids.commit().0;
@@ -205,6 +213,8 @@ impl Run {
         self.children.roll_back();
         self.external_signals.roll_back();
         self.external_cancels.roll_back();
+        self.nexus_operations.roll_back();
+        self.callbacks.roll_back();
         self.updates.roll_back();
         self.request_ids.roll_back();
         self.buffered.roll_back();
@@ -236,6 +246,10 @@ impl Run {
         restore_pending(&mut self.children, &delta.children, &delta.removed_children, &by_id);
         restore_pending(&mut self.external_signals, &delta.external_signals, &delta.removed_external_signals, &by_id);
         restore_pending(&mut self.external_cancels, &delta.external_cancels, &delta.removed_external_cancels, &by_id);
+        restore_pending(&mut self.nexus_operations, &delta.nexus_operations, &delta.removed_nexus_operations, &by_id);
+        for callback in &delta.callbacks {
+            self.callbacks.restore(callback.number, Some(callback.clone()));
+        }
         for timer in &delta.timers {
             self.timers.restore(timer.timer_id.clone(), Some(timer.clone()));
         }
@@ -274,6 +288,8 @@ impl Run {
             children: self.children.values().map(with_event).collect(),
             external_signals: self.external_signals.values().map(with_event).collect(),
             external_cancels: self.external_cancels.values().map(with_event).collect(),
+            nexus_operations: self.nexus_operations.values().map(with_event).collect(),
+            callbacks: self.callbacks.values().cloned().collect(),
             updates: self.updates.values().cloned().collect(),
             request_ids: self.request_ids.values().cloned().collect(),
             buffered_events: self.buffered.iter().map(|e| (**e).clone()).collect(),
@@ -293,6 +309,10 @@ impl Run {
         load_pending(&mut run.children, snapshot.children);
         load_pending(&mut run.external_signals, snapshot.external_signals);
         load_pending(&mut run.external_cancels, snapshot.external_cancels);
+        load_pending(&mut run.nexus_operations, snapshot.nexus_operations);
+        for callback in snapshot.callbacks {
+            run.callbacks.restore(callback.number, Some(callback));
+        }
         for timer in snapshot.timers {
             run.timers.restore(timer.timer_id.clone(), Some(timer));
         }
@@ -346,6 +366,7 @@ pending_info!(ActivityInfo, scheduled_event_id, scheduled_event);
 pending_info!(ChildInfo, initiated_event_id, initiated_event);
 pending_info!(ExternalSignalInfo, initiated_event_id, initiated_event);
 pending_info!(ExternalCancelInfo, initiated_event_id, initiated_event);
+pending_info!(NexusOperationInfo, scheduled_event_id, scheduled_event);
 
 fn with_event<T: PendingInfo>(pending: &Pending<T>) -> T {
     let mut info = pending.info.clone();

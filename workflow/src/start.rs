@@ -185,7 +185,7 @@ impl Chain {
         let run = self.open_run("")?;
         let mut link = started_link(request, &run.run_id);
         if let Some(options) = &request.on_conflict_options {
-            run.attach(options, request, env);
+            run.attach(options, request, env)?;
             if options.attach_request_id {
                 link = attached_link(request, &run.run_id);
             }
@@ -254,10 +254,17 @@ impl Run {
     }
 
     /// Puts what the caller wants attached on the open run. The worker need not look at it.
-    fn attach(&mut self, options: &OnConflictOptions, request: &StartWorkflowExecutionRequest, env: &Env) {
+    fn attach(
+        &mut self,
+        options: &OnConflictOptions,
+        request: &StartWorkflowExecutionRequest,
+        env: &Env,
+    ) -> Result<(), Error> {
         let request_id = if options.attach_request_id { request.request_id.clone() } else { String::new() };
         let callbacks =
             if options.attach_completion_callbacks { request.completion_callbacks.clone() } else { Vec::new() };
+        self.check_callbacks(callbacks.len(), env)?;
+        self.attach_callbacks(&request_id, &callbacks, env.now);
         let attributes = WorkflowExecutionOptionsUpdatedEventAttributes {
             attached_request_id: request_id.clone(),
             attached_completion_callbacks: callbacks,
@@ -271,6 +278,7 @@ impl Run {
         };
         let event_id = self.add_external_prepared(env.now, event);
         self.remember_request(request_id, EventType::WorkflowExecutionOptionsUpdated, event_id);
+        Ok(())
     }
 }
 

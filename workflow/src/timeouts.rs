@@ -27,6 +27,7 @@ enum Due {
     WorkflowTask,
     Timer { started_event_id: i64, timer_id: String },
     Activity { scheduled_event_id: i64 },
+    NexusOperation { scheduled_event_id: i64 },
 }
 
 impl Run {
@@ -34,6 +35,7 @@ impl Run {
     pub(crate) fn on_timer(&mut self, env: &mut Env) {
         if !self.is_open() {
             self.deleted |= self.retention_end().is_some_and(|end| end <= env.now);
+            self.callbacks_due(env.now);
             return;
         }
         self.begin_when_due(env);
@@ -54,6 +56,7 @@ impl Run {
                     Due::WorkflowTask => self.workflow_task_deadline_passed(env),
                     Due::Timer { timer_id, .. } => self.fire_timer(env, &timer_id),
                     Due::Activity { scheduled_event_id } => self.time_out_activity(env, scheduled_event_id),
+                    Due::NexusOperation { scheduled_event_id } => self.nexus_operation_due(scheduled_event_id, env),
                 }
             }
         }
@@ -88,6 +91,10 @@ impl Run {
             let (at, _) = next_deadline(&activity.info).filter(|(at, _)| *at <= now)?;
             Some((at, Due::Activity { scheduled_event_id: *id }))
         }));
+        due.extend(self.nexus_operations.iter().filter_map(|(id, operation)| {
+            let at = operation.next_due().filter(|at| *at <= now)?;
+            Some((at, Due::NexusOperation { scheduled_event_id: *id }))
+        }));
         due
     }
 
@@ -118,7 +125,7 @@ impl Run {
     /// Earliest time at which [`Run::on_timer`] does something.
     pub(crate) fn next_timer(&self) -> Option<Timestamp> {
         if !self.is_open() {
-            return self.retention_end();
+            return [self.retention_end(), self.next_callback_attempt()].into_iter().flatten().min();
         }
         let offers = self.delayed.activities.first().map(|(at, _)| *at);
         [self.next_deadline(), offers, self.delayed.workflow_task].into_iter().flatten().min()
@@ -129,13 +136,15 @@ impl Run {
         let timers = self.timers.values().map(|timer| Timestamp(timer.fire_time_ns)).min();
         let activities =
             self.activities.values().filter_map(|activity| next_deadline(&activity.info)).map(|(at, _)| at).min();
+        let nexus = self.nexus_operations.values().filter_map(|operation| operation.next_due()).min();
         let workflow_task = self.workflow_task_deadline().map(|(at, _)| at);
-        [self.deadline(), self.first_workflow_task_at(), workflow_task, timers, activities].into_iter().flatten().min()
+        let others = [timers, activities, nexus];
+        [self.deadline(), self.first_workflow_task_at(), workflow_task].into_iter().chain(others).flatten().min()
     }
 
     /// When a closed run may be deleted. Not before everybody who must know of its close does.
     fn retention_end(&self) -> Option<Timestamp> {
-        let kept = self.info.retention_deadline_ns == 0 || self.is_unsettled();
+        let kept = self.info.retention_deadline_ns == 0 || self.is_waited_for();
         (!kept).then_some(Timestamp(self.info.retention_deadline_ns))
     }
 
@@ -146,7 +155,7 @@ impl Run {
             return Some(Timestamp(self.info.last_event_time_ns));
         }
         if !self.is_open() {
-            return self.retention_end();
+            return self.next_timer();
         }
         let activities = self
             .activities
@@ -213,9 +222,11 @@ impl Run {
             .sum();
         let input = bytes(&self.start().input);
         let buffered: usize = self.buffered.iter().map(|event| event.encoded_len() + 300).sum();
-        let calls = self.children.len() + self.external_signals.len() + self.external_cancels.len();
+        let nexus: usize = self.nexus_operations.values().map(|operation| 2000 + operation.event.encoded_len()).sum();
+        let calls =
+            self.children.len() + self.external_signals.len() + self.external_cancels.len() + self.callbacks.len();
         let small = self.timers.len() + self.updates.len() + self.request_ids.len();
         // Measured: a closed run with small payloads holds about 6 KB.
-        6000 + input + activities + buffered + calls * 1500 + small * 250
+        6000 + input + activities + nexus + buffered + calls * 1500 + small * 250
     }
 }

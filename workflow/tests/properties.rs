@@ -3,18 +3,23 @@
 
 mod common;
 
-use common::{operations, updates, *};
+use std::collections::BTreeSet;
+
+use common::{nexus, operations, updates, *};
 use perdure_proto::{
-    perdure::node::v1::{
-        ActivityRef, Offer, SignalWorkflow, TaskKind, TaskToken, TaskUndelivered,
-        activity_operation::{Activity, Operation, Pause, Reset, Unpause, UpdateOptions},
-        respond_activity_task, workflow_call,
+    perdure::{
+        nexus::v1::{CallbackToken, nexus_completion},
+        node::v1::{
+            ActivityRef, Offer, SignalWorkflow, TaskKind, TaskToken, TaskUndelivered,
+            activity_operation::{Activity, Operation, Pause, Reset, Unpause, UpdateOptions},
+            respond_activity_task, workflow_call,
+        },
     },
     temporal::api::{
         activity::v1::ActivityOptions,
         command::v1::Command,
         common::v1::{RetryPolicy, WorkflowExecution},
-        enums::v1::{CommandType, EventType as E, WorkflowExecutionStatus, WorkflowTaskFailedCause},
+        enums::v1::{EventType as E, WorkflowExecutionStatus, WorkflowTaskFailedCause},
         workflowservice::v1::{
             PollActivityTaskQueueResponse, ResetWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest,
             RespondWorkflowTaskFailedRequest, SignalWorkflowExecutionRequest,
@@ -22,7 +27,7 @@ use perdure_proto::{
     },
 };
 use perdure_types::Duration;
-use perdure_workflow::Chain;
+use perdure_workflow::{CallId, CallKind, Chain};
 use proptest::{collection::vec, prelude::*};
 use prost::Message;
 
@@ -39,6 +44,15 @@ enum Step {
     Wait { millis: i64 },
     Crash,
     Operator(OperatorDoes),
+    Nexus { which: usize, does: HandlerDoes },
+}
+
+#[derive(Debug, Clone)]
+enum HandlerDoes {
+    Take,
+    Finish,
+    Refuse { retryable: bool },
+    Complete,
 }
 
 #[derive(Debug, Clone)]
@@ -68,7 +82,8 @@ enum RandomCommand {
     CancelTimer { id: u8 },
     Marker,
     Memo { id: u8, null: bool },
-    Nexus,
+    Nexus { close_secs: i64 },
+    CancelNexus { event_id: i64 },
     Empty(i32),
     Complete,
 }
@@ -93,7 +108,8 @@ fn random_command() -> impl Strategy<Value = RandomCommand> {
         2 => (0..3u8).prop_map(|id| RandomCommand::CancelTimer { id }),
         1 => Just(RandomCommand::Marker),
         1 => (0..2u8, any::<bool>()).prop_map(|(id, null)| RandomCommand::Memo { id, null }),
-        1 => Just(RandomCommand::Nexus),
+        2 => (0..20i64).prop_map(|close_secs| RandomCommand::Nexus { close_secs }),
+        2 => (1..40i64).prop_map(|event_id| RandomCommand::CancelNexus { event_id }),
         1 => (-2..20i32).prop_map(RandomCommand::Empty),
         1 => Just(RandomCommand::Complete),
     ]
@@ -110,6 +126,15 @@ fn operator_does() -> impl Strategy<Value = OperatorDoes> {
             .prop_map(|(id, keep_paused, jitter_secs)| OperatorDoes::ResetActivity { id, keep_paused, jitter_secs }),
         2 => (0..4u8, 1..20i64, any::<bool>())
             .prop_map(|(id, close_secs, restore)| OperatorDoes::ChangeActivity { id, close_secs, restore }),
+    ]
+}
+
+fn handler_does() -> impl Strategy<Value = HandlerDoes> {
+    prop_oneof![
+        3 => Just(HandlerDoes::Take),
+        2 => Just(HandlerDoes::Finish),
+        2 => any::<bool>().prop_map(|retryable| HandlerDoes::Refuse { retryable }),
+        2 => Just(HandlerDoes::Complete),
     ]
 }
 
@@ -141,6 +166,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..12_000i64).prop_map(|millis| Step::Wait { millis }),
         1 => Just(Step::Crash),
         3 => operator_does().prop_map(Step::Operator),
+        4 => (0..3usize, handler_does()).prop_map(|(which, does)| Step::Nexus { which, does }),
     ]
 }
 
@@ -159,9 +185,10 @@ fn command_of(random: &RandomCommand) -> Command {
         RandomCommand::CancelTimer { id } => commands::cancel_timer(&id.to_string()),
         RandomCommand::Marker => commands::marker("m"),
         RandomCommand::Memo { id, null } => commands::memo(&id.to_string(), if *null { "null" } else { "1" }),
-        RandomCommand::Nexus => {
-            Command { command_type: CommandType::ScheduleNexusOperation as i32, ..Command::default() }
+        RandomCommand::Nexus { close_secs } => {
+            nexus::schedule_with(|a| a.schedule_to_close_timeout = nexus::seconds(*close_secs))
         }
+        RandomCommand::CancelNexus { event_id } => nexus::cancel(*event_id),
         RandomCommand::Empty(kind) => Command { command_type: *kind, ..Command::default() },
         RandomCommand::Complete => commands::complete("done"),
     }
@@ -172,6 +199,8 @@ struct Life {
     chain: TestChain,
     task: Option<WorkflowTask>,
     activities: Vec<PollActivityTaskQueueResponse>,
+    /// Of Nexus operations that handlers have heard of.
+    operations: Vec<CallbackToken>,
 }
 
 impl Life {
@@ -236,7 +265,37 @@ impl Life {
             Step::Wait { millis } => self.chain.advance(Duration::from_millis(*millis)),
             Step::Crash => self.chain.crash(),
             Step::Operator(does) => self.operate(does),
+            Step::Nexus { which, does } => self.handle_nexus(*which, does),
         }
+    }
+
+    fn handle_nexus(&mut self, which: usize, does: &HandlerDoes) {
+        if matches!(does, HandlerDoes::Complete) {
+            if let Some(token) = self.operations.iter().rev().nth(which).cloned() {
+                let outcome = nexus_completion::Outcome::Result(nexus::payload("x"));
+                self.chain.try_nexus_completion(nexus::ended(token, outcome)).ok();
+            }
+            return;
+        }
+        if which >= self.chain.calls.len() {
+            return;
+        }
+        let (id, call) = self.chain.calls.remove(which);
+        let Some(workflow_call::Command::Nexus(call)) = call.command else {
+            return;
+        };
+        let is_start = id.kind == CallKind::StartNexusOperation;
+        if is_start {
+            self.operations.push(nexus::token_of(&call));
+        }
+        let outcome = match does {
+            HandlerDoes::Refuse { retryable: true } => nexus::handler_error("UNAVAILABLE"),
+            HandlerDoes::Refuse { retryable: false } => nexus::handler_error("NOT_FOUND"),
+            _ if !is_start => nexus::cancel_taken(),
+            HandlerDoes::Finish => nexus::sync("x"),
+            HandlerDoes::Take | HandlerDoes::Complete => nexus::asynchronous("token"),
+        };
+        self.chain.on_call_result(&id, Ok(nexus::reply(outcome)));
     }
 
     fn operate(&mut self, does: &OperatorDoes) {
@@ -356,6 +415,12 @@ impl Life {
                     | E::ActivityTaskFailed
                     | E::ActivityTaskTimedOut
                     | E::ActivityTaskCanceled
+                    | E::NexusOperationStarted
+                    | E::NexusOperationCompleted
+                    | E::NexusOperationFailed
+                    | E::NexusOperationTimedOut
+                    | E::NexusOperationCancelRequestCompleted
+                    | E::NexusOperationCancelRequestFailed
             )
         });
         assert_eq!(unseen, None, "nobody looks at it: {types:?}");
@@ -375,6 +440,27 @@ impl Life {
             let key = |o: &Offer| (o.kind, o.attempt, o.stamp, o.normal_task_queue.clone());
             assert!(!valid || again.iter().any(|o| key(o) == key(offer)), "lost: {offer:?}, offered again: {again:?}");
         }
+    }
+
+    /// So must every request to a handler.
+    fn check_requests(&self) {
+        let is_request = |kind| matches!(kind, CallKind::StartNexusOperation | CallKind::CancelNexusOperation);
+        let requests = |chain: &TestChain| -> BTreeSet<CallId> {
+            chain.calls.iter().map(|(id, _)| id.clone()).filter(|id| is_request(id.kind)).collect()
+        };
+        let run_id = self.chain.run_id();
+        let mut outstanding = requests(&self.chain);
+        let pending = self.chain.snapshot().nexus_operations;
+        outstanding.retain(|id| {
+            let operation = pending.iter().find(|operation| operation.scheduled_event_id == id.event_id);
+            id.run_id == run_id
+                && operation.is_some_and(|operation| match id.kind {
+                    CallKind::StartNexusOperation => operation.started_time_ns == 0 && operation.next_attempt_ns == 0,
+                    _ => true,
+                })
+        });
+        let again = requests(&self.heir());
+        assert!(outstanding.is_subset(&again), "lost: {outstanding:?}, made again: {again:?}");
     }
 
     /// A new owner of what is durable.
@@ -405,12 +491,13 @@ proptest! {
 
     #[test]
     fn any_life_keeps_the_promises(steps in vec(step(), 1..60)) {
-        let mut life = Life { chain: TestChain::started(), task: None, activities: Vec::new() };
+        let mut life = Life { chain: TestChain::started(), task: None, activities: Vec::new(), operations: Vec::new() };
         for step in &steps {
             life.take(step);
             life.check_progress();
         }
         life.check_takeover();
+        life.check_requests();
     }
 
     #[test]

@@ -70,12 +70,9 @@ pub(crate) fn prepare(request: &mut StartWorkflowExecutionRequest, limits: &Limi
     }
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, &request.completion_callbacks)?;
-    refuse_unbuilt(
-        &request.completion_callbacks,
-        request.versioning_override.as_ref(),
-        request.time_skipping_config.as_ref(),
-        limits,
-    )?;
+    validate::completion_callbacks(&mut request.completion_callbacks, limits)?;
+    drop_links_of_callbacks(request);
+    refuse_unbuilt(&[], request.versioning_override.as_ref(), request.time_skipping_config.as_ref(), limits)?;
     validate::payloads(request.input.as_ref(), limits)?;
     memo(validate::size(request.memo.as_ref()), limits)
 }
@@ -148,6 +145,12 @@ fn workflow_type(workflow_type: Option<&WorkflowType>, limits: &Limits) -> Resul
         return Err(Error::invalid_argument("WorkflowType length exceeds limit."));
     }
     Ok(())
+}
+
+/// SDKs say the links of a callback twice, for older servers.
+fn drop_links_of_callbacks(request: &mut StartWorkflowExecutionRequest) {
+    let callbacks = &request.completion_callbacks;
+    request.links.retain(|link| !callbacks.iter().any(|callback| callback.links.contains(link)));
 }
 
 /// What is not built is refused: a start that dropped it silently would do something else than asked.

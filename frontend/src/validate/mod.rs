@@ -1,5 +1,6 @@
 //! What a request must look like. Pure functions; texts are those that Temporal's clients and tests know.
 
+mod callbacks;
 mod links;
 mod retry_policy;
 mod task_queue;
@@ -12,6 +13,7 @@ use perdure_types::Limits;
 use prost::Message;
 use uuid::Uuid;
 
+pub(crate) use callbacks::completion_callbacks;
 pub(crate) use links::links;
 pub(crate) use retry_policy::retry_policy;
 pub(crate) use task_queue::{task_queue, task_queue_partition, user_task_queue};

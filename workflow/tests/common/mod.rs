@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod nexus;
 pub mod operations;
 pub mod updates;
 
@@ -60,6 +61,9 @@ impl NamespaceView for Namespaces {
     }
     fn by_id(&self, id: &str) -> Option<NamespaceInfo> {
         (id == NAMESPACE_ID).then(Self::info)
+    }
+    fn nexus_endpoint(&self, name: &str) -> Option<String> {
+        (name == nexus::ENDPOINT).then(|| "endpoint-id".to_owned())
     }
 }
 
