@@ -12,10 +12,11 @@ use clap::{Args, ValueEnum};
 use crate::cassandra::{Cluster, CommitlogSync, UpOptions};
 use crate::chaos::dice::Dice;
 use crate::chaos::store as chaos_store;
+use crate::go_tool::{TEMPORAL_CLI, TEMPORAL_UI};
 use crate::process::{self, cargo, command, version_of};
 use crate::server::{Profile, Server, build};
 use crate::store::{CassandraBench, StoreKind};
-use crate::{paths, temporal_cli, venv};
+use crate::{paths, venv};
 
 /// Where tests find the Cassandra that is up, and how many replicas their keyspaces are to have.
 const SEEDS: &str = "PERDURE_TEST_CASSANDRA_SEEDS";
@@ -214,14 +215,30 @@ fn python(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> 
         .env_remove("PERDURE_COMMAND")
         .env_remove(SEEDS)
         .current_dir(&suite);
-    match temporal_cli::prepare()? {
-        Some(cli) => drop(tests.env("TEMPORAL_CLI", cli)),
-        None => tally.closing.push("skipped: tests of the temporal CLI, which Go builds".to_owned()),
-    }
+    prepare_programs(&mut tests, tally)?;
     if store == StoreKind::Cassandra {
         bench.set_cassandra(&mut tests)?;
     }
     process::run_watched(&mut tests, |line| tally.read_pytest(line))
+}
+
+/// Official programs that the tests look at the server with; tests skip those that are not there.
+fn prepare_programs(tests: &mut Command, tally: &mut Tally) -> Result<()> {
+    for tool in [&TEMPORAL_CLI, &TEMPORAL_UI] {
+        match tool.prepare()? {
+            Some(program) => drop(tests.env(tool.variable, program)),
+            None => tally.closing.push(format!("skipped: tests of {}, which Go builds", tool.title)),
+        }
+    }
+    for program in ["chromium", "chromedriver"] {
+        if version_of(program, &["--version"])?.is_none() {
+            let advice = "on Debian: apt-get install chromium chromium-driver";
+            println!("\n{program} is not installed: tests of {} are skipped ({advice})", TEMPORAL_UI.title);
+            tally.closing.push(format!("skipped: tests of {}: there is no {program} ({advice})", TEMPORAL_UI.title));
+        }
+    }
+    tests.env("PERDURE_SCREENSHOTS", paths::target().join("e2e/screenshots"));
+    Ok(())
 }
 
 fn go(bench: &mut Bench, store: StoreKind, tally: &mut Tally) -> Result<()> {

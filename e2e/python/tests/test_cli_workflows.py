@@ -11,9 +11,10 @@ import pytest
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
+from temporalio.runtime import Runtime, TelemetryConfig
 
 from cli import Cli
-from support import SOON, eventually, new_id, run_worker
+from support import eventually, new_id, run_worker
 
 
 @workflow.defn
@@ -278,7 +279,9 @@ async def test_batches(client: Client, cli: Cli) -> None:
         assert code != 0, "a job that is over cannot be stopped"
 
 
-async def test_task_queues_and_workers(client: Client, cli: Cli) -> None:
+async def test_task_queues_and_workers(address: str, cli: Cli) -> None:
+    runtime = Runtime(telemetry=TelemetryConfig(), worker_heartbeat_interval=timedelta(seconds=1))
+    client = await Client.connect(address, runtime=runtime)
     async with run_worker(client, [Counter], identity="cli-worker") as queue:
 
         async def has_pollers() -> str:
@@ -297,7 +300,7 @@ async def test_task_queues_and_workers(client: Client, cli: Cli) -> None:
             assert len(listed) == 1
             return listed[0]
 
-        worker = await eventually(is_listed, SOON.total_seconds() * 3)
+        worker = await eventually(is_listed)
         # Newer CLIs leave the inner message out.
         key = worker.get("workerHeartbeat", worker)["workerInstanceKey"]
         described = await cli.json("worker", "describe", "--worker-instance-key", key)
