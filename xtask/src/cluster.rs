@@ -50,6 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
         nodes: Some(options.cassandra_nodes),
         commitlog_sync: CommitlogSync::default(),
         secure: false,
+        brief: true,
     })?;
     let mut servers = Servers {
         binary,

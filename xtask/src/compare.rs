@@ -23,7 +23,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let binaries = build(&["perdure", "perdure-loadtests"], Profile::Release)?;
-    let bench = CassandraBench::up(&[StoreKind::Cassandra], options.nodes, "compare")?;
+    let bench = CassandraBench::up(&[StoreKind::Cassandra], options.nodes, "compare", false)?;
     let outcome = compare(options, &binaries, &bench);
     outcome.and(bench.down())
 }

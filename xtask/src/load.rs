@@ -40,7 +40,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let binaries = build(&["perdure", "perdure-loadtests"], Profile::Release)?;
-    let bench = CassandraBench::up(&[options.store], options.nodes, "load")?;
+    let bench = CassandraBench::up(&[options.store], options.nodes, "load", false)?;
     let store = bench.store(options.store, "load")?;
     let outcome = match options {
         Options { recovery: true, .. } => recovery(options, &binaries, &store),

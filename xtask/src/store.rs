@@ -24,13 +24,19 @@ pub struct CassandraBench {
 
 impl CassandraBench {
     /// The name of the cluster says for what, and how large it is.
-    pub fn up(stores: &[StoreKind], nodes: u8, purpose: &str) -> Result<Self> {
+    /// `brief`: as [`UpOptions::brief`].
+    pub fn up(stores: &[StoreKind], nodes: u8, purpose: &str, brief: bool) -> Result<Self> {
         if !stores.contains(&StoreKind::Cassandra) {
             return Ok(Self { cluster: None, is_ours: false, nodes });
         }
         let cluster = Cluster::named(&format!("{purpose}-{nodes}"))?;
         let is_ours = !cluster.exists()?;
-        cluster.up(&UpOptions { nodes: Some(nodes), commitlog_sync: CommitlogSync::default(), secure: false })?;
+        cluster.up(&UpOptions {
+            nodes: Some(nodes),
+            commitlog_sync: CommitlogSync::default(),
+            secure: false,
+            brief,
+        })?;
         Ok(Self { cluster: Some(cluster), is_ours, nodes })
     }
 

@@ -124,7 +124,7 @@ struct Bench<'a> {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let cassandra = CassandraBench::up(&options.stores(), options.nodes, "test")?;
+    let cassandra = CassandraBench::up(&options.stores(), options.nodes, "test", true)?;
     let mut bench = Bench { options, cassandra, binary: None };
     let outcome = run_parts(&mut bench);
     outcome.and(bench.cassandra.down())
@@ -195,7 +195,7 @@ impl SecureCassandra {
             return Ok(None);
         }
         let cluster = Cluster::named("test-secure")?;
-        cluster.up(&UpOptions { nodes: Some(1), commitlog_sync: CommitlogSync::default(), secure: true })?;
+        cluster.up(&UpOptions { nodes: Some(1), commitlog_sync: CommitlogSync::default(), secure: true, brief: true })?;
         Ok(Some(Self { seeds: cluster.seeds()?, certificate: cluster.certificate(), cluster }))
     }
 }

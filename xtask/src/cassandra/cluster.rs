@@ -168,7 +168,7 @@ impl Cluster {
         }
         let sync = options.commitlog_sync.to_possible_value().context("a value without a name")?;
         for node in &all {
-            node.configure(&format!("perdure {}", self.name), all[0].address, sync.get_name())?;
+            node.configure(&format!("perdure {}", self.name), all[0].address, sync.get_name(), options.brief)?;
         }
         fs::write(self.shape_file(), shape.to_string())?;
         Ok(shape)

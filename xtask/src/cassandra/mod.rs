@@ -55,6 +55,10 @@ pub struct UpOptions {
     /// its directory
     #[arg(long)]
     pub secure: bool,
+    /// Make a cluster that lives for minutes: its code is compiled once and simply, so that the processors are free sooner;
+    /// not for measurements of Cassandra itself
+    #[arg(long)]
+    pub brief: bool,
 }
 
 /// When Cassandra acknowledges a write.

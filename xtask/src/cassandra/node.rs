@@ -45,7 +45,7 @@ impl Node {
     }
 
     /// Writes the node's configuration.
-    pub fn configure(&self, cluster: &str, seed: Ipv4Addr, commitlog_sync: &str) -> Result<()> {
+    pub fn configure(&self, cluster: &str, seed: Ipv4Addr, commitlog_sync: &str, is_brief: bool) -> Result<()> {
         let authenticator = if self.is_secure { "PasswordAuthenticator" } else { "AllowAllAuthenticator" };
         let template = paths::root().join("deploy/cassandra/cassandra.yaml");
         let text = fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
@@ -60,6 +60,12 @@ impl Node {
             .replace("{keystore}", &secrets::keystore(&self.directory).display().to_string());
         fs::create_dir_all(self.directory.join("tmp"))?;
         fs::write(self.yaml(), text)?;
+        let mut arguments = fs::read_to_string(paths::root().join("deploy/cassandra/jvm.options"))?;
+        if is_brief {
+            // The optimizing compiler would take more than half of two cores for the first minutes of three nodes.
+            arguments.push_str("-XX:TieredStopAtLevel=1\n");
+        }
+        fs::write(self.java_arguments(), arguments)?;
         Ok(())
     }
 
@@ -72,7 +78,7 @@ impl Node {
         let deploy = paths::root().join("deploy/cassandra");
         let directory = self.directory.display();
         let child = Command::new(install::java()?)
-            .arg(format!("@{}", deploy.join("jvm.options").display()))
+            .arg(format!("@{}", self.java_arguments().display()))
             .arg(format!("-Dcassandra.config=file://{}", self.yaml().display()))
             .arg(format!("-Dcassandra.storagedir={directory}"))
             .arg(format!("-Dcassandra.logdir={directory}"))
@@ -165,6 +171,10 @@ impl Node {
 
     pub fn log(&self) -> PathBuf {
         self.directory.join("log")
+    }
+
+    fn java_arguments(&self) -> PathBuf {
+        self.directory.join("jvm.options")
     }
 
     fn yaml(&self) -> PathBuf {

@@ -105,9 +105,13 @@ async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()>
         );
         change(cql, &text::keyspace(config.local_datacenter.as_deref(), config.replication_factor)).await?;
     }
-    let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'schema_state'";
-    if query(cql, tables, &cql.keyspace).await?.rows_num() == 0 {
-        refuse_others(cql).await?;
+    // One read tells both: with two, another node could create its tables in between, and ours would look like a stranger's.
+    let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
+    let tables = query(cql, tables, &cql.keyspace).await?;
+    let tables = tables.rows::<(String,)>().map_err(|e| errors::corrupt("system tables", e))?;
+    let names: Vec<String> = tables.filter_map(|row| row.ok().map(|(name,)| name)).collect();
+    if !names.iter().any(|name| name == "schema_state") {
+        refuse_others(&names)?;
         let id = table_id(&cql.keyspace, "schema_state");
         change(cql, &format!("{STATE_TABLE} AND ID = {id}")).await?;
     }
@@ -115,12 +119,8 @@ async fn try_bootstrap(cql: &Cql, config: &CassandraConfig) -> crate::Result<()>
 }
 
 /// Some of our tables have names that others use, too: created "if not exists", they would seem to be there.
-async fn refuse_others(cql: &Cql) -> crate::Result<()> {
-    let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";
-    let tables = query(cql, tables, &cql.keyspace).await?;
-    let tables = tables.rows::<(String,)>().map_err(|e| errors::corrupt("system tables", e))?;
-    let names: Vec<String> = tables.filter_map(|row| row.ok().map(|(name,)| name)).collect();
-    match whose(&names) {
+fn refuse_others(names: &[String]) -> crate::Result<()> {
+    match whose(names) {
         None => Ok(()),
         Some(whose) => Err(StoreError::Corrupt(format!(
             "it holds {whose}, and nothing of ours. Choose another keyspace: nothing is read from there or changed"
@@ -260,5 +260,22 @@ impl<'a> State<'a> {
             _ => self.cql.decide(&self.next_version, (new, version)).await?,
         };
         Ok(Progress::Changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::refuse_others;
+
+    #[test]
+    fn a_keyspace_with_strange_tables_is_refused_by_their_owners_name() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let refused = |tables: &[&str]| refuse_others(&names(tables)).map_err(|error| error.to_string()).err();
+        assert!(
+            refused(&["history_node", "history_tree", "tasks"]).is_some_and(|why| why.contains("a Temporal server"))
+        );
+        assert!(refused(&["history"]).is_some_and(|why| why.contains("a table history")));
+        assert_eq!(refused(&[]), None);
+        assert_eq!(refused(&["somebodys_own"]), None);
     }
 }

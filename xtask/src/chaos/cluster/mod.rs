@@ -99,7 +99,7 @@ pub fn run(options: &Options) -> Result<()> {
             build(&["perdure", "perdure-loadtests"], profile)?
         }
     };
-    let bench = CassandraBench::up(&[StoreKind::Cassandra], options.cassandra_nodes, "chaos")?;
+    let bench = CassandraBench::up(&[StoreKind::Cassandra], options.cassandra_nodes, "chaos", true)?;
     let outcome = run_scenes(options, &binaries, &bench);
     outcome.and(bench.down())
 }
