@@ -1,17 +1,17 @@
 //! The entity: the runs of one activity id, and how inputs reach them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use perdure_proto::{
     Error,
     perdure::{
-        node::v1::{ActivityCommand, WorkflowReply, activity_command, workflow_call::Command, workflow_reply},
+        node::v1::{ActivityCommand, TaskToken, WorkflowReply, activity_command, workflow_call::Command, workflow_reply},
         state::v1::{ActivityState, ChainHead, ChainRecord, RunDelta},
     },
     temporal::api::{workflow::v1::WorkflowExecutionInfo, workflowservice::v1::TerminateActivityExecutionRequest},
 };
-use perdure_types::{ChainKey, Timestamp};
+use perdure_types::{ChainKey, PollName, Timestamp};
 use perdure_workflow::{
     Answer, ApplyError, CallId, Effect, Entity, Env, Handled, Outcome, Release, Reply, RunView, Watch, foreign_command,
 };
@@ -265,6 +265,14 @@ impl Entity for Activities {
     fn resume(&self) -> Vec<Effect> {
         let waiting = self.runs.values().filter(|run| run.waits() && run.offered);
         waiting.map(|run| Effect::Offer(run.offer())).collect()
+    }
+
+    fn started_for(&self, polls: &BTreeSet<PollName>) -> Vec<TaskToken> {
+        let is_for = |run: &&Run| {
+            let poll = PollName::of_request(&run.info().request_id);
+            run.is_open() && run.is_started() && poll.is_some_and(|poll| polls.contains(&poll))
+        };
+        self.runs.values().filter(is_for).map(Run::token).collect()
     }
 
     fn check(&mut self, watch: &Watch) -> Option<Outcome> {

@@ -171,11 +171,10 @@ impl Run {
         Ok(self.task(env))
     }
 
-    /// What the worker gets.
-    fn task(&self, env: &Env) -> PollActivityTaskQueueResponse {
-        let (info, request, options) = (self.info(), self.request(), self.options());
-        let namespace = env.namespaces.by_id(&self.key.namespace_id).map(|n| n.name.to_string()).unwrap_or_default();
-        let token = TaskToken {
+    /// Of the attempt that is with a worker.
+    pub(crate) fn token(&self) -> TaskToken {
+        let info = self.info();
+        TaskToken {
             kind: task_token::Kind::Activity as i32,
             namespace_id: self.key.namespace_id.to_string(),
             workflow_id: self.key.workflow_id.to_string(),
@@ -187,9 +186,15 @@ impl Run {
             started_time_ns: info.started_time_ns,
             entity_kind: Kind::Activity as i32,
             ..TaskToken::default()
-        };
+        }
+    }
+
+    /// What the worker gets.
+    fn task(&self, env: &Env) -> PollActivityTaskQueueResponse {
+        let (info, request, options) = (self.info(), self.request(), self.options());
+        let namespace = env.namespaces.by_id(&self.key.namespace_id).map(|n| n.name.to_string()).unwrap_or_default();
         PollActivityTaskQueueResponse {
-            task_token: token.encode_to_vec().into(),
+            task_token: self.token().encode_to_vec().into(),
             workflow_namespace: namespace,
             activity_type: request.activity_type.clone(),
             activity_id: self.key.workflow_id.to_string(),

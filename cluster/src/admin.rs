@@ -7,11 +7,12 @@ use perdure_proto::perdure::node::v1::{
     ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, SplitRequest, SplitResponse, admin_client::AdminClient,
     admin_server::Admin, shard_call, shard_reply,
 };
-use perdure_types::{NodeId, ShardId, SlotCount};
+use perdure_types::{Member, NodeId, ShardId, SlotCount};
 use tokio::sync::Notify;
-use tonic::{Request, Response, Status, transport::Endpoint};
+use tonic::{Request, Response, Status};
 
 use crate::{
+    calls::endpoint,
     membership::{MemberState, Membership, Routes},
     route::Cluster,
 };
@@ -37,7 +38,7 @@ impl Admin for AdminService {
         let info = |member: &MemberState| MemberInfo {
             node: member.node.to_string(),
             address: member.address.to_string(),
-            state: if member.draining { "draining" } else { "alive" }.to_owned(),
+            state: state_of(member, routes.placement.members.get(&member.node)).to_owned(),
             session: member.session.map(|session| session.to_string()).unwrap_or_default(),
             shards_served: u32::try_from(member.served.shards.len()).unwrap_or(u32::MAX),
             shards_wanted: wanted.get(&member.node).copied().unwrap_or(0),
@@ -70,12 +71,7 @@ impl Admin for AdminService {
     }
 
     async fn split(&self, request: Request<SplitRequest>) -> Result<Response<SplitResponse>, Status> {
-        let goal = match request.into_inner().slots {
-            0 => None,
-            slots => Some(SlotCount::new(slots).ok_or_else(|| {
-                Status::invalid_argument(format!("a number of shards is a power of two of at most 65536, not {slots}"))
-            })?),
-        };
+        let goal = goal_of(request.into_inner().slots)?;
         let layout = self.cluster.split(goal).await.map_err(|error| error.to_status())?;
         let slots = layout.map.slots.unwrap_or(self.membership.config().slots);
         Ok(Response::new(SplitResponse { slots: slots.get(), goal: layout.goal.get() }))
@@ -119,9 +115,26 @@ impl Admin for AdminService {
             return Err(Status::failed_precondition(format!("this is {}", self.membership.me())));
         }
         let unreachable = |error: tonic::transport::Error| Status::unavailable(format!("{}: {error}", found.node));
-        let endpoint = Endpoint::from_shared(format!("http://{}", found.address)).map_err(unreachable)?;
+        let endpoint = endpoint(found.address, self.membership.config().tls.as_ref()).map_err(unreachable)?;
         let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(unreachable)?;
         AdminClient::new(channel).drain(DrainRequest { node: found.node.to_string(), forwarded: true }).await
+    }
+}
+
+/// How many shards there are to be; none: twice as many as there are.
+pub(crate) fn goal_of(slots: u32) -> Result<Option<SlotCount>, Status> {
+    let refused =
+        || Status::invalid_argument(format!("a number of shards is a power of two of at most 65536, not {slots}"));
+    if slots == 0 { Ok(None) } else { SlotCount::new(slots).map(Some).ok_or_else(refused) }
+}
+
+fn state_of(said: &MemberState, known: Option<&Member>) -> &'static str {
+    match known {
+        _ if said.draining => "draining",
+        Some(known) if known.unreachable => "unreachable",
+        // Perhaps as all others are; then it keeps its place.
+        _ if said.silent => "silent",
+        _ => "alive",
     }
 }
 

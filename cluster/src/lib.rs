@@ -3,13 +3,16 @@
 //! With one member every call is local; the placement is the same ring that many members will share.
 
 mod admin;
+mod alone;
 mod calls;
+mod lost_polls;
 mod membership;
 mod namespaces;
 mod ports;
 mod ring;
 mod route;
 
+pub use alone::Alone;
 pub use membership::{JoinError, MemberRow, MemberTable, Membership, MembershipConfig, Settle, local_address_to};
 pub use namespaces::{Namespace, NamespaceStore, Namespaces};
 pub use ports::{LocalMatching, LocalShards, Member, NodeId, Placement, QueueFilter, Served};

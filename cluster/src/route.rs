@@ -15,7 +15,7 @@ use perdure_proto::{
         node_server::NodeServer, reply_frame, workflow_call,
     },
 };
-use perdure_types::{ChainKey, Layout, NodeId, ShardId, ShardMap, SlotCount};
+use perdure_types::{ChainKey, Layout, NodeId, PollName, ShardId, ShardMap, SlotCount};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, timeout_at},
@@ -24,13 +24,15 @@ use tokio::{
 use crate::{
     admin::AdminService,
     calls::{
+    alone::{Alone, AloneAdmin},
         link::{CallError, Caller},
         links::Links,
         receipts::Receipts,
         service::NodeService,
         task_of,
     },
-    membership::{Membership, Routes},
+    lost_polls::{self, PollNames},
+    membership::{LinkNews, Membership, Routes},
     ports::{LocalMatching, LocalShards},
     ring::Ring,
 };
@@ -73,6 +75,7 @@ struct Others {
     links: Links,
     receipts: Arc<Receipts>,
 }
+    polls: PollNames,
 
 impl Others {
     /// Whether this is another live member. Who was given a shard may have died since.
@@ -124,9 +127,11 @@ impl Cluster {
     pub fn joined(membership: Membership, shards: Arc<dyn LocalShards>, matching: Arc<dyn LocalMatching>) -> Self {
         let first = membership.config().slots;
         let routes = membership.routes();
-        let (refused, refusals) = mpsc::channel(16);
+        let (news, link_news) = mpsc::channel(64);
         let receipts = Arc::new(Receipts::default());
-        tokio::spawn(report_refusals(refusals, membership.clone()));
+        tokio::spawn(report_links(link_news, membership.clone()));
+        let (polls, lost_polls) = PollNames::new(membership.me().clone());
+        let members = routes.clone();
         let inner = Arc::new_cyclic(|weak: &std::sync::Weak<Inner>| {
             let weak = weak.clone();
             let orphan = move |frame| {
@@ -139,14 +144,27 @@ impl Cluster {
                 me: membership.me().clone(),
                 clock: membership.config().clock,
                 orphan: Box::new(orphan),
-                refused,
+                tls: membership.config().tls.clone(),
+                news,
                 receipts: receipts.clone(),
             };
             let links = Links::new(Arc::new(caller), routes.clone());
             tokio::spawn(follow_queues(routes.clone(), shards.clone(), matching.clone()));
-            Inner { first, shards, matching, others: Some(Others { membership, routes, links, receipts }) }
+            Inner { first, shards, matching, others: Some(Others { membership, routes, links, receipts, polls }) }
         });
         Self { inner }
+        let weak = Arc::downgrade(&inner);
+        let tell = move |node: NodeId, call| {
+            let inner = weak.upgrade();
+            async move {
+                if let Some(inner) = inner
+                    && let Err(error) = (Cluster { inner }).shard(&node, call).await
+                {
+                    tracing::debug!(%node, %error, "a node does not hear of lost polls");
+                }
+            }
+        };
+        tokio::spawn(lost_polls::tell(lost_polls, move || others_and_me(&members), tell));
     }
 
     /// The service of this node's calls, for the cluster port. None: this node is the whole cluster.
@@ -167,6 +185,15 @@ impl Cluster {
     }
 
     pub(crate) fn me(&self) -> String {
+    /// The same for a node that is the whole cluster.
+    pub fn admin_service_alone(
+        &self,
+        node: Alone,
+        drain: Arc<Notify>,
+    ) -> AdminServer<impl perdure_proto::perdure::node::v1::admin_server::Admin + use<>> {
+        AdminServer::new(AloneAdmin { cluster: self.clone(), node, drain })
+    }
+
         self.inner.others.as_ref().map_or_else(String::new, |others| others.membership.me().to_string())
     }
 
@@ -304,7 +331,13 @@ impl Cluster {
             return Outcome::of(self.inner.matching.call(call).await);
         }
         let reply = others.links.call(home, call_frame::Call::Matching(call)).await;
+        let mut call = call;
+        let name = is_poll(&call).then(|| others.polls.next());
+        call.poll = name.map_or(0, PollName::number);
         Outcome::of_call(reply, |reply| match reply {
+        if let (Some(name), Err(CallError::Broken)) = (name, &reply) {
+            others.polls.lost(name);
+        }
             reply_frame::Reply::Matching(reply) => Some(reply),
             _ => None,
         })
@@ -513,9 +546,13 @@ fn nowhere(call: &MatchingCall) -> Result<MatchingReply, Error> {
     Err(Error::unavailable("the home of this task queue is moving, try again"))
 }
 
-async fn report_refusals(mut refusals: mpsc::Receiver<NodeId>, membership: Membership) {
-    while let Some(node) = refusals.recv().await {
-        membership.refused(node).await;
+fn others_and_me(routes: &watch::Receiver<Routes>) -> Vec<NodeId> {
+    routes.borrow().members.iter().map(|member| member.node.clone()).collect()
+}
+
+async fn report_links(mut links: mpsc::Receiver<(NodeId, LinkNews)>, membership: Membership) {
+    while let Some((node, news)) = links.recv().await {
+        membership.link_news(node, news).await;
     }
 }
 

@@ -5,13 +5,17 @@
 
 mod common;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use common::{
-    Table,
+    Table, fast_at,
     node::{activity_of, poll, poll_activity, signal, start_cluster},
     wait_for,
 };
+use perdure_cluster::Membership;
 use perdure_proto::Code;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,6 +152,49 @@ async fn when_a_home_dies_polls_wait_elsewhere_and_offers_are_made_again() {
     assert!(!common::node::has_task(&second) || began.elapsed() < Duration::from_secs(10));
     assert!(common::node::has_task(&second), "the offer was made again");
     assert!(nodes.iter().any(|node| node.shards.offered_again() > 0));
+}
+
+/// What was started for them is with no worker: all owners of shards hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_that_a_vanished_home_did_not_answer_are_told_of() {
+    let mut nodes = start_cluster(&Table::default(), 3).await;
+    let (queue, home) = common::node::queue_of(&nodes, 2).await;
+    let answered = home.matching.names();
+    let waiting: Vec<_> = (0..2)
+        .map(|node| {
+            let (cluster, poll) = (nodes[node].cluster.clone(), poll(&queue, 20_000));
+            tokio::spawn(async move { cluster.matching(poll).await })
+        })
+        .collect();
+    wait_for("the polls to wait", || home.matching.waiting() == 2).await;
+    let lost: BTreeSet<u64> = home.matching.names().difference(&answered).copied().collect();
+    assert!(lost.len() == 2 && !lost.contains(&0), "each has a name: {lost:?}");
+    nodes.remove(2).crash().await;
+    wait_for("all to hear of them", || nodes.iter().all(|node| node.shards.lost_polls() == lost)).await;
+    // The polls themselves go on, under other names.
+    wait_for("the polls to wait elsewhere", || nodes.iter().map(|node| node.matching.waiting()).sum::<usize>() == 2)
+        .await;
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// It gossips, and takes connections, and answers none: as a node that hears and is not heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_cannot_be_called_loses_its_place() {
+    let table = Table::default();
+    let nodes = start_cluster(&table, 2).await;
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = fast_at("cluster", deaf.local_addr().unwrap());
+    let member = Membership::join(config, table.shared()).await.unwrap();
+    let owners = |member: &Membership| member.placement().borrow().owners.iter().cloned().collect::<BTreeSet<_>>();
+    let is_away = |by: &Membership| {
+        by.placement().borrow().members.get(member.me()).is_some_and(|member| member.unreachable)
+    };
+    let able: BTreeSet<_> = nodes.iter().map(|node| node.membership.me().clone()).collect();
+    let knows = |by: &Membership| is_away(by) && owners(by) == able;
+    wait_for("all to know", || knows(&member) && nodes.iter().all(|node| knows(&node.membership))).await;
+    for i in 0..20 {
+        nodes[0].cluster.workflow(signal(&format!("w{i}"))).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,41 @@ async fn what_a_member_serves_and_its_drain_are_heard() {
     wait_for("the dead session", || a.placement().borrow().dead.iter().copied().eq(session)).await;
 }
 
+/// It gossips on, and has its place again when the store is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_store_is_silent_gives_up_its_place() {
+    let table = Table::default();
+    let its_own = table.for_node();
+    let (a, b) = (join(&table).await, join(&its_own).await);
+    agree(&[&a, &b]).await;
+    its_own.cut(true);
+    let only_a = BTreeSet::from([a.me().clone()]);
+    wait_for("both to know", || owners(&a) == only_a && owners(&b) == only_a).await;
+    assert!(a.placement().borrow().members[b.me()].silent);
+    assert!(a.placement().borrow().dead.is_empty(), "it is not taken for dead");
+    its_own.cut(false);
+    agree(&[&a, &b]).await;
+    assert!(!a.placement().borrow().members[b.me()].silent);
+}
+
+/// Nobody would be better off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_silent_for_all_moves_nothing() {
+    let table = Table::default();
+    let connections = [table.for_node(), table.for_node()];
+    let (a, b) = (join(&connections[0]).await, join(&connections[1]).await);
+    agree(&[&a, &b]).await;
+    let before = owners(&a);
+    connections.iter().for_each(|table| table.cut(true));
+    let silent = |member: &Membership| member.placement().borrow().members.values().filter(|m| m.silent).count();
+    let (mut news, until) = (a.placement(), tokio::time::Instant::now() + Duration::from_secs(7));
+    while tokio::time::timeout_at(until, news.changed()).await.is_ok() {
+        // Who hears of it first may see one that is silent alone, for a moment.
+    }
+    assert_eq!((owners(&a), owners(&b)), (before.clone(), before));
+    assert_eq!((silent(&a), silent(&b)), (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_node_replaces_itself() {
     let table = Table::default();

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use perdure_types::Timestamp;
+use perdure_types::{PollName, Timestamp};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -10,6 +10,12 @@ use uuid::Uuid;
 #[allow(clippy::disallowed_methods)] // The one place in this crate.
 pub(crate) fn new_id() -> Uuid {
     Uuid::new_v4()
+}
+
+/// Of a start for a poll: unlike that of any other start, and if the poll has a name, so that the start tells it.
+pub(crate) fn request_id(poll: Option<PollName>) -> String {
+    let unique = new_id();
+    poll.map_or(unique, |poll| poll.request_id(unique.as_u64_pair().1)).to_string()
 }
 
 /// Wall-clock time that never goes back: the wall clock once, and the monotonic clock from there.

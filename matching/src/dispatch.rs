@@ -20,8 +20,9 @@ use crate::{
     backlog::Queued,
     offer::TaskOffer,
     poll::{PollRequest, WAITS_TOO_LONG, Waiter},
+    ambient::request_id,
     queue::{Match, PollId, Queue, Work},
-    registry::QueueCell,
+    registry::{QueueCell, QueueKind},
     routing::Target,
     shell::Shell,
 };
@@ -76,7 +77,7 @@ impl Shell {
                 queue.next(now)
             });
         }
-        let call = self.start_call(cell, &queued, &waiter.request).await;
+        let call = self.start_call(cell, &queued, &waiter).await;
         let error = match self.starter.start(call).await {
             Ok(reply) => match poll_reply(reply.reply, backlog, scaling(&waiter, pressed)) {
                 Some(reply) => {
@@ -183,7 +184,7 @@ impl Shell {
         self: &Arc<Self>,
         cell: &Arc<QueueCell>,
         queued: &Queued,
-        request: &PollRequest,
+        waiter: &Waiter,
     ) -> WorkflowCall {
         let namespace_id = &*cell.key.namespace_id;
         let offer = &queued.offer;
@@ -195,13 +196,15 @@ impl Shell {
         match request {
             PollRequest::Workflow(poll) => {
                 let target = routing.map_or((None, 0), |routing| routing.target(offer.workflow_id(), false));
-                offer.start_workflow_task(namespace_id, poll.clone(), routed, target)
+                offer.start_workflow_task(namespace_id, (id, poll.clone()), routed, target)
+        let request = &waiter.request;
+        let id = request_id(waiter.name);
             }
             PollRequest::Activity(poll) => {
                 let own = offer.directive().and_then(|directive| directive.version.as_ref());
                 let target =
                     if request.version().as_ref() == own { (None, 0) } else { self.workflow_target(cell, offer).await };
-                offer.start_activity_task(namespace_id, poll.clone(), routed, target)
+                offer.start_activity_task(namespace_id, (id, poll.clone()), routed, target)
             }
         }
     }
@@ -216,7 +219,7 @@ impl Shell {
 }
 
 /// What the worker is told about the number of its polls.
-fn scaling(waiter: &Waiter, pressed: bool) -> Option<PollerScalingDecision> {
+pub(crate) fn scaling(waiter: &Waiter, pressed: bool) -> Option<PollerScalingDecision> {
     let delta = if waiter.entered.elapsed() >= WAITS_TOO_LONG {
         -1
     } else if pressed {

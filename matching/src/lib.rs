@@ -43,7 +43,7 @@ use perdure_proto::{
         matching_call::Command, matching_reply::Reply,
     },
 };
-use perdure_types::QueueFilter;
+use perdure_types::{PollName, QueueFilter};
 pub use query::is_no_sticky_poller;
 use shell::Shell;
 use workers::WorkerRegistry;
@@ -83,7 +83,8 @@ impl Matching {
     /// Dropping its future earlier says that the client is gone: the poll leaves its queue, and a task that it got
     /// goes back to its shard, which offers it again at once.
     pub async fn call(&self, call: MatchingCall) -> Result<MatchingReply, Error> {
-        let MatchingCall { namespace_id, task_queue, timeout_ns, command } = call;
+        let MatchingCall { namespace_id, task_queue, timeout_ns, poll: name, command } = call;
+        let name = PollName::from_number(name);
         let Some(command) = command else {
             return Err(Error::invalid_argument("The call has no command."));
         };
@@ -91,11 +92,11 @@ impl Matching {
             Command::Offer(offer) => Reply::Offer(self.offer(&namespace_id, &task_queue, offer)?),
             Command::PollWorkflowTask(poll) => {
                 let request = PollRequest::Workflow(poll.request.unwrap_or_default());
-                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns).await?
+                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns, name).await?
             }
             Command::PollActivityTask(poll) => {
                 let request = PollRequest::Activity(poll.request.unwrap_or_default());
-                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns).await?
+                self.shell.poll(&namespace_id, &task_queue, request, timeout_ns, name).await?
             }
             Command::Query(task) => Reply::Query(self.shell.query(&namespace_id, &task_queue, task, timeout_ns).await?),
             Command::RespondQuery(request) => {

@@ -10,7 +10,7 @@ use perdure_proto::{
 use perdure_types::Timestamp;
 use uuid::Uuid;
 
-use crate::{ambient::new_id, fairness, routing::Target};
+use crate::{fairness, routing::Target};
 
 /// Urgency of a task: 1 goes first, 5 last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -188,7 +188,7 @@ impl TaskOffer {
     pub fn start_workflow_task(
         &self,
         namespace_id: &str,
-        poll: PollWorkflowTaskQueueRequest,
+        (request_id, poll): (String, PollWorkflowTaskQueueRequest),
         routed: i64,
         target: Target,
     ) -> WorkflowCall {
@@ -196,7 +196,7 @@ impl TaskOffer {
             run_id: self.key.run_id.to_text(),
             scheduled_event_id: self.key.scheduled_event_id,
             attempt: self.attempt,
-            request_id: new_id().to_string(),
+            request_id,
             poll: Some(poll),
             stamp: self.stamp,
             routing_revision: routed,
@@ -210,7 +210,7 @@ impl TaskOffer {
     pub fn start_activity_task(
         &self,
         namespace_id: &str,
-        poll: PollActivityTaskQueueRequest,
+        (request_id, poll): (String, PollActivityTaskQueueRequest),
         routed: i64,
         target: Target,
     ) -> WorkflowCall {
@@ -219,7 +219,7 @@ impl TaskOffer {
             scheduled_event_id: self.key.scheduled_event_id,
             attempt: self.attempt,
             stamp: self.stamp,
-            request_id: new_id().to_string(),
+            request_id,
             poll: Some(poll),
             routing_revision: routed,
             workflow_target: target.0,

@@ -16,6 +16,7 @@ use perdure_proto::{
     },
     versions,
 };
+use perdure_types::PollName;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -138,6 +139,8 @@ impl Waiter {
         // If the client is gone as well, nothing is lost.
         let _ = self.reply.send(Ok(None));
     }
+    /// What the node that it came from calls it.
+    pub name: Option<PollName>,
 
     pub fn answer_departed(self: Box<Self>) {
         let _ = self.reply.send(Err(Departed));
@@ -220,11 +223,12 @@ impl Shell {
         if !self.prepare_poll(namespace_id, &name, &request, deadline).await? {
             return Ok(empty());
         }
-        let wait = match self.enter_poll(namespace_id, &name, request, deadline) {
+        let wait = match self.enter_poll(namespace_id, &name, (request, poll_name), deadline) {
             Ok(Some(wait)) => wait,
             Ok(None) => return Ok(empty()),
             Err(Departed) => return Err(Error::not_owner(None)),
         };
+        poll_name: Option<PollName>,
         let cell = Arc::clone(&wait.cell);
         match wait.wait(deadline).await {
             Ok(Some(reply)) => {
@@ -274,7 +278,7 @@ impl Shell {
         self: &Arc<Self>,
         namespace_id: &str,
         name: &str,
-        request: PollRequest,
+        (request, poll_name): (PollRequest, Option<PollName>),
         deadline: Instant,
     ) -> Result<Option<PollWait>, Departed> {
         let kind = request.kind();
@@ -291,7 +295,7 @@ impl Shell {
             }
             queue.poller_seen(now, &request.view());
             let lane = queue.lane_of(version.as_ref());
-            let waiter = Waiter { request, deadline, entered: Instant::now(), reply: sender };
+            let waiter = Waiter { request, name: poll_name, deadline, entered: Instant::now(), reply: sender };
             Ok(Some(queue.poll_lane(now, lane, Box::new(waiter))))
         })?;
         let Some((poll, matched)) = entered else {

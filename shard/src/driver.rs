@@ -1,9 +1,10 @@
 //! One task for each owned shard: the only place where a shard waits.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +14,7 @@ use futures::{
     stream::{self, StreamExt},
 };
 use perdure_proto::{Error, perdure::node::v1::workflow_call::Command};
-use perdure_types::{ChainKey, QueueFilter, SlotCount, Timestamp};
+use perdure_types::{ChainKey, PollName, QueueFilter, SlotCount, Timestamp};
 use perdure_workflow::IdSource;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -78,6 +79,8 @@ pub(crate) struct ShardHandle {
     ownership: Arc<Watched<Ownership>>,
     /// Something has changed since the last flush took it.
     dirty: Arc<AtomicBool>,
+    /// Entities in memory.
+    loaded: Arc<AtomicUsize>,
     claim: Arc<Mutex<Claim>>,
     pub log: Log,
     /// How many shards there were at the beginning.
@@ -98,6 +101,11 @@ impl ShardHandle {
     /// Something has changed since the last flush took it.
     pub(crate) fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::SeqCst)
+    }
+
+    /// Entities in memory.
+    pub(crate) fn loaded(&self) -> usize {
+        self.loaded.load(Ordering::Relaxed)
     }
 
     /// Whether the entity lives in this shard: not in another one, nor in the other half of one that was split.
@@ -164,6 +172,11 @@ impl ShardHandle {
         let _ = self.events.send(Event::OfferAgain(moved)).await;
     }
 
+    /// Offers again what was started for polls that get no answer. A shard that is being recovered does it afterwards.
+    pub(crate) async fn polls_lost(&self, polls: Arc<BTreeSet<PollName>>) {
+        let _ = self.events.send(Event::PollsLost(polls)).await;
+    }
+
     /// Returns when the shard has answered all it was asked, or has ended.
     pub(crate) async fn quiesce(&self) {
         let (quiet, done) = oneshot::channel();
@@ -188,6 +201,7 @@ pub(crate) struct ShardTask {
     calls: mpsc::Receiver<Call>,
     events: mpsc::Receiver<Event>,
     wake: Arc<Notify>,
+    loaded: Arc<AtomicUsize>,
     log: Log,
     clock: Arc<Clock>,
     ownership: Arc<Watched<Ownership>>,
@@ -211,6 +225,7 @@ impl ShardTask {
     ) -> (Self, ShardHandle) {
         let wake = Arc::new(Notify::new());
         let dirty = Arc::new(AtomicBool::new(false));
+        let loaded = Arc::new(AtomicUsize::new(0));
         let (call_sender, calls) = mpsc::channel(node.config.mailbox_calls.max(1));
         let (event_sender, events) = mpsc::channel(1024);
         let ownership = Arc::new(Watched::new(Ownership::Acquiring));
@@ -221,6 +236,7 @@ impl ShardTask {
             events: event_sender,
             ownership: ownership.clone(),
             dirty: dirty.clone(),
+            loaded: loaded.clone(),
             claim: Arc::new(Mutex::new(claim.clone())),
             log: log.clone(),
             first: node.first,
@@ -233,6 +249,7 @@ impl ShardTask {
             calls,
             events,
             wake,
+            loaded,
             log,
             clock,
             ownership,
@@ -337,6 +354,7 @@ impl ShardTask {
     /// What follows from what has happened, and is due.
     fn step(&mut self) {
         let now = self.clock.now();
+        self.loaded.store(self.core.loaded_count(), Ordering::Relaxed);
         if !self.quiescing && self.core.next_deadline().is_some_and(|at| at <= now) {
             self.core.on_timer(now);
         }
@@ -401,6 +419,11 @@ impl ShardTask {
             Event::OfferAgain(moved) => {
                 if !self.quiescing {
                     self.core.offer_again(&moved);
+                }
+            }
+            Event::PollsLost(polls) => {
+                if !self.quiescing {
+                    self.core.polls_lost(&polls, now);
                 }
             }
         }

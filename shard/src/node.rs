@@ -12,7 +12,7 @@ use perdure_proto::{
     perdure::node::v1::{ShardCall, ShardReply, ShardStatus, WorkflowCall, WorkflowReply, shard_call, shard_reply},
     temporal::api::enums::v1::{ResourceExhaustedCause, ResourceExhaustedScope},
 };
-use perdure_types::{ChainKey, Layout, NodeId, QueueFilter, Served, ShardId, SlotCount};
+use perdure_types::{ChainKey, Layout, NodeId, PollName, QueueFilter, Served, ShardId, SlotCount};
 use perdure_workflow::{IdSource, NamespaceView};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -175,6 +175,11 @@ impl Shards {
             let status = self.inner.status(ShardId(call.shard));
             return Ok(ShardReply { reply: Some(shard_reply::Reply::Status(status)) });
         }
+        if let Some(shard_call::Command::LostPolls(lost)) = &call.command {
+            let polls = lost.polls.iter().copied().filter_map(PollName::from_number).collect();
+            self.polls_lost(Arc::new(polls)).await;
+            return Ok(ShardReply { reply: None });
+        }
         let asks = self.inner.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (reply, answer) = oneshot::channel();
         let asks = asks.ok_or_else(moving)?;
@@ -227,6 +232,13 @@ impl Shards {
     pub async fn offer_again(&self, moved: QueueFilter) {
         for shard in self.inner.all() {
             shard.offer_again(moved.clone()).await;
+        }
+    }
+
+    /// Offers again what was started for polls that get no answer.
+    async fn polls_lost(&self, polls: Arc<BTreeSet<PollName>>) {
+        for shard in self.inner.all() {
+            shard.polls_lost(polls.clone()).await;
         }
     }
 
@@ -319,6 +331,7 @@ impl Inner {
             session: row.owner.map(|session| session.to_string()).unwrap_or_default(),
             checkpoint_epoch: row.checkpoint.epoch.0,
             checkpoint_seq: row.checkpoint.seq.0,
+            loaded: handle.loaded() as u64,
             dirty: handle.is_dirty(),
             slots: row.split.as_ref().map_or(0, |split| split.slots.get()),
             ..ShardStatus::default()

@@ -15,7 +15,7 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{ShardReply, shard_reply},
 };
-use perdure_types::{Epoch, NodeId, Placement, Seq, SessionId, ShardId, ShardMap, SlotCount, UNNAMED_SESSION_GRACE};
+use perdure_types::{Epoch, Member, NodeId, Placement, Seq, SessionId, ShardId, ShardMap, SlotCount, UNNAMED_SESSION_GRACE};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -38,6 +38,9 @@ const GIFTS_AT_ONCE: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const IDLE_PAUSE: Duration = Duration::from_secs(5);
+/// A member whose store is silent keeps its shards for so long after this node has first seen them in the store: if it was
+/// silent for all, it answers the others again by then.
+const SILENT_KEEPS: Duration = Duration::from_secs(2);
 /// A session that no member names for so long is ended, though it owns nothing: its log is to be deleted.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -102,6 +105,8 @@ pub(crate) struct Owner {
     gifts: usize,
     /// Sessions that no live member names, and since when.
     unnamed: BTreeMap<SessionId, Instant>,
+    /// Sessions of members whose store is silent, and since when this node sees the store though.
+    silent: BTreeMap<SessionId, Instant>,
     /// Nobody tells of changes any more: what is owned stays.
     orphaned: bool,
     next_look: Instant,
@@ -125,6 +130,7 @@ impl Owner {
             pulls: 0,
             gifts: 0,
             unnamed: BTreeMap::new(),
+            silent: BTreeMap::new(),
             orphaned: false,
             next_look: now,
             pause: FIRST_PAUSE,
@@ -185,6 +191,7 @@ impl Owner {
         }
         let placement = self.placement.borrow_and_update().clone();
         self.note_unnamed(&look, &placement);
+        self.note_silent(&placement);
         let plan = self.plan(&look, &placement, here);
         let missing = plan.waiting + plan.orphans.len() + plan.pulls.len();
         if missing > 0 {
@@ -223,6 +230,23 @@ impl Owner {
         }
     }
 
+    fn note_silent(&mut self, placement: &Placement) {
+        let now = Instant::now();
+        let silent = placement.members.values().filter(|member| member.silent).filter_map(|member| member.session);
+        let silent: BTreeSet<SessionId> = silent.collect();
+        self.silent.retain(|id, _| silent.contains(id));
+        for id in silent {
+            self.silent.entry(id).or_insert(now);
+        }
+    }
+
+    /// Whether a member of that session cannot serve, though it is alive.
+    fn is_away(&self, id: SessionId, node: &NodeId, placement: &Placement) -> bool {
+        let Some(member) = placement.members.get(node) else { return false };
+        let silent_for = self.silent.get(&id).map_or(Duration::ZERO, Instant::elapsed);
+        member.unreachable || (member.silent && silent_for >= SILENT_KEEPS)
+    }
+
     fn plan(&self, look: &Look, placement: &Placement, here: &BTreeSet<ShardId>) -> Plan {
         let mut plan = Plan::default();
         // Halves of shards that have one slot still are there when they have a row (S2).
@@ -251,6 +275,7 @@ impl Owner {
             return;
         }
         match row.owner.and_then(|owner| placement.member_of(owner)) {
+            Some(node) if placement.members.get(node).is_some_and(Member::is_away) => plan.waiting += 1,
             Some(node) if *node != placement.me => plan.pulls.push((shard, node.clone())),
             _ => plan.waiting += 1,
         }
@@ -262,7 +287,7 @@ impl Owner {
             None | Some(SessionState::Sealed(_) | SessionState::Fenced) => true,
             Some(SessionState::Live) => match placement.member_of(id) {
                 // A session of our own of before.
-                Some(node) => *node == placement.me,
+                Some(node) => *node == placement.me || self.is_away(id, node, placement),
                 None => {
                     let since = self.unnamed.get(&id);
                     placement.dead.contains(&id) || since.is_some_and(|since| since.elapsed() >= UNNAMED_SESSION_GRACE)

@@ -2,6 +2,8 @@
 //! between them and clients speak to any of them. Membership is simulated: each node has a view of its own, and it may be
 //! wrong; the store decides. The same seed gives the same trace.
 
+mod cuts;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,6 +26,9 @@ use crate::{
     simulation::{Chance, Oracle, Plan, Report, Shared, check_list, check_timers, lock, operate},
 };
 
+pub use self::cuts::run_cuts;
+use self::cuts::Cut;
+
 const SLOTS: u32 = 8;
 /// So many after two splits.
 const MOST_SLOTS: u32 = 4 * SLOTS;
@@ -35,8 +40,28 @@ struct Peer {
     shards: Shards,
     view: watch::Sender<Arc<Placement>>,
     draining: bool,
+    /// Its store does not answer it, and it says so.
+    is_silent: bool,
+    /// What is sent to it goes nowhere.
+    is_mute: bool,
+    /// The others say so.
+    is_unreachable: bool,
     /// Whom this node takes for dead though they are not.
     suspects: BTreeSet<NodeId>,
+}
+
+impl Peer {
+    fn new(shards: Shards, view: watch::Sender<Arc<Placement>>) -> Self {
+        Self {
+            shards,
+            view,
+            draining: false,
+            is_silent: false,
+            is_mute: false,
+            is_unreachable: false,
+            suspects: BTreeSet::new(),
+        }
+    }
 }
 
 /// The network between the nodes, and what they believe of each other.
@@ -89,7 +114,16 @@ impl Network {
     }
 
     fn shards_of(&self, node: &NodeId) -> Option<Shards> {
-        self.town().peers.get(node).map(|peer| peer.shards.clone())
+        self.town().peers.get(node).filter(|peer| !peer.is_mute).map(|peer| peer.shards.clone())
+    }
+
+    /// One or the other.
+    fn anybody(&self) -> Option<NodeId> {
+        let mut town = self.town();
+        town.chance = town.chance.wrapping_add(1);
+        let count = town.peers.len().max(1) as u64;
+        let index = Chance(town.chance).below(count) as usize;
+        town.peers.keys().nth(index).cloned()
     }
 
     fn is_lost(&self) -> bool {
@@ -106,15 +140,18 @@ impl Network {
         for (me, peer) in &town.peers {
             let believed = |node: &NodeId| node == me || !peer.suspects.contains(node);
             let seen = town.peers.iter().filter(|(node, _)| believed(node));
+            let may_be_silent = town.peers.values().any(|peer| !peer.draining && !peer.is_silent);
             let member = |peer: &Peer| Member {
                 address: String::new(),
                 generation: 0,
                 session: peer.shards.served().borrow().session,
                 draining: peer.draining,
+                silent: peer.is_silent && may_be_silent,
+                unreachable: peer.is_unreachable,
             };
             let members: BTreeMap<NodeId, Member> = seen.map(|(node, peer)| (node.clone(), member(peer))).collect();
             let able: BTreeSet<NodeId> =
-                members.iter().filter(|(_, member)| !member.draining).map(|(node, _)| node.clone()).collect();
+                members.iter().filter(|(_, member)| member.is_able()).map(|(node, _)| node.clone()).collect();
             let owners: Vec<NodeId> = count.shards().filter_map(|shard| owner(shard, &able)).collect();
             let suspected = peer.suspects.iter().filter_map(|node| town.peers.get(node));
             let wrongly = suspected.filter_map(|peer| peer.shards.served().borrow().session);
@@ -133,11 +170,13 @@ impl Network {
     /// Who serves the shard, as far as anybody knows; else who should.
     fn target(&self, shard: ShardId) -> Option<NodeId> {
         let town = self.town();
-        let serving = town.peers.iter().filter_map(|(node, peer)| {
+        let is_away = |peer: &Peer| peer.is_silent || peer.is_unreachable;
+        let here = town.peers.iter().filter(|(_, peer)| !is_away(peer));
+        let serving = here.clone().filter_map(|(node, peer)| {
             let epoch = peer.shards.served().borrow().shards.get(&shard).copied();
             epoch.map(|epoch| (epoch, node.clone()))
         });
-        let able = town.peers.iter().filter(|(_, peer)| !peer.draining).map(|(node, _)| node.clone()).collect();
+        let able = here.filter(|(_, peer)| !peer.draining).map(|(node, _)| node.clone()).collect();
         serving.max().map(|(_, node)| node).or_else(|| owner(slot(shard, &town.map()), &able))
     }
 }
@@ -151,11 +190,11 @@ impl EntityCaller for Network {
         let mut hinted: Option<NodeId> = None;
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
-            // Now and then by what was known long ago.
+            // Now and then by what was known long ago, and to who had the shard then.
             let is_old = self.is_lost();
             let map = if is_old { ShardMap::default() } else { self.town().map() };
             let shard = map.shard_of(key.slot_hash(), slots());
-            let node = hinted.take().or_else(|| self.target(shard));
+            let node = if self.is_lost() { self.anybody() } else { hinted.take().or_else(|| self.target(shard)) };
             if let Some(shards) = node.and_then(|node| self.shards_of(&node)) {
                 let result = shards.call(shard, call.clone()).await;
                 match result.as_ref().err().and_then(Error::as_not_owner) {
@@ -200,6 +239,29 @@ struct World {
 }
 
 impl World {
+    fn new(plan: Plan) -> Self {
+        let town = Town { chance: plan.seed << 8, loss: 12, ..Town::default() };
+        Self {
+            store: Simulated::new(plan.seed, plan.faults.clone()),
+            chance: Chance(plan.seed ^ 0xc1a5),
+            oracle: Shared::default(),
+            network: Network(Arc::new(Mutex::new(town))),
+            nodes: Vec::new(),
+            drains: JoinSet::new(),
+            started: 0,
+            began: Instant::now(),
+            plan,
+        }
+    }
+
+    fn into_report(self) -> Report {
+        let mut report = std::mem::take(&mut lock(&self.oracle).report);
+        report.faults.extend(self.store.faults());
+        report.simulated = self.began.elapsed();
+        report.periods = self.started as usize;
+        report
+    }
+
     fn options(&mut self) -> Options {
         let script = Script { sleep: Duration::from_secs(20), ..Script::default() };
         let mut options = Options { slots: SLOTS, script, ..Options::default() };
@@ -227,7 +289,7 @@ impl World {
         let joining = Joining { placement, peers: Arc::new(self.network.clone()) };
         match Node::join(Arc::new(store.clone()), options, joining, Arc::new(self.network.clone())).await {
             Ok(node) => {
-                let peer = Peer { shards: node.shards().clone(), view, draining: false, suspects: BTreeSet::new() };
+                let peer = Peer::new(node.shards().clone(), view);
                 self.network.town().peers.insert(id.clone(), peer);
                 self.nodes.push(Running { id, node, store });
                 self.happened("join");
@@ -341,6 +403,11 @@ impl World {
             10 => self.store.deliver_all(),
             11 => tokio::time::sleep(Duration::from_millis(self.chance.below(8000))).await,
             12 | 13 => self.split().await,
+            14 | 15 => {
+                let cut = if self.chance.below(2) == 0 { Cut::FromStore } else { Cut::FromCalls };
+                let (index, time) = (self.any(), Duration::from_millis(self.chance.below(40_000)));
+                self.cut(index, cut, time);
+            }
             _ => tokio::time::sleep(Duration::from_millis(self.chance.below(60))).await,
         }
         if self.chance.below(3) > 0 {
@@ -362,18 +429,7 @@ fn mark(network: &Network, id: &NodeId, dead: bool) {
 
 /// Runs a plan. Needs a runtime of one thread with paused time.
 pub async fn run(plan: Plan) -> Report {
-    let town = Town { chance: plan.seed << 8, loss: 12, ..Town::default() };
-    let mut world = World {
-        store: Simulated::new(plan.seed, plan.faults.clone()),
-        chance: Chance(plan.seed ^ 0xc1a5),
-        oracle: Shared::default(),
-        network: Network(Arc::new(Mutex::new(town))),
-        nodes: Vec::new(),
-        drains: JoinSet::new(),
-        started: 0,
-        began: Instant::now(),
-        plan,
-    };
+    let mut world = World::new(plan);
     for _ in 0..1 + world.chance.below(3) {
         world.join().await;
     }
@@ -394,11 +450,7 @@ pub async fn run(plan: Plan) -> Report {
         check(&world, &client).await;
     }
     leave(&mut world).await;
-    let mut report = std::mem::take(&mut lock(&world.oracle).report);
-    report.faults.extend(world.store.faults());
-    report.simulated = world.began.elapsed();
-    report.periods = world.started as usize;
-    report
+    world.into_report()
 }
 
 /// Everybody sees everybody, nothing is lost: every shard is served soon, by whom the placement names.

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use perdure_persistence::Store;
 use perdure_proto::{
     Error,
-    perdure::node::v1::{Offer, OfferReply, WorkflowCall, WorkflowReply},
+    perdure::node::v1::{LostPolls, Offer, OfferReply, ShardCall, WorkflowCall, WorkflowReply, shard_call},
 };
 use perdure_shard::{Clock, EntityCaller, Joining, Setup, ShardConfig, Shards, StartError, TaskSink};
-use perdure_types::{ChainKey, Duration, Layout, SlotCount, Timestamp};
+use perdure_types::{ChainKey, Duration, Layout, PollName, SlotCount, Timestamp};
 use perdure_workflow::{NamespaceInfo, NamespaceView};
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -179,6 +179,14 @@ impl Node {
 
     pub async fn layout(&self) -> Result<Layout, Error> {
         self.shards.layout().await
+    }
+
+    /// Another node says that these polls got no answer.
+    pub async fn polls_lost(&self, polls: &[PollName]) {
+        let lost = LostPolls { polls: polls.iter().map(|poll| poll.number()).collect() };
+        let call = ShardCall { command: Some(shard_call::Command::LostPolls(lost)), ..ShardCall::default() };
+        let told = self.shards.shard(call).await;
+        debug_assert!(told.is_ok(), "{told:?}");
     }
 
     /// Gives its shards to others, as far as they take them, and stops.

@@ -1,7 +1,7 @@
 //! Seeds of the cluster's simulation. `SIM_SEED=n` runs one; `SIM_SEEDS=n` runs so many, `SIM_LOG=1` shows what nodes log.
 
 use perdure_sim::{
-    cluster::run,
+    cluster::{run, run_cuts},
     simulation::{Plan, Report},
 };
 
@@ -42,6 +42,19 @@ fn what_is_acknowledged_survives_moves() {
 fn what_is_acknowledged_survives_moves_over_a_good_store() {
     for seed in seeds(20) {
         check(Plan::calm_cluster(seed));
+    }
+}
+
+/// From the store, and from calls, while gossip goes on: the others take over, and the node comes back by itself.
+#[test]
+fn shards_of_a_node_that_is_cut_off_are_served_by_others() {
+    for seed in seeds(6) {
+        for plan in [Plan::calm_cluster(seed), Plan::cluster(seed)] {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            let report = runtime.expect("runtime").block_on(run_cuts(plan));
+            assert!(report.violations.is_empty(), "seed {seed}: {:#?}\n{:#?}", report.violations, report.trace);
+            assert!(report.acknowledged > 10, "seed {seed} acknowledged only {}", report.acknowledged);
+        }
     }
 }
 

@@ -23,11 +23,12 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
 };
-use tonic::{Streaming, transport::Endpoint};
+use tonic::{Streaming, transport::ClientTlsConfig};
 
 use super::{
-    CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, QUEUE, STREAM_WINDOW_BYTES, carried, fill, receipts::Receipts,
+    CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, QUEUE, STREAM_WINDOW_BYTES, carried, endpoint, fill, receipts::Receipts,
 };
+use crate::membership::LinkNews;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
@@ -54,10 +55,11 @@ pub(crate) struct Caller {
     pub cluster_id: String,
     pub me: NodeId,
     pub clock: fn() -> i64,
+    pub tls: Option<ClientTlsConfig>,
     /// An answer whose caller has gone.
     pub orphan: Box<dyn Fn(ReplyFrame) + Send + Sync>,
-    /// The process of that member has ended.
-    pub refused: mpsc::Sender<NodeId>,
+    /// What becomes of links.
+    pub news: mpsc::Sender<(NodeId, LinkNews)>,
     pub receipts: Arc<Receipts>,
 }
 
@@ -242,29 +244,41 @@ impl Keeper {
             match timeout(CONNECT_TIMEOUT * 2, self.connect()).await {
                 Ok(Ok((connection, replies))) => {
                     tracing::debug!(node = %self.node, "link made");
+                    self.tell(LinkNews::Up).await;
                     backoff = FIRST_BACKOFF;
                     self.connected.send_replace(Some(connection.clone()));
                     let reason = self.read(&connection, replies).await;
                     self.connected.send_replace(None);
                     connection.close();
                     tracing::info!(node = %self.node, reason, "link broken");
+                    self.tell(LinkNews::Down).await;
                     continue;
                 }
                 Ok(Err(Unreached::Ended(reason))) => {
                     tracing::info!(node = %self.node, reason, "the process of this member has ended");
-                    let _ = self.caller.refused.send(self.node.clone()).await;
+                    self.tell(LinkNews::Ended).await;
                 }
-                Ok(Err(Unreached::Other(reason))) => tracing::debug!(node = %self.node, reason, "member out of reach"),
-                Err(_) => tracing::debug!(node = %self.node, "member out of reach: it does not answer"),
+                Ok(Err(Unreached::Other(reason))) => {
+                    tracing::debug!(node = %self.node, reason, "member out of reach");
+                    self.tell(LinkNews::Down).await;
+                }
+                Err(_) => {
+                    tracing::debug!(node = %self.node, "member out of reach: it does not answer");
+                    self.tell(LinkNews::Down).await;
+                }
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
     }
 
+    async fn tell(&self, news: LinkNews) {
+        let _ = self.caller.news.send((self.node.clone(), news)).await;
+    }
+
     async fn connect(&self) -> Result<(Arc<Connection>, Streaming<ReplyFrames>), Unreached> {
         let other = |error: &dyn std::fmt::Display| Unreached::Other(error.to_string());
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).map_err(|error| other(&error))?;
+        let endpoint = endpoint(self.address, self.caller.tls.as_ref()).map_err(|error| other(&error))?;
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)

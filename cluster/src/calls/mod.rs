@@ -12,12 +12,15 @@ pub(crate) mod links;
 pub(crate) mod receipts;
 pub(crate) mod service;
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use perdure_proto::{
     perdure::node::v1::{ReplyFrame, TaskToken, matching_reply, reply_frame, task_token::Kind, workflow_reply},
     temporal::api::workflowservice::v1::PollActivityTaskQueueResponse,
 };
 use prost::Message;
+use tonic::transport::{ClientTlsConfig, Endpoint, Error};
 
 /// Frames in one message at most, and their size together unless the first alone is larger, bytes.
 const FRAMES_PER_MESSAGE: usize = 256;
@@ -29,6 +32,14 @@ pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// HTTP/2 windows: enough that one large history does not stop the others.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Where a node takes calls.
+pub(crate) fn endpoint(address: SocketAddr, tls: Option<&ClientTlsConfig>) -> Result<Endpoint, Error> {
+    match tls {
+        None => Endpoint::from_shared(format!("http://{address}")),
+        Some(tls) => Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls.clone()),
+    }
+}
 
 /// The task that an answer carries, if it carries one that its shard has recorded as started: on its way from the shard to
 /// the task queue's home, or from there to the node of the poll.

@@ -1,8 +1,8 @@
 //! The thread behind [`super::Membership`]: it owns gossip and the view, and publishes what follows from them.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,10 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Inner, JoinError, MemberState, MembershipConfig, Routes,
-    gossip::Gossip,
-    table::{self, Listed, MemberRow, MemberTable, Rows},
-    view::View,
+    JoinError, LinkNews, MemberState, MembershipConfig, Routes, gossip::Gossip, table::Listed, view::View,
 };
 use crate::ring::Ring;
 
@@ -27,15 +24,14 @@ pub(crate) enum Command {
     Leave(oneshot::Sender<()>),
     Crash,
     RegistryChanged,
-    Refused(NodeId),
+    Link(NodeId, LinkNews),
+    StoreSilent(bool),
     Listed(Vec<Listed>),
 }
 
 /// For how long a refused connection stands for a death. By then gossip knows; if gossip still hears the node, it is
 /// alive and merely out of reach.
 const REFUSED_COUNTS: Duration = Duration::from_secs(8);
-/// A row of the table that has not changed for so many intervals says nothing any more.
-const STALE_INTERVALS: u32 = 3;
 /// How long a goodbye may take to spread.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -61,6 +57,8 @@ pub(crate) async fn start(
         served: Arc::default(),
         draining: false,
         left: false,
+        silent: false,
+        unreached: Arc::default(),
         registry: 0,
         frontend_address: config.frontend_address.clone(),
         version: config.version.clone(),
@@ -105,7 +103,7 @@ async fn run(
     if ready.send(Ok(Started { routes: watch_routes, placement: watch_placement })).is_err() {
         return;
     }
-    let actor = Actor { config, me, gossip, view, map, routes, placement, listed: None, refused: BTreeMap::new() };
+    let actor = Actor { config, me, gossip, view, map, routes, placement, listed: None, refused: BTreeMap::new(), down: BTreeMap::new() };
     actor.run(commands).await;
 }
 
@@ -121,11 +119,14 @@ struct Actor {
     /// What the table said last.
     listed: Option<Vec<Listed>>,
     refused: BTreeMap<NodeId, Instant>,
+    /// Members to which there is no link, and since when.
+    down: BTreeMap<NodeId, Instant>,
 }
 
 impl Actor {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
+            self.tell_unreached().await;
             self.look();
             let next = self.next_change();
             tokio::select! {
@@ -170,8 +171,20 @@ impl Actor {
                 self.gossip.tell_registry(self.me.registry).await;
                 self.gossip.spread();
             }
-            Command::Refused(node) => {
+            Command::Link(node, LinkNews::Ended) => {
+                self.down.remove(&node);
                 self.refused.entry(node).or_insert_with(Instant::now);
+            }
+            Command::Link(node, LinkNews::Down) => {
+                self.down.entry(node).or_insert_with(Instant::now);
+            }
+            Command::Link(node, LinkNews::Up) => {
+                self.down.remove(&node);
+            }
+            Command::StoreSilent(silent) => {
+                self.me.silent = silent;
+                self.gossip.tell_silent(silent).await;
+                self.gossip.spread();
             }
             Command::Listed(listed) => {
                 let live = self.gossip.live.borrow().clone();
@@ -185,6 +198,23 @@ impl Actor {
                 self.listed = Some(listed);
             }
             Command::Leave(_) | Command::Crash => {}
+        }
+    }
+
+    /// Tells the others whom this node hears and cannot call.
+    async fn tell_unreached(&mut self) {
+        let now = Instant::now();
+        let heard = self.gossip.others();
+        self.down.retain(|node, _| heard.iter().any(|other| other.node == *node));
+        let is_unreached = |other: &&MemberState| {
+            self.down.get(&other.node).is_some_and(|since| now >= *since + self.config.unreached_after)
+        };
+        let unreached: BTreeSet<NodeId> = heard.iter().filter(is_unreached).map(|other| other.node.clone()).collect();
+        if unreached != *self.me.unreached {
+            tracing::warn!(?unreached, "members that are heard and cannot be called");
+            self.gossip.tell_unreached(&unreached).await;
+            self.me.unreached = Arc::new(unreached);
+            self.gossip.spread();
         }
     }
 
@@ -266,42 +296,8 @@ impl Actor {
     fn next_change(&self) -> Instant {
         let now = Instant::now();
         let refused = self.refused.values().map(|since| *since + REFUSED_COUNTS).filter(|at| *at > now);
+        let unreached = self.down.values().map(|since| *since + self.config.unreached_after).filter(|at| *at > now);
         let idle = now + Duration::from_secs(60);
-        refused.chain(self.view.next_change(now)).fold(idle, Instant::min)
-    }
-}
-
-/// Keeps this node's row in the table of members, and tells the thread what the table says.
-pub(crate) async fn watch_table(membership: Weak<Inner>, table: Arc<dyn MemberTable>, name: Arc<str>, generation: u64) {
-    let mut rows = Rows::default();
-    let mut beat = 0;
-    loop {
-        let Some(inner) = membership.upgrade() else { return };
-        let (me, interval) = (inner.me.to_string(), inner.config.table_interval);
-        let address = inner.config.advertise.to_string();
-        let commands = inner.commands.clone();
-        let session = inner.own_session();
-        drop(inner);
-        if commands.is_closed() {
-            // It has left.
-            if let Err(error) = table.delete(&me).await {
-                tracing::debug!(%error, "row of members not deleted: it goes away by itself");
-            }
-            return;
-        }
-        beat += 1;
-        let row = MemberRow { node: me.clone(), name: name.to_string(), address, generation, beat, session };
-        table::write(&table, &row).await;
-        match table.list().await {
-            Ok(read) => {
-                let listed = rows.read(Instant::now(), read, &me, interval * STALE_INTERVALS);
-                let _ = commands.send(Command::Listed(listed)).await;
-            }
-            Err(error) => tracing::warn!(%error, "the table of members cannot be read"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            () = commands.closed() => {}
-        }
+        refused.chain(unreached).chain(self.view.next_change(now)).fold(idle, Instant::min)
     }
 }

@@ -1,6 +1,11 @@
 //! Gossip by chitchat: what it is told of this node, and what it tells of the others.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, ProtocolVersion,
@@ -22,6 +27,8 @@ const NODE: &str = "node";
 const ADDRESS: &str = "address";
 const DRAINING: &str = "draining";
 const LEFT: &str = "left";
+const SILENT: &str = "silent";
+const UNREACHED: &str = "unreached";
 const REGISTRY: &str = "registry";
 const FRONTEND: &str = "frontend";
 const VERSION: &str = "version";
@@ -88,6 +95,15 @@ impl Gossip {
         self.set(DRAINING, "1").await;
     }
 
+    pub(crate) async fn tell_silent(&self, silent: bool) {
+        self.set(SILENT, if silent { "1" } else { "" }).await;
+    }
+
+    pub(crate) async fn tell_unreached(&self, nodes: &BTreeSet<NodeId>) {
+        let nodes: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+        self.set(UNREACHED, &nodes.join("\n")).await;
+    }
+
     pub(crate) async fn tell_registry(&self, changes: u64) {
         self.set(REGISTRY, &changes.to_string()).await;
     }
@@ -141,6 +157,8 @@ fn read(id: &ChitchatId, state: &NodeState) -> Option<MemberState> {
         served: Arc::new(served),
         draining: state.get(DRAINING).is_some(),
         left: state.get(LEFT).is_some(),
+        silent: state.get(SILENT).is_some_and(|silent| !silent.is_empty()),
+        unreached: Arc::new(text(UNREACHED).lines().map(NodeId::new).collect()),
         registry: state.get(REGISTRY).and_then(|changes| changes.parse().ok()).unwrap_or(0),
         frontend_address: text(FRONTEND),
         version: text(VERSION),

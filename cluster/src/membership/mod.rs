@@ -8,12 +8,15 @@
 //! for a dead one.
 
 mod actor;
+mod away;
+mod beats;
 mod gossip;
 mod served;
 pub(crate) mod table;
 mod view;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -21,6 +24,7 @@ use std::{
 
 use perdure_types::{NodeId, Placement, Served, SessionId, ShardId, ShardMap, SlotCount};
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::transport::ClientTlsConfig;
 
 use self::actor::Command;
 pub use self::{
@@ -50,8 +54,14 @@ pub struct MembershipConfig {
     pub silence: f64,
     pub interval_floor: Duration,
     pub table_interval: Duration,
+    /// A store that answers nothing for so long is silent: this node gives up its place until it is heard again.
+    pub store_silence: Duration,
+    /// A member that is heard and cannot be called for so long loses its place.
+    pub unreached_after: Duration,
     /// Wall clock, nanoseconds since the epoch.
     pub clock: fn() -> i64,
+    /// How this node shows itself to others, and knows them, when it calls them.
+    pub tls: Option<ClientTlsConfig>,
 }
 
 impl MembershipConfig {
@@ -69,7 +79,10 @@ impl MembershipConfig {
             silence: 7.0,
             interval_floor: Duration::from_millis(400),
             table_interval: Duration::from_secs(1),
+            store_silence: Duration::from_secs(6),
+            unreached_after: Duration::from_millis(2500),
             clock,
+            tls: None,
         }
     }
 }
@@ -86,6 +99,10 @@ pub(crate) struct MemberState {
     pub draining: bool,
     /// It said goodbye.
     pub left: bool,
+    /// Its store does not answer it.
+    pub silent: bool,
+    /// Members that it hears and cannot call.
+    pub unreached: Arc<BTreeSet<NodeId>>,
     /// Changes of the namespace registry that it has made.
     pub registry: u64,
     pub frontend_address: String,
@@ -110,7 +127,9 @@ impl Routes {
         let served = members.iter().filter_map(|member| member.served.shards.last_key_value());
         let count = served.map(|(shard, _)| shard.0 as usize + 1).max().unwrap_or(0);
         let mut serving = vec![None; count];
-        for member in &members {
+        // Who is away serves nobody, whatever it says.
+        let is_here = |member: &&MemberState| placement.members.get(&member.node).is_none_or(|known| !known.is_away());
+        for member in members.iter().filter(is_here) {
             for (shard, epoch) in &member.served.shards {
                 if let Some(slot) = serving.get_mut(shard.0 as usize)
                     && slot.as_ref().is_none_or(|(_, other)| other < epoch)
@@ -132,6 +151,16 @@ impl Routes {
         let serving = self.serving.get(shard.0 as usize).and_then(Option::as_ref);
         serving.or_else(|| self.placement.owner(shard))
     }
+}
+
+/// What came of an attempt to call a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkNews {
+    /// Nothing listens any more at its address, or another incarnation does: its process has ended.
+    Ended,
+    /// The connection broke, or none can be made.
+    Down,
+    Up,
 }
 
 /// Why a node could not become a member.
@@ -176,7 +205,7 @@ impl Membership {
         let actor = actor::start(&config, me.clone(), name.clone(), generation, receiver).await?;
         let inner = Inner { me, config, commands, routes: actor.routes, placement: actor.placement };
         let membership = Self { inner: Arc::new(inner) };
-        tokio::spawn(actor::watch_table(Arc::downgrade(&membership.inner), table, name, generation));
+        tokio::spawn(beats::watch_table(Arc::downgrade(&membership.inner), table, name, generation));
         tracing::info!(node = %membership.inner.me, cluster = membership.inner.config.cluster_id, "joined");
         Ok(membership)
     }
@@ -203,7 +232,7 @@ impl Membership {
     pub async fn successors_gone(&self) {
         let me = self.me();
         let nobody =
-            |placement: &Arc<Placement>| !placement.members.iter().any(|(node, member)| node != me && !member.draining);
+            |placement: &Arc<Placement>| !placement.members.iter().any(|(node, member)| node != me && member.is_able());
         let _ = self.inner.placement.clone().wait_for(nobody).await;
     }
 
@@ -247,9 +276,9 @@ impl Membership {
         let _ = self.inner.commands.send(Command::RegistryChanged).await;
     }
 
-    /// Nothing listens any more at the address of that node, or another incarnation does: its process has ended.
-    pub(crate) async fn refused(&self, node: NodeId) {
-        let _ = self.inner.commands.send(Command::Refused(node)).await;
+    /// What calls to that member notice.
+    pub(crate) async fn link_news(&self, node: NodeId, news: LinkNews) {
+        let _ = self.inner.commands.send(Command::Link(node, news)).await;
     }
 
     /// News of the namespace registry from now on.

@@ -3,7 +3,7 @@
 //! A node writes its row every [`Config::table_interval`](super::MembershipConfig) and reads the others'. Rows vanish by
 //! themselves. Gossip decides who is alive; the table tells whom to gossip with, and whether those who cannot be heard live.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use perdure_proto::Error;
@@ -36,7 +36,10 @@ pub trait MemberTable: Send + Sync + 'static {
 }
 
 /// Rows of nodes that were stopped without a goodbye go away by themselves.
-const TTL: Duration = Duration::from_secs(60);
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+
+/// A row that has not changed for so many intervals says nothing any more.
+pub(crate) const STALE_INTERVALS: u32 = 3;
 
 /// A row that has been seen, and when it changed last.
 struct Seen {
@@ -95,12 +98,6 @@ impl Rows {
 pub(crate) fn next_generation(now_ms: u64, name: &str, rows: &[MemberRow]) -> u64 {
     let earlier = rows.iter().filter(|row| row.name == name).map(|row| row.generation + 1).max();
     now_ms.max(earlier.unwrap_or(0))
-}
-
-pub(crate) async fn write(table: &Arc<dyn MemberTable>, row: &MemberRow) {
-    if let Err(error) = table.put(row.clone(), TTL).await {
-        tracing::warn!(%error, "this node cannot be entered in the table of members");
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 use perdure_types::{Member, NodeId, Placement, SessionId, SlotCount};
 use tokio::time::Instant;
 
-use super::MemberState;
+use super::{MemberState, away::Away};
 use crate::ring::Ring;
 
 /// For how long the sessions of members that are gone are named.
@@ -37,6 +37,8 @@ struct Known {
     state: MemberState,
     /// It has its place from here on.
     placed_at: Instant,
+    silent: bool,
+    unreachable: bool,
     /// All sessions that it has named.
     sessions: BTreeSet<SessionId>,
 }
@@ -103,11 +105,13 @@ impl View {
             let placed_at = if place_now { now } else { now + self.settle.join };
             let known = self.known.entry(node).or_insert_with(|| {
                 tracing::info!(node = %state.node, "member found");
-                Known { state: state.clone(), placed_at, sessions: BTreeSet::new() }
+                let sessions = BTreeSet::new();
+                Known { state: state.clone(), placed_at, silent: false, unreachable: false, sessions }
             });
             known.sessions.extend(state.session);
             known.state = state;
         }
+        self.note_away(now);
         self.ready |= start_over;
         if self.cut_off != cut_off {
             self.cut_off = cut_off;
@@ -119,6 +123,24 @@ impl View {
         }
         self.dead.retain(|_, since| now < *since + DEAD_KEPT);
         self.publish(now);
+    }
+
+    /// Who can be called again is watched as a newcomer is. Who was silent has its place back at once: it may have been
+    /// the first of all to notice that the store answers nobody.
+    fn note_away(&mut self, now: Instant) {
+        let away = Away::among(self.known.values().map(|known| &known.state));
+        for known in self.known.values_mut() {
+            let node = &known.state.node;
+            let (silent, unreachable) = (away.silent.contains(node), away.unreachable.contains(node));
+            if (silent, unreachable) == (known.silent, known.unreachable) {
+                continue;
+            }
+            tracing::warn!(node = %known.state.node, silent, unreachable, "whether a member is of use");
+            if known.unreachable && !unreachable {
+                known.placed_at = now + self.settle.join;
+            }
+            (known.silent, known.unreachable) = (silent, unreachable);
+        }
     }
 
     /// These were sessions of incarnations that are gone.
@@ -144,7 +166,9 @@ impl View {
 
     fn publish(&mut self, now: Instant) {
         self.take_slots();
-        let holds_place = |known: &&Known| known.placed_at <= now && !known.state.draining;
+        let holds_place = |known: &&Known| {
+            known.placed_at <= now && !known.state.draining && !known.silent && !known.unreachable
+        };
         if self.ready && !self.cut_off {
             let members = self.known.values().filter(holds_place);
             let ring = Ring::new(members.map(|known| (known.state.name.clone(), known.state.node.clone())));
@@ -160,6 +184,8 @@ impl View {
             generation: known.state.generation,
             session: known.state.session,
             draining: known.state.draining,
+            silent: known.silent,
+            unreachable: known.unreachable,
         };
         let next = Placement {
             version: self.placement.version,
@@ -188,4 +214,4 @@ fn newest_of_each_name(live: Vec<MemberState>) -> BTreeMap<NodeId, MemberState> 
 
 #[cfg(test)]
 #[path = "view_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ fn session(number: u32) -> SessionId {
     SessionId::parse(&format!("00000000-0000-4000-8000-{number:012}")).expect("a UUID")
 }
 
-fn state(name: usize, generation: u64) -> MemberState {
+pub(crate) fn state(name: usize, generation: u64) -> MemberState {
     let address: SocketAddr = format!("10.0.0.{name}:7234").parse().expect("an address");
     MemberState {
         node: NodeId::new(format!("{address}@{generation:x}")),
@@ -19,6 +19,8 @@ fn state(name: usize, generation: u64) -> MemberState {
         served: Arc::new(Served::default()),
         draining: false,
         left: false,
+        silent: false,
+        unreached: Arc::default(),
         registry: 0,
         frontend_address: String::new(),
         version: String::new(),
@@ -121,6 +123,30 @@ fn a_draining_member_owns_nothing_and_is_alive() {
     assert_eq!(owners(&view), BTreeSet::from([state(1, 1).node]));
     assert!(view.placement().dead.is_empty());
     assert!(view.placement().members[&state(2, 1).node].draining);
+}
+
+/// In both ways: it says so of its store, and others say so of their calls.
+#[test]
+fn a_member_that_is_of_no_use_loses_its_place_until_it_is() {
+    let silent = MemberState { silent: true, ..state(2, 1) };
+    let unreached = Arc::new(BTreeSet::from([state(2, 1).node]));
+    let apart = [1, 3].map(|name| MemberState { unreached: unreached.clone(), ..state(name, 1) });
+    let [one, three] = apart;
+    for (away, is_watched) in [(vec![state(1, 1), silent, state(3, 1)], false), (vec![one, state(2, 1), three], true)] {
+        let now = Instant::now();
+        let all = [state(1, 1), state(2, 1), state(3, 1)];
+        let mut view = settled(now, &all);
+        view.observe(now, away, true, false);
+        assert_eq!(owners(&view), BTreeSet::from([state(1, 1).node, state(3, 1).node]));
+        assert!(view.placement().members[&state(2, 1).node].is_away());
+        assert!(view.placement().dead.is_empty(), "it may go on at any moment");
+        view.observe(now, all.to_vec(), true, false);
+        assert!(!view.placement().members[&state(2, 1).node].is_away());
+        let at = view.next_change(now).unwrap_or(now);
+        assert_eq!((owners(&view).len() == 2, at > now), (is_watched, is_watched));
+        view.observe(at, all.to_vec(), true, false);
+        assert_eq!(owners(&view).len(), 3);
+    }
 }
 
 #[test]

@@ -15,12 +15,30 @@ use async_trait::async_trait;
 use perdure_cluster::{MemberRow, MemberTable, MembershipConfig, Settle};
 use perdure_proto::Error;
 use perdure_types::SlotCount;
+use tokio::sync::watch;
 
 /// The table of members in memory.
 #[derive(Clone, Default)]
-pub struct Table(Arc<Mutex<BTreeMap<String, MemberRow>>>);
+pub struct Table {
+    rows: Arc<Mutex<BTreeMap<String, MemberRow>>>,
+    cut: watch::Sender<bool>,
+}
 
 impl Table {
+    /// The same table over a connection of its own.
+    pub fn for_node(&self) -> Self {
+        Self { rows: self.rows.clone(), cut: watch::Sender::default() }
+    }
+
+    /// From now on no answer comes over this connection; or they come again.
+    pub fn cut(&self, cut: bool) {
+        self.cut.send_replace(cut);
+    }
+
+    async fn answer(&self) {
+        let _ = self.cut.subscribe().wait_for(|cut| !cut).await;
+    }
+
     pub fn shared(&self) -> Arc<dyn MemberTable> {
         Arc::new(self.clone())
     }
@@ -29,16 +47,19 @@ impl Table {
 #[async_trait]
 impl MemberTable for Table {
     async fn put(&self, row: MemberRow, _ttl: Duration) -> Result<(), Error> {
-        self.0.lock().unwrap().insert(row.node.clone(), row);
+        self.answer().await;
+        self.rows.lock().unwrap().insert(row.node.clone(), row);
         Ok(())
     }
 
     async fn list(&self) -> Result<Vec<MemberRow>, Error> {
-        Ok(self.0.lock().unwrap().values().cloned().collect())
+        self.answer().await;
+        Ok(self.rows.lock().unwrap().values().cloned().collect())
     }
 
     async fn delete(&self, node: &str) -> Result<(), Error> {
-        self.0.lock().unwrap().remove(node);
+        self.answer().await;
+        self.rows.lock().unwrap().remove(node);
         Ok(())
     }
 }
@@ -68,6 +89,8 @@ pub fn fast_at(cluster: &str, address: SocketAddr) -> MembershipConfig {
         settle: Settle { join: Duration::from_millis(200), start: Duration::from_millis(1000) },
         gossip_interval: Duration::from_millis(50),
         table_interval: Duration::from_millis(200),
+        store_silence: Duration::from_millis(800),
+        unreached_after: Duration::from_millis(500),
         ..MembershipConfig::new(cluster, slots(), address, now)
     }
 }

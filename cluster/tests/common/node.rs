@@ -1,7 +1,7 @@
 //! A node of a test: real membership, links and routing; shards and task queues that only count.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,9 +15,9 @@ use perdure_cluster::{Cluster, LocalMatching, LocalShards, Membership, NodeId, Q
 use perdure_proto::{
     Error,
     perdure::node::v1::{
-        Empty, MatchingCall, MatchingReply, Offer, OfferReply, PollActivityTask, PollWorkflowTask, SignalWorkflow,
-        TaskToken, WorkflowCall, WorkflowReply, matching_call, matching_reply, task_token::Kind, workflow_call,
-        workflow_reply,
+        Empty, MatchingCall, MatchingReply, Offer, OfferReply, PollActivityTask, PollWorkflowTask, ShardCall,
+        ShardReply, SignalWorkflow, TaskToken, WorkflowCall, WorkflowReply, matching_call, matching_reply, shard_call,
+        task_token::Kind, workflow_call, workflow_reply,
     },
     temporal::api::{
         common::v1::RetryPolicy,
@@ -30,6 +30,7 @@ use perdure_types::{ChainKey, ShardId};
 use prost::Message;
 use tokio::{net::TcpListener, runtime::Runtime, sync::Notify};
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{ClientTlsConfig, ServerTlsConfig};
 
 use super::{Table, fast_at, slots, wait_for};
 
@@ -43,16 +44,18 @@ pub struct Node {
 }
 
 impl Node {
-    async fn start(table: &Table) -> Self {
+    pub async fn start(table: &Table, tls: Option<Tls>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let started = runtime.spawn(Self::start_parts(table.clone())).await;
+        let started = runtime.spawn(Self::start_parts(table.clone(), tls)).await;
         let (membership, cluster, shards, matching) = started.unwrap();
         Self { membership, cluster, shards, matching, runtime: Some(runtime) }
     }
 
-    async fn start_parts(table: Table) -> (Membership, Cluster, Arc<Shards>, Arc<Matching>) {
+    async fn start_parts(table: Table, tls: Option<Tls>) -> (Membership, Cluster, Arc<Shards>, Arc<Matching>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let config = fast_at("cluster", listener.local_addr().unwrap());
+        let (server_tls, client_tls) = tls.unzip();
+        let mut config = fast_at("cluster", listener.local_addr().unwrap());
+        config.tls = client_tls;
         let membership = Membership::join(config, table.shared()).await.unwrap();
         let shards = Arc::new(Shards::new(membership.clone()));
         let matching = Arc::new(Matching::default());
@@ -61,7 +64,11 @@ impl Node {
         let service = cluster.node_service().unwrap();
         tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await
+            let mut server = tonic::transport::Server::builder();
+            if let Some(tls) = server_tls {
+                server = server.tls_config(tls).unwrap();
+            }
+            server.add_service(service).serve_with_incoming(incoming).await
         });
         (membership, cluster, shards, matching)
     }
@@ -94,10 +101,19 @@ impl Drop for Node {
     }
 }
 
+/// As it answers, and as it calls.
+pub type Tls = (ServerTlsConfig, ClientTlsConfig);
+
 pub async fn start_cluster(table: &Table, count: usize) -> Vec<Node> {
+    start_cluster_with(table, vec![None; count]).await
+}
+
+/// One node for each.
+pub async fn start_cluster_with(table: &Table, tls: Vec<Option<Tls>>) -> Vec<Node> {
+    let count = tls.len();
     let mut nodes = Vec::new();
-    for _ in 0..count {
-        nodes.push(Node::start(table).await);
+    for tls in tls {
+        nodes.push(Node::start(table, tls).await);
     }
     wait_for("all nodes to have a place", || {
         let owners = |node: &Node| {
@@ -143,6 +159,7 @@ fn matching_call_of(queue: &str, timeout_ms: i64, command: matching_call::Comman
         task_queue: queue.to_owned(),
         timeout_ns: timeout_ms * 1_000_000,
         command: Some(command),
+        ..MatchingCall::default()
     }
 }
 
@@ -185,6 +202,8 @@ pub struct Shards {
     calls: Mutex<BTreeMap<String, usize>>,
     /// Queues of the offers that this node has made.
     offers: Mutex<Vec<String>>,
+    /// Polls of which it was told that they are lost.
+    lost_polls: Mutex<BTreeSet<u64>>,
 }
 
 impl Shards {
@@ -200,7 +219,12 @@ impl Shards {
             instead: Mutex::default(),
             calls: Mutex::default(),
             offers: Mutex::default(),
+            lost_polls: Mutex::default(),
         }
+    }
+
+    pub fn lost_polls(&self) -> BTreeSet<u64> {
+        self.lost_polls.lock().unwrap().clone()
     }
 
     pub fn calls(&self) -> BTreeMap<String, usize> {
@@ -254,6 +278,12 @@ impl LocalShards for Shards {
         Ok(WorkflowReply { reply: Some(workflow_reply::Reply::Empty(Empty {})) })
     }
 
+    async fn shard(&self, call: ShardCall) -> Result<ShardReply, Error> {
+        let Some(shard_call::Command::LostPolls(lost)) = call.command else { return Err(Error::unimplemented("this")) };
+        self.lost_polls.lock().unwrap().extend(lost.polls);
+        Ok(ShardReply { reply: None })
+    }
+
     fn offer_again(&self, moved: QueueFilter) {
         let offers = self.offers.lock().unwrap().clone();
         let Some(cluster) = self.cluster.lock().unwrap().clone() else { return };
@@ -272,6 +302,8 @@ pub struct Matching {
     came: Notify,
     departed: Mutex<Option<QueueFilter>>,
     polls: AtomicUsize,
+    /// How nodes name them.
+    names: Mutex<BTreeSet<u64>>,
     waiting: AtomicUsize,
     activities: AtomicUsize,
 }
@@ -297,6 +329,10 @@ impl Matching {
 
     pub fn polls(&self) -> usize {
         self.polls.load(Ordering::SeqCst)
+    }
+
+    pub fn names(&self) -> BTreeSet<u64> {
+        self.names.lock().unwrap().clone()
     }
 
     pub fn waiting(&self) -> usize {
@@ -362,6 +398,7 @@ impl LocalMatching for Matching {
             }
             Some(matching_call::Command::PollWorkflowTask(_)) => {
                 self.polls.fetch_add(1, Ordering::SeqCst);
+                self.names.lock().unwrap().insert(call.poll);
                 self.poll(&call.task_queue, Duration::from_nanos(call.timeout_ns.unsigned_abs())).await
             }
             Some(matching_call::Command::PollActivityTask(poll)) => {

@@ -186,8 +186,8 @@ pub fn call(task_queue: impl Into<String>, command: matching_call::Command) -> M
     MatchingCall {
         namespace_id: NAMESPACE.into(),
         task_queue: task_queue.into(),
-        timeout_ns: 0,
         command: Some(command),
+        ..MatchingCall::default()
     }
 }
 

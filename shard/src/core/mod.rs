@@ -146,6 +146,11 @@ impl Core {
         self.claim.shard
     }
 
+    /// Entities in memory.
+    pub(crate) fn loaded_count(&self) -> usize {
+        self.chains.len()
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }

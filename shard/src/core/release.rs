@@ -1,6 +1,6 @@
 //! Holding back what may not be seen yet, and letting it go (SH-2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use perdure_proto::{
     Error,
@@ -8,7 +8,7 @@ use perdure_proto::{
         TaskToken, TaskUndelivered, WorkflowReply, workflow_call::Command, workflow_reply::Reply as Message_,
     },
 };
-use perdure_types::{ChainKey, Timestamp};
+use perdure_types::{ChainKey, PollName, Timestamp};
 use perdure_workflow::{Effect, Reply};
 use prost::Message;
 
@@ -157,8 +157,26 @@ impl Core {
             _ => return,
         };
         if let Ok(token) = TaskToken::decode(token.as_ref()) {
-            let command = Command::TaskUndelivered(TaskUndelivered { token: Some(token) });
-            self.enqueue(key.clone(), Pending::Call { command: Box::new(command), reply: None });
+            self.offer_undelivered(key.clone(), token);
+        }
+    }
+
+    fn offer_undelivered(&mut self, key: ChainKey, token: TaskToken) {
+        let command = Command::TaskUndelivered(TaskUndelivered { token: Some(token) });
+        self.enqueue(key, Pending::Call { command: Box::new(command), reply: None });
+    }
+
+    /// No task that was started for one of these polls has reached a worker: they are offered again at once. A start that is
+    /// news to somebody is in memory still: recovery has just read it in a log.
+    pub(crate) fn polls_lost(&mut self, polls: &BTreeSet<PollName>, now: Timestamp) {
+        self.now = self.now.max(now);
+        let mut found = Vec::new();
+        for (key, entry) in &self.chains {
+            let tokens = entry.chain.iter().flat_map(|chain| chain.started_for(polls));
+            found.extend(tokens.map(|token| (key.clone(), token)));
+        }
+        for (key, token) in found {
+            self.offer_undelivered(key, token);
         }
     }
 }
