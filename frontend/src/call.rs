@@ -12,15 +12,20 @@ use perdure_proto::{
     temporal::api::enums::v1::NamespaceState,
 };
 use perdure_types::{EntityKind, Limits};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-use crate::{Frontend, deadline::timeout_of, delivery::Deliveries, metrics, token};
+use crate::{
+    Frontend,
+    deadline::timeout_of,
+    delivery::Deliveries,
+    metrics,
+    repeat::{is_the_same_again, while_unavailable},
+    token,
+};
 
-/// An owner that moves is tried again after this time, doubled each time up to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(10);
-const LONGEST_BACKOFF: Duration = Duration::from_millis(500);
-/// How long an owner may be out of reach before the client hears of it.
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// How long an owner may be out of reach before the client hears of it, if it has set no deadline. Its own retries take ten
+/// seconds together, with SDKs, and are over when it hears of it later; so the whole wait is here.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Left of a client's deadline when a long poll is answered with nothing.
 const TAIL_ROOM: Duration = Duration::from_secs(1);
 /// What a task queue's home may take longer than it was told.
@@ -188,7 +193,8 @@ impl<'a> Call<'a> {
 
     // ---- Owners ------------------------------------------------------------------------------------------------
 
-    /// Calls the workflow id's entity. While its shard moves the call is repeated, within the client's deadline.
+    /// Calls the workflow id's entity. While its shard moves the call is repeated, within the client's deadline; if it is in
+    /// doubt what it did, only if it would do the same again.
     pub(crate) async fn workflow(
         &self,
         namespace_id: &str,
@@ -206,13 +212,16 @@ impl<'a> Call<'a> {
         id: &str,
         command: workflow_call::Command,
     ) -> Result<workflow_reply::Reply, Error> {
+        let again_in_doubt = is_the_same_again(&command);
         let call = WorkflowCall {
             namespace_id: namespace_id.to_owned(),
             workflow_id: id.to_owned(),
             kind: kind.number(),
             command: Some(command),
         };
-        let reply = self.while_unavailable(|| self.frontend.cluster().workflow(call.clone())).await?;
+        let attempt = || self.frontend.cluster().workflow(call.clone());
+        let is_draining = || self.frontend.is_draining();
+        let reply = while_unavailable(self.answer_by(LONGEST_RETRY), again_in_doubt, is_draining, attempt).await?;
         reply.reply.ok_or_else(|| unexpected_reply(self.operation))
     }
 
@@ -241,35 +250,10 @@ impl<'a> Call<'a> {
             task_queue: task_queue.to_owned(),
             timeout_ns: timeout.map_or(0, |ns| i64::try_from(ns).unwrap_or(i64::MAX)),
             command: Some(command),
+            ..MatchingCall::default()
         };
         let reply = self.frontend.cluster().matching(call).await?;
         reply.reply.ok_or_else(|| unexpected_reply(self.operation))
-    }
-
-    async fn while_unavailable<T, F: Future<Output = Result<T, Error>>>(
-        &self,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Error> {
-        let give_up = self.answer_by(LONGEST_RETRY);
-        let mut backoff = FIRST_BACKOFF;
-        let mut in_doubt = None;
-        loop {
-            let error = match attempt().await {
-                // Of a store that is silent, the client hears at once: whether it asks again is its choice.
-                Err(error) if error.grpc_code() == Code::Unavailable && !error.is_store_silent() => error,
-                // What an attempt before this one did may be why. Who called has to know that it is in doubt.
-                Err(error) => return Err(in_doubt.unwrap_or(error)),
-                done => return done,
-            };
-            if error.may_be_done() {
-                in_doubt = Some(error.clone());
-            }
-            if Instant::now() + backoff >= give_up || self.frontend.is_draining() {
-                return Err(error);
-            }
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(LONGEST_BACKOFF);
-        }
     }
 
     /// `work`, or `None` if it takes longer than until `until`.

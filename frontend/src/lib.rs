@@ -13,6 +13,7 @@ mod delivery;
 mod http_api;
 mod ids;
 mod metrics;
+mod repeat;
 mod rpc;
 mod search_attributes;
 mod service;
