@@ -1,4 +1,4 @@
-"""Nexus operations of workflows: synchronous ones, ones that are workflows, failures, retries, cancellation, timeouts."""
+"""Nexus operations of workflows: ones that end at once, ones that are workflows, failures, retries, timeouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import nexusrpc
 import nexusrpc.handler
 import pytest
 from temporalio import nexus, workflow
-from temporalio.api.enums.v1 import CallbackState, EventType, PendingNexusOperationState
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import CallbackState, EventType
+from temporalio.api.enums.v1 import PendingNexusOperationState as State
 from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest, DeleteNexusEndpointRequest
 from temporalio.api.workflowservice.v1 import (
@@ -21,7 +23,6 @@ from temporalio.api.workflowservice.v1 import (
     GetSystemInfoRequest,
     ResetWorkflowExecutionRequest,
 )
-from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.exceptions import (
@@ -159,11 +160,12 @@ class World:
     async def shipping_of(self, handle: WorkflowHandle[Caller, str]) -> WorkflowHandle[Shipping, str]:
         """The workflow that an operation of this caller has started."""
 
-        async def started() -> str | None:
-            events = [event for event in await events_of(handle) if event.HasField("nexus_operation_started_event_attributes")]
-            return events[0].links[0].workflow_event.workflow_id if events else None
+        async def its_id() -> str | None:
+            events = await events_of(handle)
+            started = [event for event in events if event.HasField("nexus_operation_started_event_attributes")]
+            return started[0].links[0].workflow_event.workflow_id if started else None
 
-        return self.client.get_workflow_handle_for(Shipping.run, await eventually(started))
+        return self.client.get_workflow_handle_for(Shipping.run, await eventually(its_id))
 
 
 async def create_endpoint(client: Client, queue: str) -> tuple[str, str, int]:
@@ -216,7 +218,7 @@ async def test_an_operation_that_is_a_workflow(client: Client) -> None:
 
         description = await handle.describe()
         [pending] = description.raw_description.pending_nexus_operations
-        assert pending.state == PendingNexusOperationState.PENDING_NEXUS_OPERATION_STATE_STARTED
+        assert pending.state == State.PENDING_NEXUS_OPERATION_STATE_STARTED
         assert (pending.service, pending.operation, pending.endpoint) == ("Shop", "ship", world.endpoint)
         assert pending.operation_token
 
@@ -293,7 +295,7 @@ async def test_handler_errors_are_tried_again_unless_the_request_is_wrong(client
 
         async def backs_off() -> bool:
             pending = (await handle.describe()).raw_description.pending_nexus_operations
-            return bool(pending) and pending[0].state == PendingNexusOperationState.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF
+            return [operation.state for operation in pending] == [State.PENDING_NEXUS_OPERATION_STATE_BACKING_OFF]
 
         assert await eventually(backs_off)
         assert await handle.result() == "attempt 3"
@@ -343,9 +345,8 @@ async def test_an_unknown_endpoint_fails_the_task(client: Client) -> None:
 
         async def failed() -> bool:
             events = await events_of(handle)
-            failures = [event.workflow_task_failed_event_attributes for event in events
-                        if event.HasField("workflow_task_failed_event_attributes")]
-            return any('endpoint "no-such-endpoint" not found' in failure.failure.message for failure in failures)
+            messages = [event.workflow_task_failed_event_attributes.failure.message for event in events]
+            return any('endpoint "no-such-endpoint" not found' in message for message in messages)
 
         assert await eventually(failed)
         await handle.terminate()
@@ -358,8 +359,8 @@ async def test_a_reset_caller_gets_the_operation_that_is_under_way(client: Clien
 
         async def second_task() -> int:
             events = await events_of(handle)
-            completed = [event.event_id for event in events if event.HasField("workflow_task_completed_event_attributes")]
-            return completed[1] if len(completed) > 1 else 0
+            ids = [event.event_id for event in events if event.HasField("workflow_task_completed_event_attributes")]
+            return ids[1] if len(ids) > 1 else 0
 
         request = ResetWorkflowExecutionRequest(
             namespace=client.namespace,
