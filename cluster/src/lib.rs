@@ -14,7 +14,7 @@ mod route;
 
 pub use alone::Alone;
 pub use membership::{JoinError, MemberRow, MemberTable, Membership, MembershipConfig, Settle, local_address_to};
-pub use namespaces::{Namespace, NamespaceStore, Namespaces};
+pub use namespaces::{Namespace, NamespaceStore, Namespaces, SYSTEM_NAMESPACE};
 pub use ports::{LocalMatching, LocalShards, Member, NodeId, Placement, QueueFilter, Served};
 pub use ring::Ring;
 pub use route::Cluster;

@@ -7,7 +7,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use perdure_proto::{Error, perdure::state::v1::NamespaceRecord};
+use perdure_proto::{
+    Error,
+    perdure::state::v1::{NamespaceRecord, NexusEndpointRecord},
+    temporal::api::nexus::v1::EndpointSpec,
+};
 use perdure_types::Duration;
 use tokio::{
     sync::{Mutex, watch},
@@ -15,6 +19,10 @@ use tokio::{
 };
 
 use crate::membership::Membership;
+
+/// The system's own namespace, which Temporal has for its own workflows; tools expect to find it. Its record holds what
+/// belongs to the whole cluster.
+pub const SYSTEM_NAMESPACE: &str = "temporal-system";
 
 /// The registry is read again after so long even if nobody tells of a change.
 const READ_AGAIN: time::Duration = time::Duration::from_secs(10);
@@ -118,6 +126,21 @@ impl Namespaces {
     /// All namespaces, by name.
     pub fn all(&self) -> Vec<Arc<Namespace>> {
         self.by_name.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The Nexus endpoint of that id.
+    pub fn nexus_endpoint_by_id(&self, id: &str) -> Option<NexusEndpointRecord> {
+        self.nexus_endpoint(|record| record.endpoint.as_ref().is_some_and(|endpoint| endpoint.id == id))
+    }
+
+    pub fn nexus_endpoint_by_name(&self, name: &str) -> Option<NexusEndpointRecord> {
+        let named = |spec: &EndpointSpec| spec.name == name;
+        self.nexus_endpoint(|record| record.endpoint.as_ref().and_then(|e| e.spec.as_ref()).is_some_and(named))
+    }
+
+    fn nexus_endpoint(&self, chosen: impl Fn(&NexusEndpointRecord) -> bool) -> Option<NexusEndpointRecord> {
+        let system = self.by_name(SYSTEM_NAMESPACE)?;
+        system.record.nexus_endpoints.iter().find(|record| chosen(record)).cloned()
     }
 
     /// Creates a namespace; `false` if the name is taken.

@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use perdure_proto::{
     Code, Error,
+    perdure::nexus::v1::nexus_task_call,
     perdure::node::v1::{
         Empty, MatchingCall, MatchingReply, ReplyFrame, ShardCall, ShardReply, TaskToken, TaskUndelivered,
         WorkflowCall, WorkflowReply, admin_server::AdminServer, call_frame, matching_call, matching_reply,
@@ -23,8 +24,8 @@ use tokio::{
 
 use crate::{
     admin::AdminService,
-    calls::{
     alone::{Alone, AloneAdmin},
+    calls::{
         link::{CallError, Caller},
         links::Links,
         receipts::Receipts,
@@ -74,8 +75,8 @@ struct Others {
     routes: watch::Receiver<Routes>,
     links: Links,
     receipts: Arc<Receipts>,
-}
     polls: PollNames,
+}
 
 impl Others {
     /// Whether this is another live member. Who was given a shard may have died since.
@@ -143,8 +144,8 @@ impl Cluster {
                 cluster_id: membership.config().cluster_id.clone(),
                 me: membership.me().clone(),
                 clock: membership.config().clock,
-                orphan: Box::new(orphan),
                 tls: membership.config().tls.clone(),
+                orphan: Box::new(orphan),
                 news,
                 receipts: receipts.clone(),
             };
@@ -152,7 +153,6 @@ impl Cluster {
             tokio::spawn(follow_queues(routes.clone(), shards.clone(), matching.clone()));
             Inner { first, shards, matching, others: Some(Others { membership, routes, links, receipts, polls }) }
         });
-        Self { inner }
         let weak = Arc::downgrade(&inner);
         let tell = move |node: NodeId, call| {
             let inner = weak.upgrade();
@@ -165,6 +165,7 @@ impl Cluster {
             }
         };
         tokio::spawn(lost_polls::tell(lost_polls, move || others_and_me(&members), tell));
+        Self { inner }
     }
 
     /// The service of this node's calls, for the cluster port. None: this node is the whole cluster.
@@ -184,7 +185,6 @@ impl Cluster {
         Some(AdminServer::new(AdminService { cluster: self.clone(), membership, drain }))
     }
 
-    pub(crate) fn me(&self) -> String {
     /// The same for a node that is the whole cluster.
     pub fn admin_service_alone(
         &self,
@@ -194,6 +194,7 @@ impl Cluster {
         AdminServer::new(AloneAdmin { cluster: self.clone(), node, drain })
     }
 
+    pub(crate) fn me(&self) -> String {
         self.inner.others.as_ref().map_or_else(String::new, |others| others.membership.me().to_string())
     }
 
@@ -330,14 +331,14 @@ impl Cluster {
         if home == others.membership.me() {
             return Outcome::of(self.inner.matching.call(call).await);
         }
-        let reply = others.links.call(home, call_frame::Call::Matching(call)).await;
         let mut call = call;
         let name = is_poll(&call).then(|| others.polls.next());
         call.poll = name.map_or(0, PollName::number);
-        Outcome::of_call(reply, |reply| match reply {
+        let reply = others.links.call(home, call_frame::Call::Matching(call)).await;
         if let (Some(name), Err(CallError::Broken)) = (name, &reply) {
             others.polls.lost(name);
         }
+        Outcome::of_call(reply, |reply| match reply {
             reply_frame::Reply::Matching(reply) => Some(reply),
             _ => None,
         })
@@ -505,7 +506,11 @@ fn is_start(call: &WorkflowCall) -> bool {
 
 fn is_poll(call: &MatchingCall) -> bool {
     use matching_call::Command;
-    matches!(call.command, Some(Command::PollWorkflowTask(_) | Command::PollActivityTask(_)))
+    match &call.command {
+        Some(Command::PollWorkflowTask(_) | Command::PollActivityTask(_)) => true,
+        Some(Command::Nexus(call)) => matches!(call.command, Some(nexus_task_call::Command::Poll(_))),
+        _ => false,
+    }
 }
 
 /// Whether it does no harm to do it twice. A poll whose home has vanished has got no task: its shard offers it again.
@@ -523,6 +528,8 @@ fn is_repeatable(call: &MatchingCall) -> bool {
             | Command::RecordWorkerHeartbeats(_)
             | Command::ListWorkers(_),
         ) => true,
+        // A request that a worker may have got is sent again: its operation's id tells the handler so.
+        Some(Command::Nexus(call)) => !matches!(call.command, Some(nexus_task_call::Command::Respond(_))),
         Some(Command::RespondQuery(_)) | None => false,
     }
 }

@@ -33,6 +33,10 @@ const KINDS: [(&str, &str, &str); 6] = [
     ("serviceerror_PermissionDenied", "service_errors_unauthorized", "API calls that the caller may not make"),
 ];
 const UNDELIVERED: &str = "perdure_frontend_tasks_undelivered_total";
+const NEXUS_REQUESTS: &str = "nexus_requests";
+const NEXUS_LATENCY: &str = "nexus_latency";
+const NEXUS_COMPLETIONS: &str = "nexus_completion_requests";
+const NEXUS_COMPLETION_LATENCY: &str = "nexus_completion_latency";
 const COUNTED_BY_ROWS: &str = "perdure_visibility_counts_scanned_total";
 
 /// Label of a call that named no namespace, or none that exists.
@@ -52,6 +56,10 @@ pub fn describe() {
     }
     describe_counter!(UNDELIVERED, "Started tasks whose worker had gone before they were written to it");
     describe_counter!(COUNTED_BY_ROWS, "Counts of runs that no kept count answers, so that their rows were read");
+    describe_counter!(NEXUS_REQUESTS, "Nexus requests over HTTP");
+    describe_histogram!(NEXUS_LATENCY, Unit::Seconds, "Time until they were answered");
+    describe_counter!(NEXUS_COMPLETIONS, "Completions of Nexus operations over HTTP");
+    describe_histogram!(NEXUS_COMPLETION_LATENCY, Unit::Seconds, "Time until they were answered");
     counter!(UNDELIVERED).increment(0);
 }
 
@@ -121,6 +129,31 @@ pub(crate) fn count_scanned(namespace: &str) {
 
 pub(crate) fn task_undelivered() {
     counter!(UNDELIVERED).increment(1);
+}
+
+/// A Nexus request. `target`: names of the namespace and of the endpoint, as far as there are any.
+pub(crate) fn nexus_request(target: Option<(Arc<str>, String)>, method: &'static str, outcome: String, took: Duration) {
+    let (namespace, endpoint) = target.map_or((None, String::new()), |(namespace, name)| (Some(namespace), name));
+    let labels = vec![
+        Label::from_static_parts("service_name", SERVICE),
+        Label::new("namespace", label(namespace)),
+        Label::new("nexus_endpoint", if endpoint.is_empty() { NO_NAMESPACE.to_owned() } else { endpoint }),
+        Label::from_static_parts("method", method),
+        Label::new("outcome", outcome),
+    ];
+    counter!(NEXUS_REQUESTS, labels.clone()).increment(1);
+    histogram!(NEXUS_LATENCY, labels).record(took);
+}
+
+/// A completion of a Nexus operation.
+pub(crate) fn nexus_completion(namespace: Option<Arc<str>>, outcome: String, took: Duration) {
+    let labels = vec![
+        Label::from_static_parts("service_name", SERVICE),
+        Label::new("namespace", label(namespace)),
+        Label::new("outcome", outcome),
+    ];
+    counter!(NEXUS_COMPLETIONS, labels.clone()).increment(1);
+    histogram!(NEXUS_COMPLETION_LATENCY, labels).record(took);
 }
 
 /// Temporal's name of the error's class.

@@ -158,12 +158,12 @@ service! {
         old_versioning::get_deployment_reachability(GetDeploymentReachabilityRequest) -> GetDeploymentReachabilityResponse;
         old_versioning::get_current_deployment(GetCurrentDeploymentRequest) -> GetCurrentDeploymentResponse;
         old_versioning::set_current_deployment(SetCurrentDeploymentRequest) -> SetCurrentDeploymentResponse;
+        poll::poll_nexus_task_queue(PollNexusTaskQueueRequest) -> PollNexusTaskQueueResponse;
+        nexus_task::respond_nexus_task_completed(RespondNexusTaskCompletedRequest) -> RespondNexusTaskCompletedResponse;
+        nexus_task::respond_nexus_task_failed(RespondNexusTaskFailedRequest) -> RespondNexusTaskFailedResponse;
         task_queue_config::update_task_queue_config(UpdateTaskQueueConfigRequest) -> UpdateTaskQueueConfigResponse;
     }
     unimplemented {
-        poll_nexus_task_queue(PollNexusTaskQueueRequest) -> PollNexusTaskQueueResponse;
-        respond_nexus_task_completed(RespondNexusTaskCompletedRequest) -> RespondNexusTaskCompletedResponse;
-        respond_nexus_task_failed(RespondNexusTaskFailedRequest) -> RespondNexusTaskFailedResponse;
         fetch_worker_config(FetchWorkerConfigRequest) -> FetchWorkerConfigResponse;
         update_worker_config(UpdateWorkerConfigRequest) -> UpdateWorkerConfigResponse;
         start_nexus_operation_execution(StartNexusOperationExecutionRequest) -> StartNexusOperationExecutionResponse;
@@ -187,14 +187,14 @@ service! {
         namespace_delete::delete_namespace(DeleteNamespaceRequest) -> DeleteNamespaceResponse;
         clusters::remove_remote_cluster(RemoveRemoteClusterRequest) -> RemoveRemoteClusterResponse;
         clusters::list_clusters(ListClustersRequest) -> ListClustersResponse;
+        nexus_endpoint::get_nexus_endpoint(GetNexusEndpointRequest) -> GetNexusEndpointResponse;
+        nexus_endpoint::create_nexus_endpoint(CreateNexusEndpointRequest) -> CreateNexusEndpointResponse;
+        nexus_endpoint::update_nexus_endpoint(UpdateNexusEndpointRequest) -> UpdateNexusEndpointResponse;
+        nexus_endpoint::delete_nexus_endpoint(DeleteNexusEndpointRequest) -> DeleteNexusEndpointResponse;
+        nexus_endpoint::list_nexus_endpoints(ListNexusEndpointsRequest) -> ListNexusEndpointsResponse;
     }
     unimplemented {
         add_or_update_remote_cluster(AddOrUpdateRemoteClusterRequest) -> AddOrUpdateRemoteClusterResponse;
-        get_nexus_endpoint(GetNexusEndpointRequest) -> GetNexusEndpointResponse;
-        create_nexus_endpoint(CreateNexusEndpointRequest) -> CreateNexusEndpointResponse;
-        update_nexus_endpoint(UpdateNexusEndpointRequest) -> UpdateNexusEndpointResponse;
-        delete_nexus_endpoint(DeleteNexusEndpointRequest) -> DeleteNexusEndpointResponse;
-        list_nexus_endpoints(ListNexusEndpointsRequest) -> ListNexusEndpointsResponse;
     }
 }
 

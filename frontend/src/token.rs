@@ -51,7 +51,7 @@ pub(crate) fn decode(bytes: &Bytes, kind: Kind) -> Result<TaskToken, Error> {
         Kind::Activity => {
             !token.workflow_id.is_empty() && validate::is_uuid(&token.run_id) && token.scheduled_event_id > 0
         }
-        Kind::Query => !token.task_queue.is_empty() && !token.query_id.is_empty(),
+        Kind::Query | Kind::Nexus => !token.task_queue.is_empty() && !token.query_id.is_empty(),
         Kind::Unspecified => false,
     };
     if token.kind() != kind || !complete {

@@ -37,7 +37,9 @@ impl Shell {
             let (polls, _) = self.step(&cell, |queue, _| (queue.take_polls(|_| true), queue.take_queries()));
             polls.into_iter().for_each(Waiter::answer_departed);
         }
-        self.queries.fail(&Error::not_owner(None), |namespace_id, queue| self.has_departed(namespace_id, queue));
+        let has_departed = |namespace_id: &str, queue: &str| self.has_departed(namespace_id, queue);
+        self.queries.fail(&Error::not_owner(None), has_departed);
+        self.nexus.fail(&Error::not_owner(None), has_departed);
     }
 
     fn departed_cells(&self) -> Vec<Arc<QueueCell>> {

@@ -56,7 +56,7 @@ fn queue_kind(task_type: TaskQueueType, sticky: bool) -> Option<QueueKind> {
         TaskQueueType::Workflow | TaskQueueType::Unspecified if sticky => Some(QueueKind::Sticky),
         TaskQueueType::Workflow | TaskQueueType::Unspecified => Some(QueueKind::Workflow),
         TaskQueueType::Activity => Some(QueueKind::Activity),
-        TaskQueueType::Nexus => None,
+        TaskQueueType::Nexus => Some(QueueKind::Nexus),
     }
 }
 

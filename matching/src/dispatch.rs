@@ -6,9 +6,12 @@ use std::{sync::Arc, time::Duration};
 
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{
-        TaskToken, TaskUndelivered, WorkflowCall, matching_reply::Reply, task_token::Kind, workflow_call,
-        workflow_reply,
+    perdure::{
+        nexus::v1::nexus_task_reply,
+        node::v1::{
+            TaskToken, TaskUndelivered, WorkflowCall, matching_reply::Reply, task_token::Kind, workflow_call,
+            workflow_reply,
+        },
     },
     temporal::api::{enums::v1::TaskQueueType, taskqueue::v1::PollerScalingDecision},
 };
@@ -17,10 +20,10 @@ use prost::Message;
 use tokio::time::Instant;
 
 use crate::{
+    ambient::request_id,
     backlog::Queued,
     offer::TaskOffer,
     poll::{PollRequest, WAITS_TOO_LONG, Waiter},
-    ambient::request_id,
     queue::{Match, PollId, Queue, Work},
     registry::{QueueCell, QueueKind},
     routing::Target,
@@ -57,6 +60,7 @@ impl Shell {
         while let Some(Match { poll, waiter, work, backlog, pressed }) = next {
             next = match work {
                 Work::Task(queued) => self.start_task(&cell, poll, waiter, queued, (backlog, pressed)).await,
+                Work::Query(id) if cell.key.kind == QueueKind::Nexus => self.start_nexus(&cell, poll, waiter, id).await,
                 Work::Query(id) => self.start_query(&cell, poll, waiter, id).await,
             };
         }
@@ -144,6 +148,10 @@ impl Shell {
         let token = match &reply {
             Reply::WorkflowTask(task) => &task.task_token,
             Reply::ActivityTask(task) => &task.task_token,
+            Reply::Nexus(reply) => match &reply.reply {
+                Some(nexus_task_reply::Reply::Task(task)) => &task.task_token,
+                Some(nexus_task_reply::Reply::Outcome(_)) | None => return,
+            },
             _ => return,
         };
         let token = match TaskToken::decode(token.clone()) {
@@ -154,9 +162,10 @@ impl Shell {
             }
         };
         cell.meters.undelivered();
-        if token.kind() == Kind::Query {
-            self.requeue_query(cell, &token.query_id);
-            return;
+        match token.kind() {
+            Kind::Query => return self.requeue_query(cell, &token.query_id),
+            Kind::Nexus => return self.requeue_nexus(cell, &token.query_id),
+            Kind::Workflow | Kind::Activity | Kind::Unspecified => {}
         }
         let call = WorkflowCall {
             namespace_id: token.namespace_id.clone(),
@@ -180,12 +189,9 @@ impl Shell {
 }
 
 impl Shell {
-    async fn start_call(
-        self: &Arc<Self>,
-        cell: &Arc<QueueCell>,
-        queued: &Queued,
-        waiter: &Waiter,
-    ) -> WorkflowCall {
+    async fn start_call(self: &Arc<Self>, cell: &Arc<QueueCell>, queued: &Queued, waiter: &Waiter) -> WorkflowCall {
+        let request = &waiter.request;
+        let id = request_id(waiter.name);
         let namespace_id = &*cell.key.namespace_id;
         let offer = &queued.offer;
         let known = cell.family().and_then(|family| family.known(cell.key.kind.task_type()));
@@ -197,8 +203,6 @@ impl Shell {
             PollRequest::Workflow(poll) => {
                 let target = routing.map_or((None, 0), |routing| routing.target(offer.workflow_id(), false));
                 offer.start_workflow_task(namespace_id, (id, poll.clone()), routed, target)
-        let request = &waiter.request;
-        let id = request_id(waiter.name);
             }
             PollRequest::Activity(poll) => {
                 let own = offer.directive().and_then(|directive| directive.version.as_ref());
@@ -206,6 +210,8 @@ impl Shell {
                     if request.version().as_ref() == own { (None, 0) } else { self.workflow_target(cell, offer).await };
                 offer.start_activity_task(namespace_id, (id, poll.clone()), routed, target)
             }
+            // Nobody offers tasks to such a queue, so nobody can start one.
+            PollRequest::Nexus(_) => WorkflowCall::default(),
         }
     }
 

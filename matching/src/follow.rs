@@ -51,6 +51,7 @@ pub(crate) struct Known {
 struct Loaded {
     workflow: Arc<Known>,
     activity: Arc<Known>,
+    nexus: Arc<Known>,
 }
 
 impl Loaded {
@@ -60,7 +61,11 @@ impl Loaded {
             let settings = config.as_ref().map(settings).unwrap_or_default();
             Arc::new(Known { routing: Arc::new(Routing::of(state, kind)), settings: Arc::new(settings), config })
         };
-        Self { workflow: known(TaskQueueType::Workflow), activity: known(TaskQueueType::Activity) }
+        Self {
+            workflow: known(TaskQueueType::Workflow),
+            activity: known(TaskQueueType::Activity),
+            nexus: known(TaskQueueType::Nexus),
+        }
     }
 }
 
@@ -92,7 +97,11 @@ impl Family {
     pub fn known(&self, kind: TaskQueueType) -> Option<Arc<Known>> {
         let loaded = self.lock();
         let loaded = loaded.as_ref()?;
-        Some(Arc::clone(if kind == TaskQueueType::Activity { &loaded.activity } else { &loaded.workflow }))
+        Some(Arc::clone(match kind {
+            TaskQueueType::Activity => &loaded.activity,
+            TaskQueueType::Nexus => &loaded.nexus,
+            TaskQueueType::Workflow | TaskQueueType::Unspecified => &loaded.workflow,
+        }))
     }
 
     /// What is known of the type as soon as `enough` of it is, but not after `deadline`.
@@ -209,7 +218,7 @@ impl Shell {
     fn learn(self: &Arc<Self>, family: &Family, state: &TaskQueueState) {
         *family.lock() = Some(Loaded::of(state));
         family.changed.notify_waiters();
-        for kind in [QueueKind::Workflow, QueueKind::Activity] {
+        for kind in [QueueKind::Workflow, QueueKind::Activity, QueueKind::Nexus] {
             let cell = self.registry.get(&family.namespace_id, kind, &family.name);
             if let (Some(cell), Some(known)) = (cell, family.known(kind.task_type())) {
                 self.apply(&cell, &known);

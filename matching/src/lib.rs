@@ -19,6 +19,7 @@ mod dispatch;
 mod fairness;
 mod follow;
 mod limiter;
+mod nexus;
 mod offer;
 mod poll;
 mod pollers;
@@ -116,6 +117,7 @@ impl Matching {
             Command::ListWorkers(_) => {
                 Reply::Workers(WorkerHeartbeats { heartbeats: self.workers.of_namespace(&namespace_id) })
             }
+            Command::Nexus(call) => self.shell.nexus(&namespace_id, &task_queue, *call, timeout_ns).await?,
             Command::ShutdownWorker(request) => {
                 self.shell.shutdown_worker(&namespace_id, &task_queue, &request);
                 Reply::Empty(Empty {})

@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use perdure_proto::{
     Error,
-    perdure::node::v1::matching_reply::Reply,
+    perdure::{
+        nexus::v1::{NexusTaskReply, nexus_task_reply},
+        node::v1::matching_reply::Reply,
+    },
     temporal::api::{
         deployment::v1::{WorkerDeploymentOptions, WorkerDeploymentVersion as Version},
         enums::v1::TaskQueueKind,
         taskqueue::v1::TaskQueue,
         workflowservice::v1::{
-            PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
-            PollWorkflowTaskQueueResponse,
+            PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollNexusTaskQueueRequest,
+            PollNexusTaskQueueResponse, PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse,
         },
     },
     versions,
@@ -33,6 +36,7 @@ pub(crate) const WAITS_TOO_LONG: Duration = Duration::from_secs(1);
 pub(crate) enum PollRequest {
     Workflow(PollWorkflowTaskQueueRequest),
     Activity(PollActivityTaskQueueRequest),
+    Nexus(PollNexusTaskQueueRequest),
 }
 
 impl PollRequest {
@@ -40,6 +44,7 @@ impl PollRequest {
         match self {
             Self::Workflow(poll) => poll.task_queue.as_ref(),
             Self::Activity(poll) => poll.task_queue.as_ref(),
+            Self::Nexus(poll) => poll.task_queue.as_ref(),
         }
     }
 
@@ -50,6 +55,7 @@ impl PollRequest {
             }
             Self::Workflow(_) => QueueKind::Workflow,
             Self::Activity(_) => QueueKind::Activity,
+            Self::Nexus(_) => QueueKind::Nexus,
         }
     }
 
@@ -64,6 +70,7 @@ impl PollRequest {
         match self {
             Self::Workflow(poll) => &poll.worker_instance_key,
             Self::Activity(poll) => &poll.worker_instance_key,
+            Self::Nexus(poll) => &poll.worker_instance_key,
         }
     }
 
@@ -82,6 +89,12 @@ impl PollRequest {
                 capabilities: poll.worker_version_capabilities.as_ref(),
                 deployment: poll.deployment_options.as_ref(),
             },
+            Self::Nexus(poll) => PollerView {
+                identity: &poll.identity,
+                rate_per_second: None,
+                capabilities: poll.worker_version_capabilities.as_ref(),
+                deployment: poll.deployment_options.as_ref(),
+            },
         }
     }
 
@@ -94,6 +107,7 @@ impl PollRequest {
         match self {
             Self::Workflow(poll) => poll.deployment_options.as_ref(),
             Self::Activity(poll) => poll.deployment_options.as_ref(),
+            Self::Nexus(poll) => poll.deployment_options.as_ref(),
         }
     }
 
@@ -102,6 +116,7 @@ impl PollRequest {
         match self {
             Self::Workflow(poll) => (&poll.namespace, &poll.identity),
             Self::Activity(poll) => (&poll.namespace, &poll.identity),
+            Self::Nexus(poll) => (&poll.namespace, &poll.identity),
         }
     }
 
@@ -110,6 +125,10 @@ impl PollRequest {
         match kind {
             QueueKind::Workflow | QueueKind::Sticky => Reply::WorkflowTask(PollWorkflowTaskQueueResponse::default()),
             QueueKind::Activity => Reply::ActivityTask(PollActivityTaskQueueResponse::default()),
+            QueueKind::Nexus => {
+                let reply = Some(nexus_task_reply::Reply::Task(PollNexusTaskQueueResponse::default()));
+                Reply::Nexus(Box::new(NexusTaskReply { reply }))
+            }
         }
     }
 }
@@ -123,6 +142,8 @@ type Answer = Result<Option<Reply>, Departed>;
 /// The side of a poll that work is handed to.
 pub(crate) struct Waiter {
     pub request: PollRequest,
+    /// What the node that it came from calls it.
+    pub name: Option<PollName>,
     /// From here on the poll is answered empty rather than waiting again.
     pub deadline: Instant,
     pub entered: Instant,
@@ -139,8 +160,6 @@ impl Waiter {
         // If the client is gone as well, nothing is lost.
         let _ = self.reply.send(Ok(None));
     }
-    /// What the node that it came from calls it.
-    pub name: Option<PollName>,
 
     pub fn answer_departed(self: Box<Self>) {
         let _ = self.reply.send(Err(Departed));
@@ -212,6 +231,7 @@ impl Shell {
         task_queue: &str,
         request: PollRequest,
         timeout_ns: i64,
+        poll_name: Option<PollName>,
     ) -> Result<Reply, Error> {
         let begun = Instant::now();
         let kind = request.kind();
@@ -228,7 +248,6 @@ impl Shell {
             Ok(None) => return Ok(empty()),
             Err(Departed) => return Err(Error::not_owner(None)),
         };
-        poll_name: Option<PollName>,
         let cell = Arc::clone(&wait.cell);
         match wait.wait(deadline).await {
             Ok(Some(reply)) => {

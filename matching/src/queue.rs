@@ -114,7 +114,7 @@ impl QueueStats {
 /// How long after a task was held back by the rate limit the queue says so.
 const RATE_LIMITED_WINDOW: Duration = Duration::from_secs(30);
 /// A task that waits longer means that polls are too few, as Temporal has it.
-const PRESSED_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const PRESSED_AFTER: Duration = Duration::from_millis(200);
 /// How often a second workers are told so.
 const PRESSES_PER_SECOND: f64 = 10.0;
 

@@ -19,6 +19,7 @@ pub(crate) enum QueueKind {
     Workflow,
     Sticky,
     Activity,
+    Nexus,
 }
 
 impl QueueKind {
@@ -26,6 +27,7 @@ impl QueueKind {
         match self {
             Self::Workflow | Self::Sticky => TaskQueueType::Workflow,
             Self::Activity => TaskQueueType::Activity,
+            Self::Nexus => TaskQueueType::Nexus,
         }
     }
 }

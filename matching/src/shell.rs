@@ -13,6 +13,7 @@ use crate::{
     ambient::Clock,
     depart::Departures,
     follow::Families,
+    nexus::NexusRequests,
     offer::TaskOffer,
     poll::Waiter,
     query::Queries,
@@ -31,6 +32,7 @@ pub(crate) struct Shell {
     pub config: MatchingConfig,
     pub registry: Registry,
     pub queries: Queries,
+    pub nexus: NexusRequests,
     pub stopped_workers: StoppedWorkers,
     pub telemetry: Telemetry,
     pub departures: Departures,
@@ -47,6 +49,7 @@ impl Shell {
             config,
             registry: Registry::new(),
             queries: Queries::default(),
+            nexus: NexusRequests::default(),
             stopped_workers: StoppedWorkers::default(),
             telemetry: Telemetry::new(),
             departures: Departures::default(),
@@ -184,7 +187,9 @@ impl Shell {
             let polls = self.step(&cell, |queue, _| queue.take_polls(|_| true));
             polls.into_iter().for_each(Waiter::answer_empty);
         }
-        self.queries.fail_all(&perdure_proto::Error::unavailable("This node is shutting down."));
+        let error = perdure_proto::Error::unavailable("This node is shutting down.");
+        self.queries.fail_all(&error);
+        self.nexus.fail(&error, |_, _| true);
     }
 }
 

@@ -111,7 +111,11 @@ fn polled_kinds(request: &ShutdownWorkerRequest) -> Vec<QueueKind> {
     let kinds = request.task_queue_types().filter_map(|task_type| match task_type {
         TaskQueueType::Workflow => Some(QueueKind::Workflow),
         TaskQueueType::Activity => Some(QueueKind::Activity),
-        TaskQueueType::Unspecified | TaskQueueType::Nexus => None,
+        TaskQueueType::Nexus => Some(QueueKind::Nexus),
+        TaskQueueType::Unspecified => None,
     });
-    if request.task_queue_types.is_empty() { vec![QueueKind::Workflow, QueueKind::Activity] } else { kinds.collect() }
+    if request.task_queue_types.is_empty() {
+        return vec![QueueKind::Workflow, QueueKind::Activity, QueueKind::Nexus];
+    }
+    kinds.collect()
 }

@@ -173,13 +173,16 @@ impl Telemetry {
             QueueKind::Workflow => ("Workflow", NORMAL),
             QueueKind::Sticky => ("Workflow", STICKY),
             QueueKind::Activity => ("Activity", NORMAL),
+            QueueKind::Nexus => ("Nexus", NORMAL),
         };
         let queue = match kind {
             QueueKind::Sticky => Label::from_static_parts("taskqueue", STICKY),
-            QueueKind::Workflow | QueueKind::Activity if self.may_be_named(name) => {
+            QueueKind::Workflow | QueueKind::Activity | QueueKind::Nexus if self.may_be_named(name) => {
                 Label::new("taskqueue", Arc::clone(name))
             }
-            QueueKind::Workflow | QueueKind::Activity => Label::from_static_parts("taskqueue", OMITTED),
+            QueueKind::Workflow | QueueKind::Activity | QueueKind::Nexus => {
+                Label::from_static_parts("taskqueue", OMITTED)
+            }
         };
         QueueMeters::new(vec![
             Label::from_static_parts("service_name", "matching"),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use perdure_cluster::{Namespace, NamespaceStore, Namespaces};
+use perdure_cluster::{Namespace, NamespaceStore, Namespaces, SYSTEM_NAMESPACE};
 use perdure_persistence::{Cas, NamespaceRow, Store, StoreError};
 use perdure_proto::{
     Error,
@@ -22,8 +22,6 @@ use prost::Message;
 
 /// Retention of namespaces that the server creates itself.
 const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);
-/// What Temporal has for its own workflows; tools expect to find it.
-const SYSTEM_NAMESPACE: &str = "temporal-system";
 
 /// Keeps the registry in a [`Store`].
 pub struct StoredNamespaces {
@@ -161,6 +159,10 @@ impl NamespaceView for NamespaceRegistry {
         let Some(namespace) = self.0.by_id(namespace_id) else { return Ok(()) };
         let attributes = Attributes::from_aliases(&namespace.record.custom_search_attribute_aliases);
         perdure_visibility::check(given, &attributes, namespace.name()).map_err(Refusal::into_message)
+    }
+
+    fn nexus_endpoint(&self, name: &str) -> Option<String> {
+        Some(self.0.nexus_endpoint_by_name(name)?.endpoint?.id)
     }
 
     fn rules(&self, namespace_id: &str) -> Vec<WorkflowRule> {

@@ -117,6 +117,7 @@ impl Metrics {
         };
         let rendered = builder().and_then(PrometheusBuilder::install_recorder).map_err(failed)?;
         perdure_frontend::describe_metrics();
+        perdure_nexus::describe_metrics();
         perdure_persistence::describe_metrics();
         perdure_shard::telemetry::describe();
         process::describe();
@@ -165,6 +166,7 @@ impl Metrics {
 
 const MEMBERS: &str = "perdure_members";
 const DRAINING: &str = "perdure_members_draining";
+const AWAY: &str = "perdure_members_away";
 const OWNED: &str = "perdure_shards_owned";
 const WANTED: &str = "perdure_shards_wanted";
 /// Temporal's.
@@ -174,6 +176,7 @@ const SHARDS: &str = "numshards_gauge";
 pub fn describe_members() {
     metrics::describe_gauge!(MEMBERS, Count, "Live members of the cluster, as this node sees it");
     metrics::describe_gauge!(DRAINING, Count, "Members that hand their shards over to end");
+    metrics::describe_gauge!(AWAY, Count, "Members that the store does not answer, or that others cannot call");
     metrics::describe_gauge!(
         WANTED,
         Count,
@@ -196,6 +199,8 @@ pub fn members(placement: &Placement) {
     let wanted = placement.owners.iter().filter(|owner| **owner == placement.me).count();
     metrics::gauge!(MEMBERS).set(placement.members.len() as f64);
     metrics::gauge!(DRAINING).set(draining as f64);
+    let away = placement.members.values().filter(|member| member.is_away()).count();
+    metrics::gauge!(AWAY).set(away as f64);
     metrics::gauge!(WANTED).set(wanted as f64);
     metrics::counter!(CHANGES).absolute(placement.version);
 }
@@ -204,5 +209,6 @@ pub fn members(placement: &Placement) {
 pub fn alone() {
     metrics::gauge!(MEMBERS).set(1.0);
     metrics::gauge!(DRAINING).set(0.0);
+    metrics::gauge!(AWAY).set(0.0);
     metrics::counter!(CHANGES).absolute(0);
 }

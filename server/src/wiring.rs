@@ -7,15 +7,22 @@ use async_trait::async_trait;
 use perdure_cluster::{Cluster, LocalMatching, LocalShards, Namespaces};
 use perdure_frontend::Frontend;
 use perdure_matching::{Matching, TaskStarter};
+use perdure_nexus::Dispatcher;
 use perdure_proto::{
     Error,
+    perdure::nexus::v1::NexusCall,
     perdure::node::v1::{
         MatchingCall, MatchingReply, Offer, OfferReply, ShardCall, ShardReply, TaskQueueCommand, WorkflowCall,
         WorkflowReply, matching_call, matching_reply, task_queue_command, workflow_call, workflow_reply,
     },
     temporal::api::{
+        common::v1::WorkflowExecution,
         enums::v1::TaskQueueType,
-        workflowservice::v1::{ListWorkflowExecutionsRequest, workflow_service_server::WorkflowService},
+        workflow::v1::WorkflowExecutionInfo,
+        workflowservice::v1::{
+            ListActivityExecutionsRequest, ListWorkflowExecutionsRequest, ListWorkflowExecutionsResponse,
+            workflow_service_server::WorkflowService,
+        },
     },
 };
 use perdure_shard::{EntityCaller, Peers, Shards, TaskSink};
@@ -27,6 +34,7 @@ pub struct Uplink {
     cluster: Arc<OnceLock<Cluster>>,
     lists: Arc<OnceLock<Frontend>>,
     namespaces: Arc<OnceLock<Arc<Namespaces>>>,
+    nexus: Arc<OnceLock<Dispatcher>>,
 }
 
 impl Uplink {
@@ -45,11 +53,38 @@ impl Uplink {
         let _ = self.lists.set(frontend);
     }
 
+    /// The way of entities to Nexus handlers.
+    pub fn dispatch_nexus(&self, dispatcher: Dispatcher) {
+        let _ = self.nexus.set(dispatcher);
+    }
+
+    async fn nexus(&self, call: NexusCall) -> Result<WorkflowReply, Error> {
+        let dispatcher = self.nexus.get().ok_or_else(|| Error::unavailable("this node is still starting"))?;
+        let reply = dispatcher.call(call).await;
+        Ok(WorkflowReply { reply: Some(workflow_reply::Reply::Nexus(Box::new(reply))) })
+    }
+
     /// As a client would.
     async fn list(&self, request: ListWorkflowExecutionsRequest) -> Result<WorkflowReply, Error> {
         let frontend = self.lists.get().ok_or_else(|| Error::unavailable("this node is still starting"))?;
         let listed = frontend.list_workflow_executions(tonic::Request::new(request)).await;
         let response = listed.map_err(|status| Error::new(status.code(), status.message()))?.into_inner();
+        Ok(WorkflowReply { reply: Some(workflow_reply::Reply::List(response)) })
+    }
+
+    /// Standalone activities, as workflows would be listed.
+    async fn list_activities(&self, request: ListWorkflowExecutionsRequest) -> Result<WorkflowReply, Error> {
+        let frontend = self.lists.get().ok_or_else(|| Error::unavailable("this node is still starting"))?;
+        let ListWorkflowExecutionsRequest { namespace, page_size, next_page_token, query } = request;
+        let request = ListActivityExecutionsRequest { namespace, page_size, next_page_token, query };
+        let listed = frontend.list_activity_executions(tonic::Request::new(request)).await;
+        let listed = listed.map_err(|status| Error::new(status.code(), status.message()))?.into_inner();
+        let executions = listed.executions.into_iter().map(|activity| WorkflowExecutionInfo {
+            execution: Some(WorkflowExecution { workflow_id: activity.activity_id, run_id: activity.run_id }),
+            ..WorkflowExecutionInfo::default()
+        });
+        let next_page_token = listed.next_page_token;
+        let response = ListWorkflowExecutionsResponse { executions: executions.collect(), next_page_token };
         Ok(WorkflowReply { reply: Some(workflow_reply::Reply::List(response)) })
     }
 
@@ -100,7 +135,14 @@ impl TaskStarter for Uplink {
 impl EntityCaller for Uplink {
     async fn call(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
         if let Some(workflow_call::Command::List(request)) = call.command {
-            return self.list(request).await;
+            return if call.kind == EntityKind::Activity.number() {
+                self.list_activities(request).await
+            } else {
+                self.list(request).await
+            };
+        }
+        if let Some(workflow_call::Command::Nexus(call)) = call.command {
+            return self.nexus(*call).await;
         }
         self.cluster()?.workflow(self.with_inheritance(call).await?).await
     }

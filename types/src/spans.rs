@@ -30,7 +30,8 @@ mod tests {
 
     #[test]
     fn spans_of_headers() {
-        let check = |text: &str, millis: Option<u64>| assert_eq!(parse(text), millis.map(Duration::from_millis), "{text}");
+        let check =
+            |text: &str, millis: Option<u64>| assert_eq!(parse(text), millis.map(Duration::from_millis), "{text}");
         check("10ms", Some(10));
         check("1.5s", Some(1500));
         check("2m", Some(120_000));

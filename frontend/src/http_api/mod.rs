@@ -1,9 +1,12 @@
 //! The HTTP API: each RPC also at the paths that its `google.api.http` annotation gives, JSON in and out.
 //!
-//! Nothing here knows any RPC: paths and messages come from the descriptors, and a call goes through the same gRPC
+//! Beside them are the paths of Nexus, which is a protocol of its own ([`nexus`]).
+//!
+//! Nothing else here knows any RPC: paths and messages come from the descriptors, and a call goes through the same gRPC
 //! services in this process, with their checks, limits and metrics. Behaviour follows Temporal's HTTP API: payloads in
 //! shorthand unless `noPayloadShorthand` is asked for, errors as `google.rpc.Status`, HTTP codes as the gRPC gateway's.
 
+mod nexus;
 mod payloads;
 mod request;
 mod routes;
@@ -54,7 +57,7 @@ pub fn router(frontend: &Frontend) -> Result<axum::Router, BrokenDescriptors> {
     let pool = DescriptorPool::decode(TEMPORAL_DESCRIPTORS).map_err(|error| BrokenDescriptors(error.to_string()))?;
     let routes = Arc::new(Routes::new(&pool)?);
     let services = Services::new(frontend.workflow_service()).add_service(frontend.operator_service()).prepare();
-    Ok(axum::Router::new().fallback(handle).with_state(Api { pool, routes, services }))
+    Ok(axum::Router::new().fallback(handle).with_state(Api { pool, routes, services }).merge(nexus::router(frontend)))
 }
 
 async fn handle(State(api): State<Api>, request: Request<Body>) -> Response<Body> {

@@ -18,6 +18,8 @@ pub(crate) mod multi_operation;
 pub(crate) mod namespace_delete;
 pub(crate) mod namespace_read;
 pub(crate) mod namespace_write;
+pub(crate) mod nexus_endpoint;
+pub(crate) mod nexus_task;
 pub(crate) mod old_versioning;
 pub(crate) mod options;
 pub(crate) mod pause;

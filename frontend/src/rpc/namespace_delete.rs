@@ -1,6 +1,7 @@
 //! DeleteNamespace: the namespace loses its name at once, so that the name can be used again; all that is in it is deleted in
 //! the background, by the server.
 
+use perdure_cluster::SYSTEM_NAMESPACE;
 use perdure_proto::{
     Error,
     perdure::state::v1::NamespaceRecord,
@@ -11,10 +12,8 @@ use perdure_proto::{
 };
 use perdure_types::{Duration, Timestamp};
 
-use crate::{call::Call, validate};
+use crate::{call::Call, rpc::nexus_endpoint, validate};
 
-/// What Temporal has for its own workflows.
-const SYSTEM_NAMESPACE: &str = "temporal-system";
 /// How often a change is tried again when others change the same namespace.
 const MOST_ATTEMPTS: usize = 10;
 /// Characters of the id that tell deleted namespaces of the same name apart.
@@ -42,6 +41,11 @@ pub(crate) async fn delete_namespace(
         let found = found.ok_or_else(|| Error::namespace_not_found(if id.is_empty() { name } else { id }))?;
         if found.name() == SYSTEM_NAMESPACE {
             return Err(Error::failed_precondition("unable to delete system namespace"));
+        }
+        if let Some(endpoint) = nexus_endpoint::with_target(registry, found.id()) {
+            return Err(Error::failed_precondition(format!(
+                "cannot delete a namespace that is a target of a Nexus endpoint {endpoint}"
+            )));
         }
         let begun = !found.record.deleted_name.is_empty();
         if begun || registry.update(&found, doomed(&found.record, call.frontend().rows()?.now() + delay)).await? {

@@ -1,4 +1,4 @@
-//! PollWorkflowTaskQueue and PollActivityTaskQueue.
+//! PollWorkflowTaskQueue, PollActivityTaskQueue and PollNexusTaskQueue.
 //!
 //! The task queue's home is told how long the client waits, and answers before that, with nothing if there is nothing. When
 //! this node shuts down its polls end at once. Dropping the call to the home takes the poll back.
@@ -7,21 +7,24 @@ use std::time::Duration;
 
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{PollActivityTask, PollWorkflowTask, matching_call, matching_reply},
+    perdure::{
+        nexus::v1::{NexusTaskCall, nexus_task_call, nexus_task_reply},
+        node::v1::{PollActivityTask, PollWorkflowTask, matching_call, matching_reply},
+    },
     temporal::api::{
         common::v1::WorkerVersionCapabilities,
         deployment::v1::WorkerDeploymentOptions,
         enums::v1::{TaskQueueKind, WorkerVersioningMode},
         workflowservice::v1::{
-            PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
-            PollWorkflowTaskQueueResponse,
+            PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollNexusTaskQueueRequest,
+            PollNexusTaskQueueResponse, PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse,
         },
     },
     versions,
 };
 use perdure_types::Limits;
 
-use crate::{call::Call, validate};
+use crate::{call::Call, rpc::worker, token, validate};
 
 /// Of a client that sets no deadline.
 const LONGEST_POLL: Duration = Duration::from_secs(60);
@@ -78,22 +81,52 @@ pub(crate) async fn poll_activity_task_queue(
     }
 }
 
+pub(crate) async fn poll_nexus_task_queue(
+    call: &Call<'_>,
+    mut request: PollNexusTaskQueueRequest,
+) -> Result<PollNexusTaskQueueResponse, Error> {
+    let namespace = call.namespace(&request.namespace)?;
+    let task_queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?.name.clone();
+    validate::identity(&request.identity, call.limits())?;
+    #[allow(deprecated)]
+    versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref(), call.limits())?;
+    let heartbeats = std::mem::take(&mut request.worker_heartbeat);
+    if !heartbeats.is_empty() {
+        worker::record(call, namespace.id(), heartbeats).await?;
+    }
+    let command = NexusTaskCall { command: Some(nexus_task_call::Command::Poll(request)) };
+    let command = matching_call::Command::Nexus(Box::new(command));
+    let until = call.long_poll_until(LONGEST_POLL);
+    let poll = call.matching_until(Some(until), namespace.id(), &task_queue, command);
+    match call.poll(until, poll).await? {
+        Some(matching_reply::Reply::Nexus(reply)) => match reply.reply {
+            // Its sender waits for the answer, and asks again if there is none.
+            Some(nexus_task_reply::Reply::Task(mut task)) => {
+                task.task_token = token::seal(&task.task_token);
+                Ok(task)
+            }
+            Some(nexus_task_reply::Reply::Outcome(_)) | None => Err(call.unexpected_reply()),
+        },
+        Some(matching_reply::Reply::Empty(_)) | None => Ok(PollNexusTaskQueueResponse::default()),
+        Some(_) => Err(call.unexpected_reply()),
+    }
+}
+
 /// Versions are those of worker deployments; a worker that asks for an older form must not get tasks as if it had not.
 fn versioning(
     capabilities: Option<&WorkerVersionCapabilities>,
     deployment: Option<&WorkerDeploymentOptions>,
     limits: &Limits,
 ) -> Result<(), Error> {
-    if capabilities.is_some_and(|c| c.use_versioning) {
+    let is_versioned = deployment.is_some_and(|d| d.worker_versioning_mode == WorkerVersioningMode::Versioned as i32);
+    // Who knows deployments may say it in the older form too.
+    if capabilities.is_some_and(|c| c.use_versioning) && !is_versioned {
         return Err(Error::new(
             Code::PermissionDenied,
             "Worker versioning in workflow progress APIs is disabled on this namespace.",
         ));
     }
-    let Some(deployment) = deployment else { return Ok(()) };
-    if deployment.worker_versioning_mode != WorkerVersioningMode::Versioned as i32 {
-        return Ok(());
-    }
+    let Some(deployment) = deployment.filter(|_| is_versioned) else { return Ok(()) };
     if deployment.deployment_name.is_empty() || deployment.build_id.is_empty() {
         return Err(Error::invalid_argument("Deployment name and build id must be set together."));
     }
@@ -120,5 +153,14 @@ mod tests {
         check(WorkerVersioningMode::Versioned, "orders", Ok(()));
         check(WorkerVersioningMode::Versioned, "or.ders", Err(Code::InvalidArgument));
         assert!(versioning(None, None, &Limits::default()).is_ok());
+        let old = WorkerVersionCapabilities { use_versioning: true, ..WorkerVersionCapabilities::default() };
+        let new = WorkerDeploymentOptions {
+            deployment_name: "orders".into(),
+            build_id: "1".into(),
+            worker_versioning_mode: WorkerVersioningMode::Versioned as i32,
+        };
+        let refused = versioning(Some(&old), None, &Limits::default()).map_err(|e| e.grpc_code());
+        assert_eq!(refused, Err(Code::PermissionDenied));
+        assert!(versioning(Some(&old), Some(&new), &Limits::default()).is_ok(), "both forms at once");
     }
 }

@@ -16,7 +16,7 @@ use crate::{call::Call, validate};
 /// Name of the task queue whose home knows the workers of a namespace. No worker can poll it.
 pub(super) const WORKERS: &str = "";
 
-async fn record(call: &Call<'_>, namespace_id: &str, heartbeats: Vec<WorkerHeartbeat>) -> Result<(), Error> {
+pub(super) async fn record(call: &Call<'_>, namespace_id: &str, heartbeats: Vec<WorkerHeartbeat>) -> Result<(), Error> {
     let command = matching_call::Command::RecordWorkerHeartbeats(WorkerHeartbeats { heartbeats });
     call.matching(namespace_id, WORKERS, command).await.map(drop)
 }

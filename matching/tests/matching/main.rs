@@ -4,5 +4,6 @@
 
 mod common;
 mod departures;
+mod nexus;
 mod operations;
 mod tasks;

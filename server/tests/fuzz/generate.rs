@@ -111,6 +111,7 @@ impl<'a> Generator<'a> {
         self.token_kind = match method.name() {
             name if name.starts_with("RespondWorkflowTask") => TokenKind::Workflow,
             name if name.starts_with("RespondQuery") => TokenKind::Query,
+            name if name.starts_with("RespondNexus") => TokenKind::Nexus,
             _ => TokenKind::Activity,
         };
         let mut request = self.message(&method.input(), 0);

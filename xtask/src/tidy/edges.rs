@@ -19,13 +19,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["workflow", "schedule", "batch", "deployment", "activity", "persistence", "visibility", "proto", "types"],
     ),
     ("matching", &["proto", "types"]),
-    ("frontend", &["cluster", "proto", "types", "visibility"]),
+    ("nexus", &["cluster", "proto", "types"]),
+    ("frontend", &["cluster", "nexus", "proto", "types", "visibility"]),
     (
         "server",
         &[
             "cluster",
             "frontend",
             "matching",
+            "nexus",
             "persistence",
             "proto",
             "schedule",
