@@ -116,7 +116,7 @@ async fn what_clients_see_when_they_connect() {
     let capabilities = info.capabilities.unwrap();
     assert!(capabilities.eager_workflow_start && capabilities.encoded_failure_attributes);
     assert!(capabilities.supports_schedules);
-    assert!(!capabilities.nexus, "not built");
+    assert!(capabilities.nexus);
 
     let described = f.frontend.describe_namespace(by_name(NAMESPACE)).await.unwrap().into_inner();
     let capabilities = described.namespace_info.unwrap().capabilities.unwrap();

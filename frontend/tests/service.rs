@@ -399,7 +399,8 @@ async fn a_worker_that_leaves_tells_both_its_queues() {
 #[tokio::test]
 async fn what_is_not_built_says_so() {
     let f = fixture(no_workflow, no_matching).await;
-    let request = Request::new(PollNexusTaskQueueRequest::default());
-    let status = f.frontend.poll_nexus_task_queue(request).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Unimplemented, "PollNexusTaskQueue is not implemented"));
+    let request = Request::new(StartNexusOperationExecutionRequest::default());
+    let status = f.frontend.start_nexus_operation_execution(request).await.unwrap_err();
+    let message = "StartNexusOperationExecution is not implemented";
+    assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }

@@ -51,7 +51,7 @@ fn capabilities(limits: &Limits) -> Capabilities {
         // By worker deployments; the older forms are refused, as Temporal's server does by default.
         build_id_based_versioning: true,
         count_group_by_execution_status: true,
-        nexus: false,
+        nexus: true,
         server_scaled_deployments: false,
         server_scaled_provider_cloud_run: false,
     }

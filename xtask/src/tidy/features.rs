@@ -13,14 +13,10 @@ const END: &str = "<!-- end of rpcs -->";
 /// Why an RPC answers `UNIMPLEMENTED`, by the beginning or the end of its name; the first that fits counts.
 const REASONS: &[(&str, &str)] = &[
     ("AddOrUpdateRemoteCluster", "refused: replication between clusters is not built; the store replicates"),
-    ("PollWorkflowExecutionTimeSkipping", "refused: for test servers, which skip time"),
-    ("*WorkerDeploymentVersionComputeConfig", "refused: for workers that a cloud provider scales"),
-    ("*Deployment", "of worker deployments; the deprecated forms of them answer as Temporal's server does"),
-    ("*Deployments", "of worker deployments; the deprecated forms of them answer as Temporal's server does"),
-    ("*DeploymentReachability", "of worker deployments; the deprecated forms of them answer as Temporal's server does"),
-    ("*Nexus*", "Nexus is not built yet"),
-    ("*WorkflowRule*", "workflow rules are not built yet"),
-    ("*ActivityExecution*", "standalone activities are not built yet"),
+    ("PollWorkflowExecutionTimeSkipping", "refused: for tests, which skip time; Temporal's server has it switched off"),
+    ("FetchWorkerConfig", "Temporal's newest server answers `UNIMPLEMENTED`, too"),
+    ("UpdateWorkerConfig", "Temporal's newest server answers `UNIMPLEMENTED`, too"),
+    ("*NexusOperationExecution*", "Nexus operations without workflows are not built yet"),
 ];
 const NO_REASON: &str = "not built yet";
 
@@ -125,7 +121,7 @@ mod tests {
 
     const SERVICE: &str = "macro_rules! service { }\n\nservice! {\n    WorkflowService, DONE, OPEN\n    implemented {\n        \
         b::b(BRequest) -> BResponse;\n        a::a(ARequest) -> AResponse;\n    }\n    unimplemented {\n        \
-        c(PollNexusTaskQueueRequest) -> CResponse;\n    }\n}\n";
+        c(StartNexusOperationExecutionRequest) -> CResponse;\n    }\n}\n";
 
     #[test]
     fn the_texts_follow_the_source() {
@@ -135,7 +131,7 @@ mod tests {
         assert!(readme.contains("Served are 2 of the 3 RPCs of WorkflowService;"), "{readme}");
         let page = rewrite_page(&stale, SERVICE).unwrap();
         assert!(
-            page.contains("| A | served | |\n| B | served | |\n| PollNexusTaskQueue | `UNIMPLEMENTED` | Nexus"),
+            page.contains("| A | served | |\n| B | served | |\n| StartNexusOperationExecution | `UNIMPLEMENTED` | Nexus"),
             "{page}"
         );
         assert!(page.starts_with("# Top\n") && page.ends_with("\nbottom\n"));
