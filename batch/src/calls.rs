@@ -3,7 +3,9 @@
 use perdure_proto::{
     Code, Error,
     perdure::node::v1::{
-        ActivityOperation, RequestCancelWorkflow, ResetWorkflow, SignalWorkflow, TerminateWorkflow, WorkflowCall,
+        ActivityCommand, ActivityOperation, RequestCancelWorkflow, ResetWorkflow, SignalWorkflow, TerminateWorkflow,
+        WorkflowCall,
+        activity_command::Command as ToActivity,
         activity_operation::{Activity, Operation as OfActivity, Reset, Unpause, UpdateOptions},
         workflow_call::Command,
     },
@@ -17,14 +19,15 @@ use perdure_proto::{
         common::v1::{ResetOptions, WorkflowExecution, reset_options::Target},
         enums::v1::ResetType,
         workflowservice::v1::{
-            DeleteWorkflowExecutionRequest, ListWorkflowExecutionsRequest, RequestCancelWorkflowExecutionRequest,
+            DeleteActivityExecutionRequest, DeleteWorkflowExecutionRequest, ListWorkflowExecutionsRequest,
+            RequestCancelActivityExecutionRequest, RequestCancelWorkflowExecutionRequest,
             ResetWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartBatchOperationRequest,
-            TerminateWorkflowExecutionRequest, UpdateWorkflowExecutionOptionsRequest,
-            start_batch_operation_request::Operation,
+            TerminateActivityExecutionRequest, TerminateWorkflowExecutionRequest,
+            UpdateWorkflowExecutionOptionsRequest, start_batch_operation_request::Operation,
         },
     },
 };
-use perdure_types::Duration;
+use perdure_types::{Duration, EntityKind};
 use perdure_workflow::{CallId, CallKind, Effect};
 
 use crate::job::Job;
@@ -70,8 +73,8 @@ impl Job {
             call: Box::new(WorkflowCall {
                 namespace_id: self.key.namespace_id.to_string(),
                 workflow_id: workflow_id.to_owned(),
+                kind: kind_of(self.request()).number(),
                 command: Some(command),
-                ..WorkflowCall::default()
             }),
         }
     }
@@ -122,7 +125,43 @@ impl Job {
             Operation::UpdateActivityOptionsOperation(update) => activity_options_command(update, run_id, identity),
             Operation::CancelActivitiesOperation(_)
             | Operation::TerminateActivitiesOperation(_)
-            | Operation::DeleteActivitiesOperation(_) => return None,
+            | Operation::DeleteActivitiesOperation(_) => {
+                let command = Some(self.activity_command(workflow_execution.unwrap_or_default(), request_id)?);
+                Command::Activity(Box::new(ActivityCommand { command }))
+            }
+        })
+    }
+
+    /// Of what is done to standalone activities.
+    fn activity_command(&self, execution: WorkflowExecution, request_id: String) -> Option<ToActivity> {
+        let request = self.request();
+        let (namespace, identity) = (request.namespace.clone(), self.state.identity.clone());
+        let WorkflowExecution { workflow_id: activity_id, run_id } = execution;
+        Some(match request.operation.as_ref()? {
+            Operation::CancelActivitiesOperation(cancel) => {
+                ToActivity::RequestCancel(RequestCancelActivityExecutionRequest {
+                    namespace,
+                    activity_id,
+                    run_id,
+                    identity,
+                    request_id,
+                    reason: cancel.reason.clone(),
+                })
+            }
+            Operation::TerminateActivitiesOperation(terminate) => {
+                ToActivity::Terminate(TerminateActivityExecutionRequest {
+                    namespace,
+                    activity_id,
+                    run_id,
+                    identity,
+                    request_id,
+                    reason: terminate.reason.clone(),
+                })
+            }
+            Operation::DeleteActivitiesOperation(_) => {
+                ToActivity::Delete(DeleteActivityExecutionRequest { namespace, activity_id, run_id })
+            }
+            _ => return None,
         })
     }
 }
@@ -244,8 +283,31 @@ fn activities_command(activity: Option<Activity>, operation: OfActivity, run_id:
     Command::ActivityOperation(Box::new(ActivityOperation { run_id, identity, activity, operation }))
 }
 
-/// What the job works through. Paused activities of a type are found by what their workflows say is paused.
+/// What the job works through: workflows, or standalone activities.
+pub(crate) fn kind_of(request: &StartBatchOperationRequest) -> EntityKind {
+    match &request.operation {
+        Some(
+            Operation::CancelActivitiesOperation(_)
+            | Operation::TerminateActivitiesOperation(_)
+            | Operation::DeleteActivitiesOperation(_),
+        ) => EntityKind::Activity,
+        _ => EntityKind::Workflow,
+    }
+}
+
+/// What the job looks for: open executions, unless closed ones can be operated on too. Paused activities of a type are
+/// found by what their workflows say is paused.
 fn query_of(request: &StartBatchOperationRequest) -> String {
+    let query = asked_for(request);
+    match &request.operation {
+        Some(
+            Operation::DeletionOperation(_) | Operation::DeleteActivitiesOperation(_) | Operation::ResetOperation(_),
+        ) => query,
+        _ => format!("({query}) AND (ExecutionStatus = 'Running' OR ExecutionStatus = 'Paused')"),
+    }
+}
+
+fn asked_for(request: &StartBatchOperationRequest) -> String {
     use batch_operation_unpause_activities::Activity as By;
     if let Some(Operation::UnpauseActivitiesOperation(unpause)) = &request.operation
         && let Some(By::Type(name)) = &unpause.activity

@@ -8,10 +8,10 @@ use perdure_proto::temporal::api::{
         DescribeBatchOperationResponse, StartBatchOperationRequest, start_batch_operation_request::Operation,
     },
 };
-use perdure_types::Timestamp;
+use perdure_types::{EntityKind, Timestamp};
 
 use crate::{
-    calls::named_executions,
+    calls::{kind_of, named_executions},
     job::{Job, phase},
 };
 
@@ -22,8 +22,10 @@ const TYPE_MEMO: &str = "batch_operation_type";
 impl Job {
     pub(crate) fn describe(&self) -> DescribeBatchOperationResponse {
         let (state, request) = (&self.state, self.request());
+        let is_activity = kind_of(request) == EntityKind::Activity;
+        let kind = if is_activity { ExecutionType::Activity } else { ExecutionType::Workflow };
         let named = named_executions(request).into_iter().map(|execution| Execution {
-            r#type: ExecutionType::Workflow as i32,
+            r#type: kind as i32,
             business_id: execution.workflow_id,
             run_id: execution.run_id,
         });

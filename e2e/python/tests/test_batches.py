@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 from temporalio import workflow
 from temporalio.api.batch.v1 import (
+    BatchOperationCancelActivities,
     BatchOperationCancellation,
+    BatchOperationDeleteActivities,
     BatchOperationDeletion,
     BatchOperationReset,
     BatchOperationSignal,
+    BatchOperationTerminateActivities,
     BatchOperationTermination,
 )
-from temporalio.api.common.v1 import ResetOptions, WorkflowExecution
-from temporalio.api.enums.v1 import BatchOperationState
+from temporalio.api.common.v1 import Execution, ResetOptions, WorkflowExecution
+from temporalio.api.enums.v1 import BatchOperationState, BatchOperationType, ExecutionType
 from temporalio.api.workflowservice.v1 import (
     DescribeBatchOperationRequest,
     DescribeBatchOperationResponse,
@@ -22,10 +25,10 @@ from temporalio.api.workflowservice.v1 import (
     StartBatchOperationRequest,
     StopBatchOperationRequest,
 )
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import ActivityExecutionStatus, Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCStatusCode
 
-from support import eventually, new_id, rpc_error, run_worker
+from support import SOON, eventually, new_id, rpc_error, run_worker
 
 COMPLETED = BatchOperationState.BATCH_OPERATION_STATE_COMPLETED
 FAILED = BatchOperationState.BATCH_OPERATION_STATE_FAILED
@@ -214,3 +217,53 @@ async def test_a_batch_goes_on_after_the_server_died(new_server: Any) -> None:
     async with run_worker(client, [Item], task_queue=queue):
         for item in items:
             assert await item.result() == 1, "each is signaled once"
+
+
+async def test_standalone_activities(client: Client) -> None:
+    """Cancel, terminate and delete them, by a query and by name."""
+    kind = new_id("OfNobody")
+    ids = [new_id("activity") for _ in range(5)]
+
+    async def statuses() -> list[ActivityExecutionStatus]:
+        return [(await client.get_activity_handle(id).describe()).status for id in ids]
+
+    for id in ids:
+        await client.start_activity(
+            kind, id=id, task_queue=kind, schedule_to_close_timeout=SOON, start_to_close_timeout=SOON
+        )
+    named = [Execution(type=ExecutionType.EXECUTION_TYPE_ACTIVITY, business_id=id) for id in ids[:2]]
+    job_id = await batch(
+        client,
+        target_executions=named,
+        cancel_activities_operation=BatchOperationCancelActivities(identity="operator", reason="because"),
+    )
+    described = await finished(client, job_id)
+    assert described.operation_type == BatchOperationType.BATCH_OPERATION_TYPE_CANCEL_ACTIVITY
+    assert (described.complete_operation_count, list(described.executions)) == (2, named)
+    assert await statuses() == [ActivityExecutionStatus.CANCELED] * 2 + [ActivityExecutionStatus.RUNNING] * 3
+
+    query = f"ActivityType = '{kind}'"
+
+    async def are_counted(condition: str, count: int) -> None:
+        async def check() -> bool:
+            return (await client.count_activities(f"{query} AND {condition}")).count == count
+
+        await eventually(check)
+
+    await are_counted("ExecutionStatus = 'Running'", 3)
+    terminate = BatchOperationTerminateActivities(reason="enough")
+    job_id = await batch(client, visibility_query=query, terminate_activities_operation=terminate)
+    described = await finished(client, job_id)
+    # Those that are closed are left alone.
+    assert (described.total_operation_count, described.failure_operation_count) == (3, 0)
+    assert (await statuses())[2:] == [ActivityExecutionStatus.TERMINATED] * 3
+
+    await are_counted("ExecutionStatus != 'Running'", 5)
+    delete = BatchOperationDeleteActivities()
+    job_id = await batch(client, visibility_query=query, delete_activities_operation=delete)
+    assert (await finished(client, job_id)).complete_operation_count == 5
+    await are_counted("StartTime IS NOT NULL", 0)
+
+    with rpc_error(RPCStatusCode.INVALID_ARGUMENT, "target_executions[0]"):
+        workflow_id = Execution(type=ExecutionType.EXECUTION_TYPE_WORKFLOW, business_id="w")
+        await batch(client, target_executions=[workflow_id], delete_activities_operation=delete)

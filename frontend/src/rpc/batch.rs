@@ -5,7 +5,7 @@ use perdure_proto::{
     perdure::node::v1::{BatchCommand, batch_command, batch_reply, workflow_call, workflow_reply},
     temporal::api::{
         batch::v1::BatchOperationInfo,
-        enums::v1::{BatchOperationState, WorkflowExecutionStatus},
+        enums::v1::{BatchOperationState, ExecutionType, WorkflowExecutionStatus},
         workflow::v1::WorkflowExecutionInfo,
         workflowservice::v1::{
             DescribeBatchOperationRequest, DescribeBatchOperationResponse, ListBatchOperationsRequest,
@@ -42,7 +42,9 @@ pub(crate) async fn start_batch_operation(
     check(call, &request)?;
     if !request.visibility_query.is_empty() {
         let query = &request.visibility_query;
-        search_attributes::parse_query(call, &namespace, query, perdure_visibility::Query::check_list).await?;
+        let kind = if is_of_activities(&request) { EntityKind::Activity } else { EntityKind::Workflow };
+        let accept = perdure_visibility::Query::check_list;
+        search_attributes::parse_query_of(kind, call, &namespace, query, accept).await?;
     }
     let id = request.job_id.clone();
     ask!(call, namespace.id(), &id, batch_command::Command::Start(request), Start)
@@ -69,6 +71,11 @@ fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Er
             "batch executions count exceeded, max {MAX_EXECUTIONS}, requested {named}"
         )));
     }
+    let kind = if is_of_activities(request) { ExecutionType::Activity } else { ExecutionType::Workflow };
+    if let Some(i) = request.target_executions.iter().position(|execution| execution.r#type() != kind) {
+        let kind = kind.as_str_name();
+        return Err(Error::invalid_argument(format!("target_executions[{i}] must be of {kind} for this operation")));
+    }
     match &request.operation {
         None => refuse("Batch operation is not set on request."),
         Some(Operation::SignalOperation(signal)) if signal.signal.is_empty() => refuse("must provide signal name"),
@@ -80,13 +87,20 @@ fn check(call: &Call<'_>, request: &StartBatchOperationRequest) -> Result<(), Er
         Some(Operation::UnpauseActivitiesOperation(o)) if o.activity.is_none() => no_activity(),
         Some(Operation::ResetActivitiesOperation(o)) if o.activity.is_none() => no_activity(),
         Some(Operation::UpdateActivityOptionsOperation(o)) if o.activity.is_none() => no_activity(),
-        Some(
-            Operation::CancelActivitiesOperation(_)
-            | Operation::TerminateActivitiesOperation(_)
-            | Operation::DeleteActivitiesOperation(_),
-        ) => refuse("The operation type is not supported for this namespace"),
         Some(_) => Ok(()),
     }
+}
+
+/// Of standalone ones; others are found by their workflows.
+fn is_of_activities(request: &StartBatchOperationRequest) -> bool {
+    matches!(
+        request.operation,
+        Some(
+            Operation::CancelActivitiesOperation(_)
+                | Operation::TerminateActivitiesOperation(_)
+                | Operation::DeleteActivitiesOperation(_)
+        )
+    )
 }
 
 fn job_id(id: &str, call: &Call<'_>) -> Result<(), Error> {
