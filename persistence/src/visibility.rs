@@ -50,7 +50,7 @@ impl PlainRows {
     }
 
     pub fn find(mut self, ids: &IdMatch, limit: usize) -> Vec<ListedRun> {
-        self.0.retain(|run| ids.admits(&run.workflow_id));
+        self.0.retain(|run| ids.admits(&run.workflow_id, &run.run_id));
         self.0.truncate(limit);
         self.0
     }

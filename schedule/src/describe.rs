@@ -27,7 +27,7 @@ impl Schedule {
             schedule: Some(self.current()),
             info: Some(self.info()),
             memo: definition.memo,
-            search_attributes: definition.search_attributes,
+            search_attributes: definition.search_attributes.filter(|found| !found.indexed_fields.is_empty()),
             conflict_token: self.conflict_token(),
         }
     }

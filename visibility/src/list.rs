@@ -9,12 +9,14 @@ use std::{collections::VecDeque, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use perdure_proto::{Error, temporal::api::workflow::v1::WorkflowExecutionInfo};
-use perdure_types::{Duration, IdMatch, ListPlace, ListedRun, TimeRange, Timestamp, VisibilityCount, VisibilityQuery};
+use perdure_types::{
+    Duration, IdMatch, ListPlace, ListedRun, TimeRange, Timestamp, VisibilityCount, VisibilityIndex, VisibilityQuery,
+};
 
 use crate::{
     attributes::Attributes,
     order::SortKey,
-    plan::{Plan, plan},
+    plan::{Lookup, PARENT, Plan, ROOT, plan},
     query::Query,
     row::Row,
     token::{After, Token},
@@ -263,17 +265,79 @@ fn place_at(run: &ListedRun, begun_at: Timestamp) -> ListPlace {
     place
 }
 
-/// Rows by workflow ids, if the plan has some and there are not too many.
-pub(crate) async fn find(rows: &dyn Rows, list_id: &str, plan: &Plan) -> Result<Option<Vec<ListedRun>>, Error> {
-    if plan.ids.is_empty() {
+/// The rows that a plan's lookups give, if it has some and they do not give too many.
+pub(crate) async fn find(rows: &dyn Rows, list_id: &Arc<str>, plan: &Plan) -> Result<Option<Vec<ListedRun>>, Error> {
+    if plan.lookups.is_empty() {
         return Ok(None);
     }
-    let mut found = Vec::new();
-    for ids in &plan.ids {
-        found.extend(rows.find(list_id, ids, MOST_FOUND + 1 - found.len()).await?);
-        if found.len() > MOST_FOUND {
+    let mut found = Found { rows, list_id, runs: Vec::new() };
+    for lookup in &plan.lookups {
+        if !found.look_up(lookup).await? {
             return Ok(None);
         }
     }
-    Ok(Some(found))
+    // What is of the tree of two runs, say, is found twice.
+    found.runs.sort_by(|a, b| a.run_id.cmp(&b.run_id));
+    found.runs.dedup_by(|a, b| a.run_id == b.run_id);
+    Ok(Some(found.runs))
+}
+
+struct Found<'a> {
+    rows: &'a dyn Rows,
+    list_id: &'a Arc<str>,
+    runs: Vec<ListedRun>,
+}
+
+impl Found<'_> {
+    /// Whether these are all that there are.
+    async fn look_up(&mut self, lookup: &Lookup) -> Result<bool, Error> {
+        match lookup {
+            Lookup::Ids(ids) => self.ids(ids).await,
+            Lookup::Children(id) => self.keyword(PARENT, id).await,
+            Lookup::Tree(id) => self.tree(id).await,
+            Lookup::ChildrenOfRun(run_id) => match self.workflow_of(run_id).await? {
+                Some(id) => self.keyword(PARENT, &id).await,
+                None => Ok(false),
+            },
+            Lookup::TreeOfRun(run_id) => match self.workflow_of(run_id).await? {
+                Some(id) => self.tree(&id).await,
+                None => Ok(false),
+            },
+        }
+    }
+
+    fn left(&self) -> usize {
+        (MOST_FOUND + 1).saturating_sub(self.runs.len())
+    }
+
+    async fn ids(&mut self, ids: &IdMatch) -> Result<bool, Error> {
+        let limit = if matches!(ids, IdMatch::Run(_)) { 1 } else { self.left() };
+        self.runs.extend(self.rows.find(self.list_id, ids, limit).await?);
+        Ok(self.runs.len() <= MOST_FOUND)
+    }
+
+    async fn keyword(&mut self, name: &str, value: &Arc<str>) -> Result<bool, Error> {
+        let query = VisibilityQuery {
+            list_id: self.list_id.clone(),
+            index: VisibilityIndex::Keyword { name: name.into(), value: value.clone() },
+            open: TimeRange::ALL,
+            closed: TimeRange::ALL,
+            after: None,
+            limit: self.left(),
+        };
+        self.runs.extend(self.rows.list(&query).await?);
+        Ok(self.runs.len() <= MOST_FOUND)
+    }
+
+    /// A run has its root in its row when neither it nor its parent is that.
+    async fn tree(&mut self, id: &Arc<str>) -> Result<bool, Error> {
+        let themselves = IdMatch::Is(id.clone());
+        Ok(self.ids(&themselves).await? && self.keyword(PARENT, id).await? && self.keyword(ROOT, id).await?)
+    }
+
+    /// `None`: it is listed no more, though others may name it.
+    async fn workflow_of(&self, run_id: &Arc<str>) -> Result<Option<Arc<str>>, Error> {
+        let found = self.rows.find(self.list_id, &IdMatch::Run(run_id.clone()), 1).await?;
+        Ok(found.into_iter().next().map(|run| run.workflow_id))
+    }
 }

@@ -11,16 +11,33 @@ use crate::{
     value::{LONGEST_KEYWORD_BYTES, Value},
 };
 
-/// Workflow ids that are looked up one by one at most.
+/// Ids that are looked up one by one at most.
 const MOST_IDS: usize = 200;
+
+/// Keywords of a row that no client sets: its parent, and its root if that is another one still.
+pub(crate) const PARENT: &str = "ParentWorkflowId";
+pub(crate) const ROOT: &str = "RootWorkflowId";
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
     pub index: VisibilityIndex,
     pub open: TimeRange,
     pub closed: TimeRange,
-    /// Better than the index, unless it turns out that many workflow ids match.
-    pub ids: Vec<IdMatch>,
+    /// Better than the index if there are some, unless it turns out that they give very much.
+    pub lookups: Vec<Lookup>,
+}
+
+/// Rows that are found without an index that has them in list order. All lookups of a plan together give what is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Lookup {
+    Ids(IdMatch),
+    /// The children of the runs of this workflow id.
+    Children(Arc<str>),
+    /// What descends from the runs of this workflow id, and these.
+    Tree(Arc<str>),
+    /// As above, of the workflow id that this run has.
+    ChildrenOfRun(Arc<str>),
+    TreeOfRun(Arc<str>),
 }
 
 pub(crate) fn plan(query: &Query) -> Plan {
@@ -36,7 +53,9 @@ pub(crate) fn plan(query: &Query) -> Plan {
         })
         .collect();
     let (open, closed) = query.filter.as_ref().map_or((TimeRange::ALL, TimeRange::ALL), times);
-    let index = keyword(&tests).unwrap_or_else(|| {
+    let keyword = keyword(&tests);
+    let lookups = lookups(&tests, keyword.is_some());
+    let index = keyword.unwrap_or_else(|| {
         let statuses = query.filter.as_ref().map_or(StatusSet::ALL, statuses);
         let workflow_type = tests.iter().filter(|(attribute, _)| attribute.name == "WorkflowType");
         let workflow_type = workflow_type.filter_map(|(_, test)| equal_text(test)).next().map(Arc::from);
@@ -46,7 +65,7 @@ pub(crate) fn plan(query: &Query) -> Plan {
         let hidden = if tests.iter().any(outside) { Hidden::Without } else { Hidden::With };
         VisibilityIndex::Status { workflow_type, statuses, hidden }
     });
-    Plan { index, open, closed, ids: ids(&tests) }
+    Plan { index, open, closed, lookups }
 }
 
 /// What must hold all together.
@@ -74,36 +93,56 @@ fn equal_text(test: &Test) -> Option<&str> {
 fn keyword(tests: &[(&Attribute, &Test)]) -> Option<VisibilityIndex> {
     let mut found = tests.iter().filter_map(|(attribute, test)| {
         let is_indexed = matches!(attribute.kind, Kind::Keyword | Kind::KeywordList)
-            && (!attribute.of_row || attribute.name == "ParentWorkflowId");
+            && (!attribute.of_row || attribute.name == PARENT);
         let value = equal_text(test).filter(|value| is_indexed && value.len() <= LONGEST_KEYWORD_BYTES)?;
         Some(VisibilityIndex::Keyword { name: attribute.name.as_str().into(), value: value.into() })
     });
     found.next()
 }
 
-fn ids(tests: &[(&Attribute, &Test)]) -> Vec<IdMatch> {
-    for (_, test) in tests.iter().filter(|(attribute, _)| attribute.name == "WorkflowId") {
-        match test {
-            Test::Compare(Comparison::Equal, Value::Text(id)) => return vec![IdMatch::Is(id.as_str().into())],
+/// Of the tests that lookups serve, the one that finds the least. What finds many is not better than a keyword's index.
+fn lookups(tests: &[(&Attribute, &Test)], has_index: bool) -> Vec<Lookup> {
+    let of =
+        |name: &'static str| tests.iter().filter(move |(attribute, _)| attribute.name == name).map(|(_, test)| *test);
+    let all = |name, lookup: fn(Arc<str>) -> Lookup| {
+        of(name).find_map(texts).map(|ids| ids.into_iter().map(lookup).collect::<Vec<_>>())
+    };
+    let prefix = || {
+        of("WorkflowId").find_map(|test| match test {
             Test::Prefix { negated: false, prefix } if !prefix.is_empty() => {
-                return vec![IdMatch::StartsWith(prefix.as_str().into())];
+                Some(vec![Lookup::Ids(IdMatch::StartsWith(prefix.as_str().into()))])
             }
-            Test::OneOf(values) if values.len() <= MOST_IDS => {
-                let mut ids: Vec<IdMatch> = Vec::new();
-                for value in values {
-                    if let Value::Text(id) = value {
-                        let id = IdMatch::Is(id.as_str().into());
-                        if !ids.contains(&id) {
-                            ids.push(id);
-                        }
-                    }
-                }
-                return ids;
-            }
+            _ => None,
+        })
+    };
+    let by_id = all("RunId", |id| Lookup::Ids(IdMatch::Run(id)))
+        .or_else(|| all("WorkflowId", |id| Lookup::Ids(IdMatch::Is(id))))
+        .or_else(prefix);
+    if by_id.is_some() || has_index {
+        return by_id.unwrap_or_default();
+    }
+    all(PARENT, Lookup::Children)
+        .or_else(|| all("ParentRunId", Lookup::ChildrenOfRun))
+        .or_else(|| all(ROOT, Lookup::Tree))
+        .or_else(|| all("RootRunId", Lookup::TreeOfRun))
+        .unwrap_or_default()
+}
+
+/// The only values that pass the test, if it names them, each once.
+fn texts(test: &Test) -> Option<Vec<Arc<str>>> {
+    let values = match test {
+        Test::Compare(Comparison::Equal, value) => std::slice::from_ref(value),
+        Test::OneOf(values) if values.len() <= MOST_IDS => values,
+        _ => return None,
+    };
+    let mut texts: Vec<Arc<str>> = Vec::new();
+    for value in values {
+        match value {
+            Value::Text(text) if !texts.iter().any(|known| **known == **text) => texts.push(text.as_str().into()),
             _ => {}
         }
     }
-    Vec::new()
+    Some(texts)
 }
 
 /// Statuses that rows may have.
@@ -208,11 +247,20 @@ mod tests {
 
     #[test]
     fn ids_are_looked_up() {
-        assert_eq!(of("WorkflowId = 'w' AND Note = 'x'").ids, [IdMatch::Is("w".into())]);
-        assert_eq!(of("WorkflowId IN ('a', 'b', 'a')").ids, [IdMatch::Is("a".into()), IdMatch::Is("b".into())]);
-        assert_eq!(of("WorkflowId STARTS_WITH 'w'").ids, [IdMatch::StartsWith("w".into())]);
-        assert_eq!(of("WorkflowId = 'w' OR Note = 'x'").ids, []);
-        assert_eq!(of("NOT WorkflowId = 'w'").ids, []);
+        let check = |text, expected: &[Lookup]| assert_eq!(of(text).lookups, expected, "{text}");
+        let id = |id: &str| Lookup::Ids(IdMatch::Is(id.into()));
+        check("WorkflowId = 'w' AND Note = 'x'", &[id("w")]);
+        check("WorkflowId IN ('a', 'b', 'a')", &[id("a"), id("b")]);
+        check("WorkflowId STARTS_WITH 'w'", &[Lookup::Ids(IdMatch::StartsWith("w".into()))]);
+        check("WorkflowId = 'w' OR Note = 'x'", &[]);
+        check("NOT WorkflowId = 'w'", &[]);
+        check("WorkflowId = 'w' AND RunId = 'r'", &[Lookup::Ids(IdMatch::Run("r".into()))]);
+        check("RootWorkflowId = 'w' AND RootRunId = 'r'", &[Lookup::Tree("w".into())]);
+        check("RootRunId = 'r' AND Note = 'x'", &[Lookup::TreeOfRun("r".into())]);
+        check("ParentRunId = 'r'", &[Lookup::ChildrenOfRun("r".into())]);
+        check("ParentWorkflowId IN ('v', 'w')", &[Lookup::Children("v".into()), Lookup::Children("w".into())]);
+        check("ParentWorkflowId = 'w' AND ParentRunId = 'r'", &[]);
+        check("RootWorkflowId = 'w' AND Customer = 'c'", &[]);
     }
 
     #[test]

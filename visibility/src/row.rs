@@ -6,6 +6,7 @@ use prost::Message;
 
 use crate::{
     attributes::{Attribute, DIVISION},
+    plan::{PARENT, ROOT},
     value::{Value, decode, keywords_of},
 };
 
@@ -13,9 +14,13 @@ use crate::{
 pub fn row_of(info: &WorkflowExecutionInfo, made_at: Timestamp) -> VisibilityRow {
     let fields = info.search_attributes.as_ref().map(|attributes| &attributes.indexed_fields);
     let mut keywords = fields.map(keywords_of).unwrap_or_default();
-    if let Some(parent) = &info.parent_execution {
-        keywords.push(("ParentWorkflowId".into(), parent.workflow_id.as_str().into()));
-    }
+    let parent = info.parent_execution.as_ref().map(|parent| &parent.workflow_id);
+    keywords.extend(parent.map(|parent| (PARENT.into(), parent.as_str().into())));
+    // Most know their root by another way.
+    let own = info.execution.as_ref().map(|execution| &execution.workflow_id);
+    let root = info.root_execution.as_ref().map(|root| &root.workflow_id).filter(|root| !root.is_empty());
+    let root = root.filter(|root| Some(*root) != own && Some(*root) != parent);
+    keywords.extend(root.map(|root| (ROOT.into(), root.as_str().into())));
     let closed = info.close_time.is_some();
     VisibilityRow {
         workflow_type: info.r#type.as_ref().map_or("", |t| t.name.as_str()).into(),

@@ -29,23 +29,26 @@ const FAILED: i32 = 3;
 #[derive(Default)]
 struct Memory {
     rows: Mutex<BTreeMap<String, ListedRun>>,
-    reads: AtomicUsize,
+    rows_read: AtomicUsize,
 }
 
 #[async_trait]
 impl Rows for Memory {
     async fn list(&self, query: &VisibilityQuery) -> Result<Vec<ListedRun>, Error> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
         let rows = self.rows.lock().unwrap();
         let mut found: Vec<ListedRun> = rows.values().filter(|run| query.admits(run)).cloned().collect();
         found.sort_by_key(ListedRun::place);
         found.truncate(query.limit);
+        self.rows_read.fetch_add(found.len(), Ordering::Relaxed);
         Ok(found)
     }
 
     async fn find(&self, _list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>, Error> {
         let rows = self.rows.lock().unwrap();
-        Ok(rows.values().filter(|run| ids.admits(&run.workflow_id)).take(limit).cloned().collect())
+        let found = rows.values().filter(|run| ids.admits(&run.workflow_id, &run.run_id)).take(limit);
+        let found: Vec<ListedRun> = found.cloned().collect();
+        self.rows_read.fetch_add(found.len(), Ordering::Relaxed);
+        Ok(found)
     }
 
     fn now(&self) -> Timestamp {
@@ -68,6 +71,10 @@ fn text(value: &str) -> Payload {
     Payload { metadata, data: format!("{value:?}").into_bytes().into(), ..Default::default() }
 }
 
+fn execution(i: i64) -> WorkflowExecution {
+    WorkflowExecution { workflow_id: format!("w-{}", i % 13), run_id: format!("run-{i:03}") }
+}
+
 impl Memory {
     fn put(&self, i: i64, status: i32, start: i64, close: i64, made_at: i64) {
         self.put_in(i, status, (start, close, made_at), false);
@@ -75,14 +82,13 @@ impl Memory {
 
     fn put_in(&self, i: i64, status: i32, (start, close, made_at): (i64, i64, i64), hidden: bool) {
         let time = |seconds: i64| Timestamp(seconds * SECOND).to_proto();
-        let run_id = format!("run-{i:03}");
-        let workflow_id = format!("w-{}", i % 13);
+        let WorkflowExecution { workflow_id, run_id } = execution(i);
         let mut fields = [("Customer".to_owned(), text(&format!("c-{}", i % 5)))].to_vec();
         if hidden {
             fields.push(("TemporalNamespaceDivision".to_owned(), text("division")));
         }
         let info = WorkflowExecutionInfo {
-            execution: Some(WorkflowExecution { workflow_id: workflow_id.clone(), run_id: run_id.clone() }),
+            execution: Some(execution(i)),
             r#type: Some(WorkflowType { name: format!("T{}", i % 3) }),
             start_time: time(start),
             close_time: (status != RUNNING).then(|| time(close)).flatten(),
@@ -91,6 +97,12 @@ impl Memory {
             search_attributes: Some(SearchAttributes { indexed_fields: fields.into_iter().collect() }),
             ..Default::default()
         };
+        // Every fourth run has a child, that has another, and so on.
+        let info = WorkflowExecutionInfo {
+            parent_execution: (i % 4 > 0).then(|| execution(i - 1)),
+            root_execution: Some(execution(i - i % 4)),
+            ..info
+        };
         let row = row_of(&info, Timestamp(made_at * SECOND));
         let run = ListedRun { workflow_id: workflow_id.into(), run_id: run_id.as_str().into(), row };
         self.rows.lock().unwrap().insert(run_id, run);
@@ -98,7 +110,7 @@ impl Memory {
 
     fn filled() -> Self {
         let memory = Self::default();
-        for i in 0..100 {
+        for i in (0..100).filter(|i| *i != GONE) {
             let status = [RUNNING, COMPLETED, FAILED, COMPLETED][i as usize % 4];
             memory.put_in(i, status, (1_000 + i / 2, 1_100 + (i * 7) % 50, 1_200), i % 17 == 3);
         }
@@ -142,7 +154,7 @@ async fn all(rows: &Memory, query: &str, page_size: usize) -> Vec<String> {
     }
 }
 
-const QUERIES: [&str; 20] = [
+const QUERIES: [&str; 29] = [
     "ExecutionStatus = 'Running'",
     "ExecutionStatus != 'Running'",
     "ExecutionStatus IN ('Completed', 'Failed') AND WorkflowType = 'T1'",
@@ -163,7 +175,19 @@ const QUERIES: [&str; 20] = [
     "TemporalNamespaceDivision IS NOT NULL OR ExecutionStatus = 'Failed'",
     "TemporalNamespaceDivision = 'division' AND Customer = 'c-3'",
     "Customer = 'nobody'",
+    "RunId = 'run-042'",
+    "RunId IN ('run-042', 'run-007', 'nobody') AND WorkflowType != 'T0'",
+    "ParentWorkflowId = 'w-4'",
+    "ParentWorkflowId IN ('w-4', 'w-5')",
+    "ParentRunId = 'run-041'",
+    "RootWorkflowId = 'w-4'",
+    "RootWorkflowId IN ('w-4', 'w-8') AND ExecutionStatus != 'Failed'",
+    "RootRunId = 'run-040'",
+    "RootRunId = 'run-052'",
 ];
+
+/// It has descendants, but is there no more.
+const GONE: i64 = 52;
 
 #[tokio::test]
 async fn an_index_gives_what_a_look_at_every_row_gives() {
@@ -188,6 +212,25 @@ async fn an_index_gives_what_a_look_at_every_row_gives() {
         }
     }
     assert!(!all(&rows, "", 1_000).await.contains(&"run-003".to_owned()), "divisions are not listed unless asked for");
+}
+
+#[tokio::test]
+async fn ids_are_found_without_a_look_at_every_row() {
+    let rows = Memory::filled();
+    for (query, found, at_most) in [
+        ("RunId = 'run-042'", 1, 1),
+        ("RunId IN ('run-042', 'run-007', 'nobody')", 2, 2),
+        ("RunId = 'nobody'", 0, 0),
+        ("ParentWorkflowId = 'w-4' AND ParentRunId = 'run-043'", 0, 7),
+        ("ParentRunId = 'run-041'", 1, 9),
+        ("RootWorkflowId = 'w-1' AND RootRunId = 'run-040'", 4, 24),
+        ("RootRunId = 'run-040'", 4, 24),
+    ] {
+        rows.rows_read.store(0, Ordering::Relaxed);
+        assert_eq!(all(&rows, query, 1_000).await.len(), found, "{query}");
+        let read = rows.rows_read.load(Ordering::Relaxed);
+        assert!(read <= at_most, "{query} read {read} rows");
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,18 @@ class OtherListed:
         return outcome
 
 
+@workflow.defn
+class Generation:
+    """Has a child, that has another, and so on; the last one waits."""
+
+    @workflow.run
+    async def run(self, left: int) -> None:
+        if left == 0:
+            await workflow.wait_condition(lambda: False)
+        id = f"{workflow.info().workflow_id}-child"
+        await workflow.execute_child_workflow(Generation.run, left - 1, id=id)
+
+
 async def ids(client: Client, query: str) -> list[str]:
     return [found.id async for found in client.list_workflows(query)]
 
@@ -245,6 +257,27 @@ async def test_pages_are_stable_while_workflows_start_and_close(client: Client) 
     if is_perdure():
         # Each once. (Others order by close time without looking at when the list began.)
         assert len(seen) == len(set(seen)) == 40
+
+
+async def test_runs_are_found_by_their_ids_parents_and_roots(client: Client) -> None:
+    async with run_worker(client, [Generation]) as queue:
+        root = new_id("root")
+        handle = await client.start_workflow(Generation.run, 3, id=root, task_queue=queue)
+        names = [root, f"{root}-child", f"{root}-child-child", f"{root}-child-child-child"]
+        await listed(client, f"WorkflowId STARTS_WITH '{root}'", set(names))
+        runs = {found.id: found.run_id async for found in client.list_workflows(f"WorkflowId STARTS_WITH '{root}'")}
+        for closed in [False, True]:
+            for name in names:
+                await listed(client, f"RunId = '{runs[name]}'", {name})
+            await listed(client, f"RunId IN ('{runs[names[0]]}', '{runs[names[2]]}')", {names[0], names[2]})
+            await listed(client, f"ParentWorkflowId = '{names[1]}'", {names[2]})
+            await listed(client, f"ParentRunId = '{runs[names[1]]}'", {names[2]})
+            await listed(client, f"RootWorkflowId = '{root}'", set(names))
+            await listed(client, f"RootRunId = '{runs[root]}'", set(names))
+            await listed(client, f"RootRunId = '{runs[names[1]]}'", set())
+            if not closed:
+                await handle.terminate()
+                await listed(client, f"RootWorkflowId = '{root}' AND ExecutionStatus = 'Terminated'", set(names))
 
 
 async def test_old_forms_of_lists(client: Client) -> None:

@@ -176,6 +176,12 @@ statements! {
     read_visibility_ids: prepare_paged =
         "SELECT workflow_id, run_id, closed, at FROM {ks}.visibility_ids \
          WHERE list_id = ? AND day = ? AND workflow_id >= ?";
+    put_visibility_run: prepare =
+        "INSERT INTO {ks}.visibility_runs (list_id, day, run_id, closed, at) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?";
+    delete_visibility_run: prepare =
+        "DELETE FROM {ks}.visibility_runs USING TIMESTAMP ? WHERE list_id = ? AND day = ? AND run_id = ?";
+    read_visibility_run: prepare =
+        "SELECT closed, at FROM {ks}.visibility_runs WHERE list_id = ? AND day = ? AND run_id = ?";
     put_visibility_bucket: prepare =
         "INSERT INTO {ks}.visibility_buckets (list_id, facet, closed, bucket) VALUES (?, ?, ?, ?) USING TIMESTAMP 1";
     read_visibility_buckets: prepare =

@@ -4,8 +4,8 @@
 //! one), latest first. That is the list itself, and where filters that no index helps are evaluated.
 //!
 //! **Indexes** (`visibility_index`) hold keys of rows by a *facet*: a workflow type, a keyword. They are hints: the row is
-//! read and must still match, so an entry that was left behind is never shown. `visibility_ids` has the ids of a day's
-//! starts in their order. A directory (`visibility_buckets`) says which hours, days or months of a facet ever had
+//! read and must still match, so an entry that was left behind is never shown. `visibility_ids` has the workflow ids of a
+//! day's starts in their order, `visibility_runs` the run ids. A directory (`visibility_buckets`) says which hours, days or months of a facet ever had
 //! something, so that rare ones need no walk over empty partitions.
 //!
 //! **Where a run was listed** is told by who lists it again, or no more: its place changes when it closes. So nothing is read
@@ -130,6 +130,7 @@ struct Plan {
     deleted_rows: Grouped<RowKey, DeletionTuple>,
     entries: Grouped<IndexKey, EntryTuple>,
     deleted_entries: Grouped<IndexKey, DeletionTuple>,
+    /// Both by workflow id and by run id.
     ids: Grouped<(Arc<str>, i64), IdTuple>,
     deleted_ids: Grouped<(Arc<str>, i64), IdDeletionTuple>,
 }
@@ -286,16 +287,22 @@ impl CassandraStore {
         }
         for ((list, day), rows) in plan.ids {
             for chunk in chunks(rows) {
-                let values = chunk
+                let by_run = chunk
+                    .iter()
+                    .map(|(_, run, closed, at, stamp)| (list.clone(), day, run.clone(), *closed, *at, *stamp));
+                writes.push(self.partition(&s.put_visibility_run, by_run.collect()));
+                let by_id = chunk
                     .into_iter()
                     .map(|(id, run, closed, at, stamp)| (list.clone(), day, id, run, closed, at, stamp));
-                writes.push(self.partition(&s.put_visibility_id, values.collect()));
+                writes.push(self.partition(&s.put_visibility_id, by_id.collect()));
             }
         }
         for ((list, day), rows) in plan.deleted_ids {
             for chunk in chunks(rows) {
-                let values = chunk.into_iter().map(|(stamp, id, run)| (stamp, list.clone(), day, id, run));
-                writes.push(self.partition(&s.delete_visibility_id, values.collect()));
+                let by_run = chunk.iter().map(|(stamp, _, run)| (*stamp, list.clone(), day, run.clone()));
+                writes.push(self.partition(&s.delete_visibility_run, by_run.collect()));
+                let by_id = chunk.into_iter().map(|(stamp, id, run)| (stamp, list.clone(), day, id, run));
+                writes.push(self.partition(&s.delete_visibility_id, by_id.collect()));
             }
         }
         stream::iter(writes).buffer_unordered(IN_FLIGHT).try_collect::<()>().await

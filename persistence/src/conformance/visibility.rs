@@ -148,7 +148,9 @@ pub(super) async fn reads_agree_with_plain_rows<S: Store>(store: &Patient<S>) {
             assert_eq!(store.list(&query).await, model().list(&query), "{query:?}");
         }
     }
-    for ids in [IdMatch::Is("w-3".into()), IdMatch::Is("w-".into()), IdMatch::StartsWith("w-".into())] {
+    let runs = [0, 1, 17, 30].map(|i| IdMatch::Run(run_id(i)));
+    let workflows = [IdMatch::Is("w-3".into()), IdMatch::Is("w-".into()), IdMatch::StartsWith("w-".into())];
+    for ids in workflows.into_iter().chain(runs).chain([IdMatch::Run("run-".into())]) {
         let mut expected = model().find(&ids, usize::MAX);
         expected.sort_by_key(ListedRun::place);
         assert_eq!(store.find(&ids).await, expected, "{ids:?}");

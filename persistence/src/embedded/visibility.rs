@@ -6,7 +6,9 @@ use std::{cmp::Reverse, iter::Peekable, sync::Arc};
 
 use bytes::Bytes;
 use perdure_types::{ChainKey, Timestamp};
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{
+    ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 
 use super::tables::{Reader, RunKey, failure};
 use crate::{
@@ -19,6 +21,8 @@ const ROWS: TableDefinition<RunKey, RowValue> = TableDefinition::new("visibility
 const BY_STATUS: TableDefinition<StatusKey, &str> = TableDefinition::new("visibility_by_status");
 /// Value: workflow id.
 const BY_KEYWORD: TableDefinition<KeywordKey, &str> = TableDefinition::new("visibility_by_keyword");
+/// List id, run id; value: workflow id.
+const BY_RUN: TableDefinition<(&str, &str), &str> = TableDefinition::new("visibility_by_run");
 const COUNTS: TableDefinition<CountKey, u64> = TableDefinition::new("visibility_counts");
 
 /// Stamp; type; status; start, close; hidden; made at; keywords; info.
@@ -52,9 +56,17 @@ fn row((_, workflow_type, status, start, close, hidden, made_at, keywords, info)
     }
 }
 
-/// Creates the tables in a store that has none.
+/// Creates the tables that a store lacks.
 pub(super) fn touch(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    transaction.open_table(ROWS)?;
+    let rows = transaction.open_table(ROWS)?;
+    let mut by_run = transaction.open_table(BY_RUN)?;
+    if by_run.is_empty()? {
+        for row in rows.iter()? {
+            let (key, _) = row?;
+            let (list_id, workflow_id, run_id) = key.value();
+            by_run.insert((list_id, run_id), workflow_id)?;
+        }
+    }
     transaction.open_table(BY_STATUS)?;
     transaction.open_table(BY_KEYWORD)?;
     transaction.open_table(COUNTS)?;
@@ -62,7 +74,7 @@ pub(super) fn touch(transaction: &WriteTransaction) -> Result<(), redb::Error> {
 }
 
 pub(super) fn exist(transaction: &ReadTransaction) -> bool {
-    transaction.open_table(COUNTS).is_ok()
+    transaction.open_table(COUNTS).is_ok() && transaction.open_table(BY_RUN).is_ok()
 }
 
 /// The writer's side.
@@ -70,6 +82,7 @@ pub(super) struct VisibilityTables<'t> {
     rows: Table<'t, RunKey<'static>, RowValue<'static>>,
     by_status: Table<'t, StatusKey<'static>, &'static str>,
     by_keyword: Table<'t, KeywordKey<'static>, &'static str>,
+    by_run: Table<'t, (&'static str, &'static str), &'static str>,
     counts: Table<'t, CountKey<'static>, u64>,
 }
 
@@ -79,6 +92,7 @@ impl<'t> VisibilityTables<'t> {
             rows: transaction.open_table(ROWS).map_err(failure)?,
             by_status: transaction.open_table(BY_STATUS).map_err(failure)?,
             by_keyword: transaction.open_table(BY_KEYWORD).map_err(failure)?,
+            by_run: transaction.open_table(BY_RUN).map_err(failure)?,
             counts: transaction.open_table(COUNTS).map_err(failure)?,
         })
     }
@@ -93,6 +107,12 @@ impl<'t> VisibilityTables<'t> {
         }
         let old = old.map(|(_, row)| row);
         self.index(chain, run_id, old.as_ref(), new.as_ref())?;
+        let by_run = (&*list_id, &**run_id);
+        match (&old, &new) {
+            (None, Some(_)) => drop(self.by_run.insert(by_run, &*chain.workflow_id).map_err(failure)?),
+            (Some(_), None) => drop(self.by_run.remove(by_run).map_err(failure)?),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
         match new {
             None => drop(self.rows.remove(key).map_err(failure)?),
             Some(new) => {
@@ -242,13 +262,21 @@ impl Reader {
     }
 
     pub fn find_visibility(&self, list_id: &str, ids: &IdMatch, limit: usize) -> Result<Vec<ListedRun>> {
-        let rows = self.begin()?.open_table(ROWS).map_err(failure)?;
-        let (IdMatch::Is(from) | IdMatch::StartsWith(from)) = ids;
+        let transaction = self.begin()?;
+        let rows = transaction.open_table(ROWS).map_err(failure)?;
+        let by_run = transaction.open_table(BY_RUN).map_err(failure)?;
+        let from: (Arc<str>, Arc<str>) = match ids {
+            IdMatch::Is(from) | IdMatch::StartsWith(from) => (from.clone(), "".into()),
+            IdMatch::Run(run_id) => match by_run.get((list_id, &**run_id)).map_err(failure)? {
+                Some(workflow_id) => (workflow_id.value().into(), run_id.clone()),
+                None => return Ok(Vec::new()),
+            },
+        };
         let mut found = Vec::new();
-        for stored in rows.range::<RunKey>((list_id, &**from, "")..).map_err(failure)? {
+        for stored in rows.range::<RunKey>((list_id, &*from.0, &*from.1)..).map_err(failure)? {
             let (key, value) = stored.map_err(failure)?;
             let (list, workflow_id, run_id) = key.value();
-            if list != list_id || !ids.admits(workflow_id) || found.len() >= limit {
+            if list != list_id || !ids.admits(workflow_id, run_id) || found.len() >= limit {
                 break;
             }
             let row = row(value.value());

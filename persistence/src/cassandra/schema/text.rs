@@ -39,9 +39,10 @@ const CHURN: &str = "compaction = {'class': 'SizeTieredCompactionStrategy', 'unc
                      'tombstone_compaction_interval': '3600', 'tombstone_threshold': '0.2'}";
 
 /// The newest version that this program knows.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
-pub(super) const MIGRATIONS: &[Migration] = &[Migration { version: 1, statements: V1 }];
+pub(super) const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, statements: V1 }, Migration { version: 2, statements: V2 }];
 
 const V1: &[Step] = &[
     // Settings fixed at creation. LWT only.
@@ -153,6 +154,12 @@ const V1: &[Step] = &[
         options: &["CLUSTERING ORDER BY (bucket DESC)", SMALL],
     },
 ];
+
+const V2: &[Step] = &[Step::Table {
+    name: "visibility_runs",
+    columns: "list_id text, day bigint, run_id text, closed boolean, at bigint, PRIMARY KEY ((list_id, day), run_id)",
+    options: &[BULK],
+}];
 
 /// The names of all tables.
 pub(super) fn tables() -> impl Iterator<Item = &'static str> {

@@ -210,7 +210,12 @@ impl CassandraStore {
             let reads = days.into_iter().map(|day| self.ids_of_day(list_id, day, ids, limit));
             let mut reads = stream::iter(reads).buffered(BUCKETS_AT_ONCE);
             while let Some(keys) = reads.try_next().await? {
-                found.extend(self.rows_of(list_id, keys).await?.into_iter().filter(|run| ids.admits(&run.workflow_id)));
+                found.extend(
+                    self.rows_of(list_id, keys)
+                        .await?
+                        .into_iter()
+                        .filter(|run| ids.admits(&run.workflow_id, &run.run_id)),
+                );
                 if found.len() >= limit {
                     break;
                 }
@@ -224,15 +229,18 @@ impl CassandraStore {
     }
 
     async fn ids_of_day(&self, list_id: &str, day: i64, ids: &IdMatch, limit: usize) -> Result<Vec<Key>> {
+        let from = match ids {
+            IdMatch::Is(from) | IdMatch::StartsWith(from) => from,
+            IdMatch::Run(run_id) => return self.run_of_day(list_id, day, run_id).await,
+        };
         let (mut keys, mut state) = (Vec::new(), PagingState::start());
-        let (IdMatch::Is(from) | IdMatch::StartsWith(from)) = ids;
         loop {
             let statement = &self.statements.read_visibility_ids;
             let values = (list_id, day, from);
             let (page, next) = self.cql.read_page(Request::ReadVisibility, statement, values, state).await?;
             for row in page.rows::<(String, String, bool, i64)>().map_err(|e| errors::corrupt("ids of the list", e))? {
                 let (workflow_id, run_id, closed, at) = row.map_err(|e| errors::corrupt("id of the list", e))?;
-                if !ids.admits(&workflow_id) || keys.len() >= limit {
+                if !ids.admits(&workflow_id, &run_id) || keys.len() >= limit {
                     return Ok(keys);
                 }
                 keys.push((closed, at, run_id));
@@ -242,6 +250,17 @@ impl CassandraStore {
                 std::ops::ControlFlow::Continue(next) => state = next,
             }
         }
+    }
+
+    async fn run_of_day(&self, list_id: &str, day: i64, run_id: &str) -> Result<Vec<Key>> {
+        let values = (list_id, day, run_id);
+        let rows = self.cql.read(Request::ReadVisibility, &self.statements.read_visibility_run, values).await?;
+        let rows = rows.rows::<(bool, i64)>().map_err(|e| errors::corrupt("run of the list", e))?;
+        rows.map(|row| {
+            let (closed, at) = row.map_err(|e| errors::corrupt("run of the list", e))?;
+            Ok((closed, at, run_id.to_owned()))
+        })
+        .collect()
     }
 
     /// Counts by reading three columns of every row.
