@@ -10,16 +10,18 @@ use perdure_proto::perdure::node::v1::{
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::exit::Failure;
+use crate::{cluster_tls::TlsArgs, exit::Failure};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct AdminArgs {
-    /// Cluster port of any node
+    /// Cluster port of any node, or admin port of `perdure dev`
     #[arg(long, global = true, default_value = "127.0.0.1:7234", env = "PERDURE_ADMIN_ADDRESS")]
     address: SocketAddr,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -65,11 +67,18 @@ struct SplitArgs {
 
 pub async fn run(args: AdminArgs) -> Result<(), Failure> {
     let failed = |reason: String| Failure::new(Failure::OTHER, format!("{}: {reason}", args.address));
-    let endpoint =
-        Endpoint::from_shared(format!("http://{}", args.address)).map_err(|error| failed(error.to_string()))?;
+    let tls = args.tls.clone().files()?.map(|files| files.read()).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{}", args.address));
+    let endpoint = endpoint.and_then(|endpoint| match tls {
+        Some(tls) => endpoint.tls_config(tls.client),
+        None => Ok(endpoint),
+    });
+    let endpoint = endpoint.map_err(|error| failed(error.to_string()))?;
     let channel = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect().await;
-    let channel =
-        channel.map_err(|_| failed("no node answers there; name a node's cluster port with --address".to_owned()))?;
+    let hint =
+        "no node answers there; name a node's cluster port with --address, and certificates with --tls-ca and so on";
+    let channel = channel.map_err(|_| failed(hint.to_owned()))?;
     let text = ask(channel, args.command, args.json).await.map_err(|status| failed(status.message().to_owned()))?;
     print!("{text}");
     Ok(())

@@ -7,7 +7,7 @@ use perdure_persistence::cassandra::{self, CassandraConfig, CassandraStore, Conn
 use crate::{
     config::ServerConfig,
     exit::Failure,
-    node::Plan,
+    node::{Plan, Reached},
     node_service::ClusterPort,
     serve::{Endpoints, Ports, serve},
 };
@@ -21,12 +21,10 @@ pub async fn run(config: ServerConfig) -> Result<(), Failure> {
         metrics: config.metrics_port,
     })
     .await?;
-    let cluster = config.cluster.clone();
-    let addresses = config.cassandra.addresses();
-    let cluster = ClusterPort::bind(cluster.ip, cluster.port, cluster.advertise, cluster.name, &addresses).await?;
+    let cluster = ClusterPort::bind(config.cluster.clone(), &config.cassandra.addresses()).await?;
     let store = CassandraStore::connect(config.cassandra.clone()).await.map_err(|error| connect_failure(&error))?;
     let plan = Plan {
-        cluster: Some(cluster),
+        reached: Reached::AsMember(cluster),
         shards: config.shard_config(),
         namespaces: config.namespace,
         search_attributes: Vec::new(),

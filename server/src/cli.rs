@@ -71,6 +71,10 @@ pub struct DevArgs {
     /// Port for /metrics; chosen by the system when not given, and logged
     #[arg(long, default_value_t = 0)]
     pub metrics_port: u16,
+    /// Port for `perdure admin`, on this machine only; when not given, 7234 beside the default gRPC port, else chosen by
+    /// the system, and logged
+    #[arg(long)]
+    pub admin_port: Option<u16>,
     /// Namespace to create at start, besides `default`; may be repeated
     #[arg(long, short, value_name = "NAME")]
     pub namespace: Vec<String>,

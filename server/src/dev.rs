@@ -6,26 +6,33 @@ use perdure_persistence::embedded::{Config, Embedded, OpenError};
 use perdure_shard::ShardConfig;
 
 use crate::{
+    admin_port::AdminPort,
     cli::DevArgs,
     exit::Failure,
-    node::Plan,
-    serve::{Endpoints, Ports, serve},
+    node::{Plan, Reached},
+    serve::{Endpoints, GRPC_PORT, Ports, serve},
 };
 
+/// Callbacks may go anywhere from a server that is one's own, as from Temporal's.
+const ANY_ADDRESS: &str = r#"[{"Pattern":"*","AllowInsecure":true}]"#;
 /// What SDKs and tools use when they are told nothing.
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> Result<(), Failure> {
-    let limits = args.limits().map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    let mut limits = args.limits().map_err(|error| Failure::new(Failure::USAGE, error.to_string()))?;
+    if limits.callback_addresses.is_empty() {
+        ANY_ADDRESS.clone_into(&mut limits.callback_addresses);
+    }
     let endpoints =
         Endpoints::bind(Ports { ip: args.ip, grpc: args.port, http: args.http_port, metrics: args.metrics_port })
             .await?;
+    let admin = AdminPort::bind(args.admin_port, args.port == GRPC_PORT).await?;
     let store = Arc::new(open(&args)?);
     let namespaces = std::iter::once(DEFAULT_NAMESPACE.to_owned()).chain(args.namespace.iter().cloned()).collect();
     let shards = ShardConfig { limits, ..ShardConfig::default() };
     let plan = Plan {
-        cluster: None,
+        reached: Reached::Alone(admin),
         shards,
         namespaces,
         search_attributes: args.search_attribute.clone(),

@@ -4,8 +4,10 @@
 #![allow(clippy::disallowed_methods)]
 
 mod admin;
+mod admin_port;
 mod cassandra;
 mod cli;
+mod cluster_tls;
 mod config;
 mod connection;
 mod deletion;

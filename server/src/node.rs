@@ -1,17 +1,19 @@
 //! A node: its parts, made and tied together over a store.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use perdure_cluster::{Cluster, Namespaces};
+use perdure_cluster::{Alone, Cluster, Namespaces};
 use perdure_frontend::{ClusterInfo, Frontend};
 use perdure_matching::{Matching, MatchingConfig};
+use perdure_nexus::{AddressRules, Dispatcher, Settings};
 use perdure_persistence::{ClusterSettings, Store, StoreError};
 use perdure_shard::{Clock, Joining, Setup, ShardConfig, Shards, StartError};
-use perdure_types::SlotCount;
+use perdure_types::{Limits, SlotCount};
 use perdure_visibility::Kind;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
+    admin_port::AdminPort,
     deletion::Deletion,
     exit::Failure,
     lists::ListedRows,
@@ -28,10 +30,16 @@ const SCHEMA_VERSION: u32 = 1;
 /// A hand-over that takes longer is left to the others: the session is sealed, and they claim.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
+/// Where other nodes and operators reach this one.
+pub enum Reached {
+    AsMember(ClusterPort),
+    /// It is the whole cluster.
+    Alone(AdminPort),
+}
+
 /// What a node is to be.
 pub struct Plan {
-    /// Where other nodes reach this one; none: it is the whole cluster.
-    pub cluster: Option<ClusterPort>,
+    pub reached: Reached,
     /// Its limits are those of the whole node.
     pub shards: ShardConfig,
     /// Namespaces to create if they are not there.
@@ -49,14 +57,18 @@ pub struct Node {
     pub matching: Matching,
     /// None: this node is the whole cluster.
     pub joined: Option<Joined>,
+    drain_asked: Arc<Notify>,
     pub draining: watch::Sender<bool>,
 }
 
 impl Node {
-    /// Serves when it returns. `address` is where clients reach it.
-    pub async fn start(store: Arc<dyn Store>, plan: Plan, address: String) -> Result<Self, Failure> {
-        let Plan { cluster: port, shards: config, namespaces, search_attributes, store_name } = plan;
+    /// Serves when it returns. `address` is where clients reach it, `http` where they reach its HTTP API.
+    pub async fn start(store: Arc<dyn Store>, plan: Plan, address: String, http: SocketAddr) -> Result<Self, Failure> {
+        let Plan { reached, shards: config, namespaces, search_attributes, store_name } = plan;
         let limits = Arc::new(config.limits.clone());
+        AddressRules::parse(&limits.callback_addresses).map_err(|error| {
+            Failure::new(Failure::USAGE, format!("component.callbacks.allowedAddresses is no list of rules: {error}"))
+        })?;
         let settings = settings(&*store).await?;
         let namespaces = load_namespaces(&store, &namespaces, &search_attributes).await?;
 
@@ -69,18 +81,27 @@ impl Node {
         let shards = Shards::new();
         let shards_here = Arc::new(ShardsHere(shards.clone()));
         let matching_here = Arc::new(MatchingHere(matching.clone()));
-        let (cluster, joined) = match port {
-            None => (Cluster::new(settings.slots, shards_here, matching_here), None),
-            Some(port) => {
+        let (cluster, joined, drain_asked) = match reached {
+            Reached::Alone(port) => {
+                let cluster = Cluster::new(settings.slots, shards_here, matching_here);
+                let node = alone(&settings, port.address(), &address);
+                let drain_asked = port.serve(&cluster, node);
+                (cluster, None, drain_asked)
+            }
+            Reached::AsMember(port) => {
                 let membership = node_service::join(&port, &settings, store.clone(), address.clone()).await?;
                 namespaces.follow(membership.clone());
                 let cluster = Cluster::joined(membership.clone(), shards_here, matching_here);
-                let joined = node_service::serve(port, membership, &cluster);
-                (cluster, Some(joined))
+                let joined = node_service::serve(port, membership, &cluster)?;
+                let drain_asked = joined.drain_asked.clone();
+                (cluster, Some(joined), drain_asked)
             }
         };
         uplink.connect(cluster.clone());
         let clock = Arc::new(Clock::system());
+        let (nexus, nexus_clock) = (nexus_settings(&limits, http), clock.clone());
+        let dispatcher = Dispatcher::new(cluster.clone(), namespaces.clone(), nexus, move || nexus_clock.now());
+        uplink.dispatch_nexus(dispatcher);
         let rows = Arc::new(ListedRows::new(store.clone(), clock.clone()));
         let setup = Setup {
             store,
@@ -126,7 +147,7 @@ impl Node {
         tokio::spawn(deletion.run());
         let frontend = Frontend::new(cluster, namespaces, limits, info, watch_draining).with_lists(rows);
         uplink.serve_lists(frontend.clone());
-        Ok(Self { frontend, shards, matching, joined, draining })
+        Ok(Self { frontend, shards, matching, joined, drain_asked, draining })
     }
 
     /// Has what it knows measured whenever metrics are read.
@@ -147,10 +168,7 @@ impl Node {
 
     /// Returns when an operator wants this node to end.
     pub async fn drain_asked(&self) {
-        match &self.joined {
-            Some(joined) => joined.drain_asked.notified().await,
-            None => std::future::pending().await,
-        }
+        self.drain_asked.notified().await;
     }
 
     /// Gives all shards to other members, if there are any.
@@ -165,6 +183,25 @@ impl Node {
             }
         }
     }
+}
+
+fn alone(settings: &ClusterSettings, admin: SocketAddr, frontend_address: &str) -> Alone {
+    Alone {
+        cluster_id: settings.cluster_id.clone(),
+        name: admin.to_string(),
+        frontend_address: frontend_address.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_ns: node_service::wall_clock(),
+        slots: settings.slots,
+    }
+}
+
+fn nexus_settings(limits: &Limits, http: SocketAddr) -> Settings {
+    let callback_url = match limits.nexus_callback_url.as_str() {
+        "" => format!("http://{http}/namespaces/{{{{.NamespaceName}}}}/nexus/callback"),
+        set => set.to_owned(),
+    };
+    Settings { callback_url }
 }
 
 async fn settings(store: &dyn Store) -> Result<ClusterSettings, Failure> {

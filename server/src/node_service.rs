@@ -20,7 +20,7 @@ use tokio::{
 };
 use tonic::transport::{Server, server::TcpIncoming};
 
-use crate::exit::Failure;
+use crate::{cluster_tls::Credentials, config::ClusterConfig, exit::Failure};
 
 /// As on the calling side: a large answer on one stream does not stop the others.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -37,18 +37,15 @@ pub struct ClusterPort {
     listen: SocketAddr,
     advertise: SocketAddr,
     name: Option<String>,
+    tls: Option<Credentials>,
 }
 
 impl ClusterPort {
     /// Takes the port. Without an address it is the one from which one of `store_addresses` is reached: that is how other
     /// nodes, which reach the store too, reach this one on a plain network.
-    pub async fn bind(
-        ip: Option<IpAddr>,
-        port: u16,
-        advertise: Option<IpAddr>,
-        name: Option<String>,
-        store_addresses: &[String],
-    ) -> Result<Self, Failure> {
+    pub async fn bind(config: ClusterConfig, store_addresses: &[String]) -> Result<Self, Failure> {
+        let ClusterConfig { port, ip, advertise, name, tls } = config;
+        let tls = tls.map(|tls| tls.read()).transpose()?;
         let ip = match ip {
             Some(ip) => ip,
             None => towards(store_addresses).await?,
@@ -61,7 +58,7 @@ impl ClusterPort {
             None if ip.is_unspecified() => towards(store_addresses).await?,
             None => ip,
         };
-        Ok(Self { listener, listen, advertise: SocketAddr::new(reachable, listen.port()), name })
+        Ok(Self { listener, listen, advertise: SocketAddr::new(reachable, listen.port()), name, tls })
     }
 }
 
@@ -97,6 +94,7 @@ pub async fn join(
         listen: port.listen,
         frontend_address,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        tls: port.tls.as_ref().map(|tls| tls.client.clone()),
         ..MembershipConfig::new(settings.cluster_id.clone(), settings.slots, port.advertise, wall_clock)
     };
     Membership::join(config, Arc::new(StoredMembers(store))).await.map_err(|error| {
@@ -108,7 +106,7 @@ pub async fn join(
     })
 }
 
-fn wall_clock() -> i64 {
+pub fn wall_clock() -> i64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)
 }
@@ -123,11 +121,18 @@ pub struct Joined {
 }
 
 /// Serves the cluster port.
-pub fn serve(port: ClusterPort, membership: Membership, cluster: &Cluster) -> Joined {
+pub fn serve(port: ClusterPort, membership: Membership, cluster: &Cluster) -> Result<Joined, Failure> {
     let drain_asked = Arc::new(Notify::new());
     let (stop, mut stopped) = watch::channel(false);
     let incoming = TcpIncoming::from(port.listener).with_nodelay(Some(true));
-    let router = Server::builder()
+    let has_tls = port.tls.is_some();
+    let builder = match port.tls {
+        None => Server::builder(),
+        Some(tls) => Server::builder()
+            .tls_config(tls.server)
+            .map_err(|error| Failure::new(Failure::USAGE, format!("TLS between nodes: {error}")))?,
+    };
+    let router = builder
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -139,8 +144,8 @@ pub fn serve(port: ClusterPort, membership: Membership, cluster: &Cluster) -> Jo
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
-    tracing::info!(listen = %port.listen, advertise = %port.advertise, "cluster port");
-    Joined { membership, drain_asked, stop, server }
+    tracing::info!(listen = %port.listen, advertise = %port.advertise, tls = has_tls, "cluster port");
+    Ok(Joined { membership, drain_asked, stop, server })
 }
 
 impl Joined {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Temporal's ports of the gRPC and the HTTP API.
-const GRPC_PORT: u16 = 7233;
+pub const GRPC_PORT: u16 = 7233;
 const HTTP_PORT: u16 = 7243;
 
 /// How long a stopping server waits for calls under way.
@@ -68,7 +68,7 @@ async fn listen(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketA
 /// Runs until Ctrl-C or SIGTERM. `data` says in the log where the data is.
 pub async fn serve(endpoints: Endpoints, store: Arc<dyn Store>, plan: Plan, data: &str) -> Result<(), Failure> {
     let Endpoints { listener, address, http_listener, http, metrics, metrics_address } = endpoints;
-    let node = Node::start(store, plan, address.to_string()).await?;
+    let node = Node::start(store, plan, address.to_string(), http).await?;
     node.measure(&metrics);
 
     let (stop, stopped) = watch::channel(false);

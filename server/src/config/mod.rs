@@ -16,7 +16,10 @@ use toml::{Table, Value};
 
 pub use source::Flags;
 
-use crate::cli::{LogFormat, LogLevel};
+use crate::{
+    cli::{LogFormat, LogLevel},
+    cluster_tls::ClusterTls,
+};
 use options::{Kind, SETTINGS};
 use source::{DYNAMIC, Gathered, Origin};
 
@@ -64,6 +67,7 @@ pub struct ClusterConfig {
     pub ip: Option<IpAddr>,
     pub advertise: Option<IpAddr>,
     pub name: Option<String>,
+    pub tls: Option<ClusterTls>,
 }
 
 /// What is wrong with a configuration. Each message names the setting as it was given.

@@ -130,3 +130,14 @@ fn the_description_has_no_secret_and_loads_again() {
     again.cassandra.password = Some("hush".into());
     assert_eq!(again, loaded.config);
 }
+
+#[test]
+fn nodes_have_tls_when_all_of_it_is_set() {
+    let tls = |text: &str| load(&[], &[], text).map(|loaded| loaded.config.cluster.tls);
+    assert_eq!(tls("").expect("loads"), None);
+    let all = "[cluster.tls]\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"";
+    let found = tls(all).expect("loads").expect("is on");
+    assert_eq!((found.ca.to_str(), found.name.as_str()), (Some("/ca"), "perdure"));
+    assert_eq!(tls(&format!("{all}\nname = \"node\"")).expect("loads").expect("is on").name, "node");
+    assert!(tls("[cluster.tls]\nca = \"/ca\"").is_err(), "who trusts an authority has to show a certificate");
+}

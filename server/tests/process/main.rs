@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Tests may unwrap.
 #![cfg(unix)]
 
+mod admin;
 mod cassandra;
 #[path = "../common/mod.rs"]
 mod common;
