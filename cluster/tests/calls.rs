@@ -186,9 +186,8 @@ async fn a_member_that_cannot_be_called_loses_its_place() {
     let config = fast_at("cluster", deaf.local_addr().unwrap());
     let member = Membership::join(config, table.shared()).await.unwrap();
     let owners = |member: &Membership| member.placement().borrow().owners.iter().cloned().collect::<BTreeSet<_>>();
-    let is_away = |by: &Membership| {
-        by.placement().borrow().members.get(member.me()).is_some_and(|member| member.unreachable)
-    };
+    let is_away =
+        |by: &Membership| by.placement().borrow().members.get(member.me()).is_some_and(|member| member.unreachable);
     let able: BTreeSet<_> = nodes.iter().map(|node| node.membership.me().clone()).collect();
     let knows = |by: &Membership| is_away(by) && owners(by) == able;
     wait_for("all to know", || knows(&member) && nodes.iter().all(|node| knows(&node.membership))).await;

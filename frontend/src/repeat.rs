@@ -23,12 +23,14 @@ pub(crate) fn is_the_same_again(command: &Command) -> bool {
     match command {
         Command::Update(c) => names_run(c.workflow_execution.as_ref()),
         Command::Signal(c) => c.request.as_ref().is_some_and(|c| names_run(c.workflow_execution.as_ref())),
-        Command::RequestCancel(c) => c.request.as_ref().is_some_and(|c| {
-            names_run(c.workflow_execution.as_ref()) || !c.first_execution_run_id.is_empty()
-        }),
-        Command::Terminate(c) => c.request.as_ref().is_some_and(|c| {
-            names_run(c.workflow_execution.as_ref()) || !c.first_execution_run_id.is_empty()
-        }),
+        Command::RequestCancel(c) => c
+            .request
+            .as_ref()
+            .is_some_and(|c| names_run(c.workflow_execution.as_ref()) || !c.first_execution_run_id.is_empty()),
+        Command::Terminate(c) => c
+            .request
+            .as_ref()
+            .is_some_and(|c| names_run(c.workflow_execution.as_ref()) || !c.first_execution_run_id.is_empty()),
         Command::SignalWithStart(_) | Command::MultiOperation(_) => false,
         // Reads; starts, which the current run knows, open or closed; and what names a task, a run or a version.
         _ => true,
@@ -76,8 +78,8 @@ mod tests {
             common::v1::WorkflowExecution,
             workflowservice::v1::{
                 DescribeWorkflowExecutionRequest, RequestCancelWorkflowExecutionRequest,
-                RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest,
-                TerminateWorkflowExecutionRequest, UpdateWorkflowExecutionRequest,
+                RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+                UpdateWorkflowExecutionRequest,
             },
         },
     };

@@ -26,8 +26,8 @@ use crate::{
     simulation::{Chance, Oracle, Plan, Report, Shared, check_list, check_timers, lock, operate},
 };
 
-pub use self::cuts::run_cuts;
 use self::cuts::Cut;
+pub use self::cuts::run_cuts;
 
 const SLOTS: u32 = 8;
 /// So many after two splits.

@@ -12,9 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    JoinError, LinkNews, MemberState, MembershipConfig, Routes, gossip::Gossip, table::Listed, view::View,
-};
+use super::{JoinError, LinkNews, MemberState, MembershipConfig, Routes, gossip::Gossip, table::Listed, view::View};
 use crate::ring::Ring;
 
 /// What membership is told.
@@ -103,7 +101,18 @@ async fn run(
     if ready.send(Ok(Started { routes: watch_routes, placement: watch_placement })).is_err() {
         return;
     }
-    let actor = Actor { config, me, gossip, view, map, routes, placement, listed: None, refused: BTreeMap::new(), down: BTreeMap::new() };
+    let actor = Actor {
+        config,
+        me,
+        gossip,
+        view,
+        map,
+        routes,
+        placement,
+        listed: None,
+        refused: BTreeMap::new(),
+        down: BTreeMap::new(),
+    };
     actor.run(commands).await;
 }
 

@@ -166,9 +166,8 @@ impl View {
 
     fn publish(&mut self, now: Instant) {
         self.take_slots();
-        let holds_place = |known: &&Known| {
-            known.placed_at <= now && !known.state.draining && !known.silent && !known.unreachable
-        };
+        let holds_place =
+            |known: &&Known| known.placed_at <= now && !known.state.draining && !known.silent && !known.unreachable;
         if self.ready && !self.cut_off {
             let members = self.known.values().filter(holds_place);
             let ring = Ring::new(members.map(|known| (known.state.name.clone(), known.state.node.clone())));
