@@ -205,6 +205,7 @@ async def test_open_ones_come_first_and_newest_first(client: Client) -> None:
                 await handle.result()
         query = f"WorkflowId STARTS_WITH '{prefix}'"
         await listed(client, f"{query} AND ExecutionStatus = 'Completed'", {f"{prefix}-{i}" for i in (0, 2, 4)})
+        await listed(client, query, {f"{prefix}-{i}" for i in range(6)})
         expected = [f"{prefix}-{i}" for i in (5, 3, 1, 4, 2, 0)]
         assert await ids(client, query) == expected
         assert await ids(client, f"WorkflowType = 'Listed' AND TaskQueue = '{queue}'") == expected
