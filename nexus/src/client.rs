@@ -50,11 +50,11 @@ pub struct HttpClient {
 impl Default for HttpClient {
     fn default() -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = match builder {
-            Ok(builder) => builder.with_root_certificates(system_roots()).with_no_client_auth(),
-            Err(error) => unreachable!("the default protocol versions are those of the default provider: {error}"),
-        };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the default protocol versions are those of the default provider")
+            .with_root_certificates(system_roots())
+            .with_no_client_auth();
         let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
         Self { client: Client::builder(TokioExecutor::new()).build(connector) }
     }

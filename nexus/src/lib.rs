@@ -6,6 +6,8 @@
 //!
 //! Not here: operations as such (they are part of their workflow), the HTTP server (it is the frontend's).
 
+#![allow(clippy::result_large_err, reason = "a failure is as much an answer as a success, and there is one a request")]
+
 mod addresses;
 mod client;
 mod completion;

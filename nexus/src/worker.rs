@@ -26,6 +26,7 @@ use crate::{
 
 /// What a handler has answered.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // There is one a request, and mostly the large one.
 pub enum Answer {
     Started(StartOperationResponse),
     Canceled(CancelOperationResponse),

@@ -1,6 +1,8 @@
 //! Nexus over HTTP: requests from outside to the handlers of this cluster, and completions of operations that handlers
 //! outside have done for callers in this cluster.
 
+#![allow(clippy::result_large_err, reason = "an error is an answer, and there is one a request")]
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
