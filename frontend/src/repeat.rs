@@ -73,7 +73,7 @@ mod tests {
     use std::cell::RefCell;
 
     use perdure_proto::{
-        perdure::node::v1::{RequestCancelWorkflow, SignalWorkflow, StartWorkflow, TerminateWorkflow},
+        perdure::node::v1::{RequestCancelWorkflow, SignalWorkflow, TerminateWorkflow},
         temporal::api::{
             common::v1::WorkflowExecution,
             workflowservice::v1::{
@@ -115,7 +115,7 @@ mod tests {
             assert!(is_the_same_again(&command), "{command:?}");
         }
         let others = [
-            Command::Start(Box::new(StartWorkflow::default())),
+            Command::Start(Box::default()),
             Command::Describe(DescribeWorkflowExecutionRequest::default()),
             Command::RespondWorkflowTaskCompleted(RespondWorkflowTaskCompletedRequest::default()),
         ];
