@@ -195,7 +195,12 @@ impl SecureCassandra {
             return Ok(None);
         }
         let cluster = Cluster::named("test-secure")?;
-        cluster.up(&UpOptions { nodes: Some(1), commitlog_sync: CommitlogSync::default(), secure: true, brief: true })?;
+        cluster.up(&UpOptions {
+            nodes: Some(1),
+            commitlog_sync: CommitlogSync::default(),
+            secure: true,
+            brief: true,
+        })?;
         Ok(Some(Self { seeds: cluster.seeds()?, certificate: cluster.certificate(), cluster }))
     }
 }

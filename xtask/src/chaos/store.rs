@@ -107,7 +107,8 @@ pub fn run(options: &Options) -> Result<()> {
     let (server, load) = binaries(options)?;
     let cassandra = Cluster::named(&format!("chaos-store-{}", options.nodes))?;
     let was_up = cassandra.exists()?;
-    let up = UpOptions { nodes: Some(options.nodes), commitlog_sync: options.commitlog_sync, secure: false, brief: true };
+    let up =
+        UpOptions { nodes: Some(options.nodes), commitlog_sync: options.commitlog_sync, secure: false, brief: true };
     cassandra.up(&up)?;
     let mut bench = Bench {
         cassandra: &cassandra,
