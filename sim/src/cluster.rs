@@ -403,9 +403,9 @@ impl World {
             10 => self.store.deliver_all(),
             11 => tokio::time::sleep(Duration::from_millis(self.chance.below(8000))).await,
             12 | 13 => self.split().await,
-            14 | 15 => {
+            14 if self.nodes.len() > 1 => {
                 let cut = if self.chance.below(2) == 0 { Cut::FromStore } else { Cut::FromCalls };
-                let (index, time) = (self.any(), Duration::from_millis(self.chance.below(40_000)));
+                let (index, time) = (self.any(), Duration::from_millis(self.chance.below(9000)));
                 self.cut(index, cut, time);
             }
             _ => tokio::time::sleep(Duration::from_millis(self.chance.below(60))).await,
