@@ -6,7 +6,9 @@ use bytes::Bytes;
 use perdure_proto::{
     Error,
     perdure::{
-        node::v1::{ActivityCommand, TaskToken, WorkflowReply, activity_command, workflow_call::Command, workflow_reply},
+        node::v1::{
+            ActivityCommand, TaskToken, WorkflowReply, activity_command, workflow_call::Command, workflow_reply,
+        },
         state::v1::{ActivityState, ChainHead, ChainRecord, RunDelta},
     },
     temporal::api::{workflow::v1::WorkflowExecutionInfo, workflowservice::v1::TerminateActivityExecutionRequest},

@@ -15,7 +15,9 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{ShardReply, shard_reply},
 };
-use perdure_types::{Epoch, Member, NodeId, Placement, Seq, SessionId, ShardId, ShardMap, SlotCount, UNNAMED_SESSION_GRACE};
+use perdure_types::{
+    Epoch, Member, NodeId, Placement, Seq, SessionId, ShardId, ShardMap, SlotCount, UNNAMED_SESSION_GRACE,
+};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
