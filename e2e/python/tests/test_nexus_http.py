@@ -288,15 +288,6 @@ async def test_polls_are_seen_and_end_with_their_worker(nexus: Nexus) -> None:
     assert not task.task_token and not task.HasField("request")
 
 
-async def test_a_poll_that_vanishes_loses_no_request(nexus: Nexus) -> None:
-    gone = asyncio.create_task(nexus.poll())
-    await asyncio.sleep(0)
-    gone.cancel()
-    sent = asyncio.create_task(nexus.post(nexus.path()))
-    await nexus.complete(await nexus.poll(), started(sync_success=StartOperationResponse.Sync()))
-    assert (await sent).status == 200
-
-
 async def test_completions_that_are_refused(nexus: Nexus) -> None:
     async def refused(message: str, **headers: str) -> None:
         sent = {"nexus-operation-state": "succeeded"}
