@@ -191,7 +191,7 @@ impl Run {
     }
 
     pub(crate) fn on_callback_result(&mut self, number: i64, result: Result<WorkflowReply, Error>, env: &Env) {
-        if !self.callbacks.get(&number).is_some_and(|info| info.state() == State::Scheduled) {
+        if self.callbacks.get(&number).is_none_or(|info| info.state() != State::Scheduled) {
             return;
         }
         use nexus_reply::Outcome;

@@ -48,7 +48,6 @@ impl Run {
             pending_nexus_operations: self.nexus_operations.values().map(pending_nexus_operation).collect(),
             callbacks: self.described_callbacks(),
             workflow_extended_info: Some(self.extended_info()),
-            ..DescribeWorkflowExecutionResponse::default()
         }
     }
 

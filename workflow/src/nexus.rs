@@ -221,7 +221,7 @@ impl Run {
             Ok(Outcome::Canceled(_) | Outcome::Delivered(_)) => {
                 self.nexus_attempt_failed(id, failure::internal("empty outcome"), env);
             }
-            Err(error) => self.nexus_attempt_failed(id, error, env),
+            Err(error) => self.nexus_attempt_failed(id, *error, env),
         }
     }
 
@@ -428,13 +428,13 @@ pub(crate) fn ended_operation(attributes: &Attributes) -> Option<(i64, &str)> {
 }
 
 /// What the dispatcher says; the error is a failed attempt.
-pub(crate) fn attempt_outcome(result: Result<WorkflowReply, Error>) -> Result<Outcome, Failure> {
+pub(crate) fn attempt_outcome(result: Result<WorkflowReply, Error>) -> Result<Outcome, Box<Failure>> {
     match result {
         Ok(WorkflowReply { reply: Some(workflow_reply::Reply::Nexus(reply)) }) => {
-            reply.outcome.ok_or_else(|| failure::internal("empty outcome"))
+            reply.outcome.ok_or_else(|| Box::new(failure::internal("empty outcome")))
         }
-        Ok(_) => Err(failure::internal("empty outcome")),
-        Err(error) => Err(failure::of_error(&error)),
+        Ok(_) => Err(Box::new(failure::internal("empty outcome"))),
+        Err(error) => Err(Box::new(failure::of_error(&error))),
     }
 }
 

@@ -95,7 +95,7 @@ impl Run {
             Ok(Outcome::Started(_) | Outcome::Delivered(_)) => {
                 self.nexus_cancel_attempt_failed(id, failure::internal("empty outcome"), env);
             }
-            Err(error) => self.nexus_cancel_attempt_failed(id, error, env),
+            Err(error) => self.nexus_cancel_attempt_failed(id, *error, env),
         }
     }
 

@@ -90,7 +90,7 @@ fn take_delivery(chain: &mut TestChain) -> (CallId, NexusDelivery) {
 }
 
 fn fail(message: &str) -> Command {
-    let attributes = FailWorkflowExecutionCommandAttributes { failure: Some(failure(message)), ..Default::default() };
+    let attributes = FailWorkflowExecutionCommandAttributes { failure: Some(failure(message)) };
     Command {
         command_type: CommandType::FailWorkflowExecution as i32,
         attributes: Some(C::FailWorkflowExecutionCommandAttributes(attributes)),
