@@ -57,7 +57,13 @@ impl Job {
         let execution = self.state.page.get(index as usize)?.clone();
         let number = self.state.page_number * PAGE_STRIDE + i64::from(index);
         let workflow_id = execution.workflow_id.clone();
-        let command = self.command(execution, format!("{incarnation}-{number}"))?;
+        let request_id = format!("{incarnation}-{number}");
+        let command = if kind_of(self.request()) == EntityKind::Activity {
+            let command = Some(self.activity_command(execution, request_id)?);
+            Command::Activity(Box::new(ActivityCommand { command }))
+        } else {
+            self.command(execution, request_id)?
+        };
         Some(self.call(OPERATE, number, incarnation, &workflow_id, command))
     }
 
@@ -79,6 +85,7 @@ impl Job {
         }
     }
 
+    /// What is done to a workflow.
     fn command(&self, execution: WorkflowExecution, request_id: String) -> Option<Command> {
         let request = self.request();
         let (namespace, reason) = (request.namespace.clone(), request.reason.clone());
@@ -125,14 +132,11 @@ impl Job {
             Operation::UpdateActivityOptionsOperation(update) => activity_options_command(update, run_id, identity),
             Operation::CancelActivitiesOperation(_)
             | Operation::TerminateActivitiesOperation(_)
-            | Operation::DeleteActivitiesOperation(_) => {
-                let command = Some(self.activity_command(workflow_execution.unwrap_or_default(), request_id)?);
-                Command::Activity(Box::new(ActivityCommand { command }))
-            }
+            | Operation::DeleteActivitiesOperation(_) => return None,
         })
     }
 
-    /// Of what is done to standalone activities.
+    /// What is done to a standalone activity.
     fn activity_command(&self, execution: WorkflowExecution, request_id: String) -> Option<ToActivity> {
         let request = self.request();
         let (namespace, identity) = (request.namespace.clone(), self.state.identity.clone());
