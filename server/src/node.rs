@@ -31,6 +31,7 @@ const SCHEMA_VERSION: u32 = 1;
 const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// Where other nodes and operators reach this one.
+#[allow(clippy::large_enum_variant)] // There is one a process.
 pub enum Reached {
     AsMember(ClusterPort),
     /// It is the whole cluster.

@@ -334,7 +334,6 @@ impl Inner {
             loaded: handle.loaded() as u64,
             dirty: handle.is_dirty(),
             slots: row.split.as_ref().map_or(0, |split| split.slots.get()),
-            ..ShardStatus::default()
         }
     }
 
