@@ -73,7 +73,7 @@ async fn nodes_with_certificates_of_one_authority_call_each_other() {
             Ok(channel) => NodeClient::new(channel).calls(futures::stream::iter([CallFrames::default()])).await,
             Err(_) => continue,
         };
-        let status = answer.err().expect("no answer");
+        let status = answer.expect_err("no answer");
         assert_ne!(status.code(), tonic::Code::InvalidArgument, "its greeting was looked at");
     }
 }
