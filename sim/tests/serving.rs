@@ -3,7 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use perdure_persistence::{Store, simulated::Simulated};
-use perdure_proto::temporal::api::enums::v1::{EventType, WorkflowExecutionStatus};
+use perdure_proto::{
+    perdure::node::v1::{workflow_call::Command, workflow_reply::Reply},
+    temporal::api::{
+        common::v1::WorkflowExecution,
+        enums::v1::{EventType, UpdateWorkflowExecutionLifecycleStage as Stage, WorkflowExecutionStatus},
+        update::v1::{Input, Meta, Request, WaitPolicy},
+        workflowservice::v1::UpdateWorkflowExecutionRequest,
+    },
+};
 use perdure_sim::{Node, Options, Script, history_of};
 
 fn store() -> (Simulated, Arc<dyn Store>) {
@@ -126,6 +134,44 @@ async fn a_history_long_poll_ends_with_a_token_and_goes_on() {
     let events = page.history.unwrap_or_default().events;
     assert_eq!(events.first().map(|event| event.event_type()), Some(EventType::WorkflowExecutionSignaled));
     assert_eq!(client.status("w", &run).await.expect("known"), WorkflowExecutionStatus::Running);
+}
+
+/// An SDK asks again then; after an error it would give up, if the wait has lasted longer than its retries may.
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_long_polls_as_their_time_does() {
+    let (_, store) = store();
+    let node = node(&store, Options { no_worker: true, ..options(1) }).await;
+    let client = node.client();
+    client.start("w", "forever").await.expect("starts");
+    let mut request = history_of("w", "");
+    request.wait_new_event = true;
+    request.next_page_token = client.history_page("w", request.clone()).await.expect("page").next_page_token;
+    let update = UpdateWorkflowExecutionRequest {
+        workflow_execution: Some(WorkflowExecution { workflow_id: "w".into(), run_id: String::new() }),
+        wait_policy: Some(WaitPolicy { lifecycle_stage: Stage::Completed as i32 }),
+        request: Some(Request {
+            meta: Some(Meta { update_id: "u".into(), ..Default::default() }),
+            input: Some(Input { name: "add".into(), ..Default::default() }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let poll = tokio::spawn({
+        let (client, request) = (client.clone(), request.clone());
+        async move { client.history_page("w", request).await }
+    });
+    let update = tokio::spawn(async move { client.call("w", Command::Update(update)).await });
+    // Simulated: both wait by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!poll.is_finished() && !update.is_finished());
+    node.stop().await;
+    let page = poll.await.expect("joins").expect("no error");
+    assert_eq!(page.next_page_token, request.next_page_token);
+    assert!(page.history.unwrap_or_default().events.is_empty());
+    match update.await.expect("joins").expect("no error").reply {
+        Some(Reply::Update(reply)) => assert_eq!((reply.outcome, reply.stage), (None, Stage::Admitted as i32)),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -551,11 +551,17 @@ impl Core {
         self.weight_bytes = 0;
     }
 
-    /// A graceful stop begins: nobody waits for what may still happen.
+    /// A graceful stop begins: nobody waits for what may still happen. An SDK asks again after a long poll that has ended, but
+    /// gives up after an error when the wait has lasted longer than its retries may; so the error is for those only that know
+    /// no other end.
     pub(crate) fn dismiss_watchers(&mut self, error: &Error) {
-        for entry in self.chains.values_mut() {
-            for watcher in entry.watchers.drain(..) {
-                let _ = watcher.reply.send(Err(error.clone()));
+        let watched = self.chains.iter().filter(|(_, entry)| !entry.watchers.is_empty());
+        let watched: Vec<ChainKey> = watched.map(|(key, _)| key.clone()).collect();
+        for key in watched {
+            while let Some(watcher) = self.chains.get_mut(&key).and_then(|entry| entry.watchers.pop()) {
+                if let Some(reply) = self.end_watch(&key, watcher) {
+                    let _ = reply.send(Err(error.clone()));
+                }
             }
         }
     }

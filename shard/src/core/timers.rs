@@ -6,7 +6,7 @@ use perdure_persistence::Wakeup;
 use perdure_types::{ChainKey, Duration, Timestamp};
 
 use super::Core;
-use crate::entry::{Pending, TimerPlace, Waiting};
+use crate::entry::{Pending, ReplyTo, TimerPlace, Waiting, Watcher};
 
 /// How long a chain waits that says something is due and then does nothing: a bug, which must not become a busy loop.
 const IDLE_TIMER_DELAY: Duration = Duration::from_secs(1);
@@ -120,18 +120,26 @@ impl Core {
             return;
         };
         let watcher = entry.watchers.swap_remove(index);
+        self.end_watch(key, watcher);
+        self.touch(key);
+    }
+
+    /// Answers a long poll as one that has lasted long enough. Gives the reply back if there is no such answer.
+    pub(super) fn end_watch(&mut self, key: &ChainKey, watcher: Watcher) -> Option<ReplyTo> {
         match watcher.watch {
             Waiting::History(watch) => {
                 let _ = watcher.reply.send(Ok(watch.time_out()));
             }
             Waiting::Core(watch) => {
-                if let Some(outcome) = entry.chain.as_mut().and_then(|chain| chain.give_up(&watch)) {
-                    let (after, fence) = self.read_barrier(key);
-                    self.hold_reply(key, after, fence, watcher.reply, outcome.map(Box::new));
-                }
+                let chain = self.chains.get_mut(key).and_then(|entry| entry.chain.as_mut());
+                let Some(outcome) = chain.and_then(|chain| chain.give_up(&watch)) else {
+                    return Some(watcher.reply);
+                };
+                let (after, fence) = self.read_barrier(key);
+                self.hold_reply(key, after, fence, watcher.reply, outcome.map(Box::new));
             }
         }
-        self.touch(key);
+        None
     }
 
     /// Puts the chain where its next timer says.
