@@ -252,22 +252,26 @@ async def test_a_handler_that_fails_later_and_one_that_is_canceled(client: Clien
             assert isinstance(await failure_of(handle), CancelledError)
 
 
-async def test_a_workflow_tells_a_caller_outside_how_it_ended(client: Client) -> None:
-    raw = RawWorker(client)
-    with outside() as caller:
-        headers = {"Some-Header": "value", "Temporal-Callback-Token": "their own"}
-        callback = Callback(nexus=Callback.Nexus(url=caller.url + "/callback", header=headers))
-        handle = await raw.start(completion_callbacks=[callback])
-        task = await raw.poll_workflow()
-        command = complete_workflow()
-        command.complete_workflow_execution_command_attributes.result.CopyFrom(payloads("done"))
-        await raw.complete(task, command)
+@pytest.mark.perdure_only
+async def test_a_workflow_tells_a_caller_outside_how_it_ended(servers: Servers) -> None:
+    # Only `perdure dev` lets callbacks go anywhere by itself.
+    rules = '[{"Pattern":"127.0.0.1:*","AllowInsecure":true}]'
+    async with servers.run("--dynamic-config-value", f"component.callbacks.allowedAddresses={rules}") as server:
+        raw = RawWorker(await Client.connect(server.address))
+        with outside() as caller:
+            headers = {"Some-Header": "value", "Temporal-Callback-Token": "their own"}
+            callback = Callback(nexus=Callback.Nexus(url=caller.url + "/callback", header=headers))
+            handle = await raw.start(completion_callbacks=[callback])
+            task = await raw.poll_workflow()
+            command = complete_workflow()
+            command.complete_workflow_execution_command_attributes.result.CopyFrom(payloads("done"))
+            await raw.complete(task, command)
 
-        async def delivered() -> bool:
-            [info] = (await handle.describe()).raw_description.callbacks
-            return info.state == CallbackState.CALLBACK_STATE_SUCCEEDED
+            async def delivered() -> bool:
+                [info] = (await handle.describe()).raw_description.callbacks
+                return info.state == CallbackState.CALLBACK_STATE_SUCCEEDED
 
-        assert await eventually(delivered)
+            assert await eventually(delivered)
     [request] = caller.requests
     assert request.headers["nexus-operation-state"] == "succeeded"
     assert request.headers["some-header"] == "value"

@@ -23,7 +23,7 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
-from temporalio.service import RPCStatusCode
+from temporalio.service import RPCError, RPCStatusCode
 
 from raw import RawWorker, start_timer
 from support import (
@@ -32,6 +32,7 @@ from support import (
     attributes_of,
     event_types,
     events_of,
+    eventually,
     execution,
     new_id,
     only,
@@ -283,6 +284,19 @@ async def test_update_waits_for_a_worker(client: Client) -> None:
     task_queue = new_id("queue")
     handle = await client.start_workflow(Counter.run, id=new_id(), task_queue=task_queue, execution_timeout=SOON)
     update = asyncio.create_task(handle.execute_update(Counter.add, 4, id="early"))
+    request = PollWorkflowExecutionUpdateRequest(
+        namespace=client.namespace, update_ref=UpdateRef(workflow_execution=execution(handle), update_id="early")
+    )
+
+    async def is_known() -> bool:
+        try:
+            await client.workflow_service.poll_workflow_execution_update(request)
+        except RPCError as error:
+            assert error.status == RPCStatusCode.NOT_FOUND
+            return False
+        return True
+
+    assert await eventually(is_known)
     async with run_worker(client, [Counter], task_queue=task_queue):
         assert await update == 4
         await handle.terminate()
