@@ -31,6 +31,7 @@ mod shell;
 mod shutdown;
 mod stats;
 mod telemetry;
+mod waits;
 mod workers;
 
 use std::sync::Arc;

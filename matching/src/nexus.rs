@@ -1,10 +1,7 @@
 //! Nexus requests: they wait for a poll of a worker, and then for its answer. Nothing of them is stored: who sent one sends
 //! it again if it comes to nothing, and the operation's request id tells the handler that it is the same.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use perdure_proto::{
     Error,
@@ -19,16 +16,16 @@ use perdure_proto::{
 };
 use perdure_types::{Duration, spans};
 use prost::Message;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    ambient::new_id,
     dispatch::scaling,
     poll::{PollRequest, Waiter},
     queue::{Match, PRESSED_AFTER, PollId, QueryRoute},
     registry::{QueueCell, QueueKind},
     shell::Shell,
+    waits::Waits,
 };
 
 /// Longest time that a request waits for its answer, as with Temporal.
@@ -41,56 +38,16 @@ const LONGEST_TAIL: std::time::Duration = std::time::Duration::from_secs(1);
 const REQUEST_TIMEOUT: [&str; 2] = ["request-timeout", "Request-Timeout"];
 const OPERATION_TIMEOUT: &str = "operation-timeout";
 
-type Answer = Result<NexusOutcome, Error>;
-
-struct Pending {
-    request: Arc<Request>,
-    namespace_id: Arc<str>,
-    task_queue: Arc<str>,
-    /// When the request came, and when nobody waits for it any more.
+/// A request that came to a task queue.
+pub(crate) struct NexusTask {
+    request: Request,
+    /// When it came, and when nobody waits for it any more.
     begun: Instant,
     deadline: Instant,
-    answer: oneshot::Sender<Answer>,
 }
 
 /// The requests whose senders wait.
-#[derive(Default)]
-pub(crate) struct NexusRequests {
-    pending: Mutex<HashMap<Uuid, Pending>>,
-}
-
-impl NexusRequests {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_pending(&self, id: Uuid) -> bool {
-        self.lock().contains_key(&id)
-    }
-
-    /// Fails the requests of the queues that `chosen` names, also those that a worker is answering.
-    pub fn fail(&self, error: &Error, chosen: impl Fn(&str, &str) -> bool) {
-        let is_chosen = |_: &Uuid, pending: &mut Pending| chosen(&pending.namespace_id, &pending.task_queue);
-        let failed: Vec<(Uuid, Pending)> = self.lock().extract_if(is_chosen).collect();
-        for (_, pending) in failed {
-            let _ = pending.answer.send(Err(error.clone()));
-        }
-    }
-}
-
-/// Takes the request out of everything when its sender has its answer, or goes.
-struct RequestWait {
-    shell: Arc<Shell>,
-    cell: Arc<QueueCell>,
-    id: Uuid,
-}
-
-impl Drop for RequestWait {
-    fn drop(&mut self) {
-        self.shell.nexus.lock().remove(&self.id);
-        self.shell.step(&self.cell, |queue, _| queue.remove_query(self.id));
-    }
-}
+pub(crate) type NexusRequests = Waits<NexusTask, NexusOutcome>;
 
 impl Shell {
     pub async fn nexus(
@@ -124,31 +81,15 @@ impl Shell {
         task_queue: &str,
         request: Request,
         timeout_ns: i64,
-    ) -> Answer {
+    ) -> Result<NexusOutcome, Error> {
         let limit = if timeout_ns > 0 { timeout_ns.min(LONGEST_WAIT.0) } else { LONGEST_WAIT.0 };
         let limit = Duration(limit).to_std();
         let begun = Instant::now();
         let deadline = begun + (limit - (limit / TAIL_SHARE).min(LONGEST_TAIL));
         let cell = self.queue(namespace_id, QueueKind::Nexus, task_queue);
-        let id = new_id();
-        let (sender, answer) = oneshot::channel();
-        let pending = Pending {
-            request: Arc::new(request),
-            namespace_id: Arc::clone(&cell.key.namespace_id),
-            task_queue: Arc::clone(&cell.key.name),
-            begun,
-            deadline,
-            answer: sender,
-        };
-        self.nexus.lock().insert(id, pending);
-        let _wait = RequestWait { shell: Arc::clone(self), cell: Arc::clone(&cell), id };
-        // After the insertion: either this sees the flag, or the drain sees the request.
-        if self.is_draining() {
-            return Err(Error::unavailable("This node is shutting down."));
-        }
-        if self.has_departed(namespace_id, task_queue) {
-            return Err(Error::not_owner(None));
-        }
+        let task = NexusTask { request, begun, deadline };
+        let (wait, answer) = self.begin_wait(&cell, |shell| &shell.nexus, task)?;
+        let id = wait.id;
         let window = self.config.poller_history;
         let (served, matched) =
             self.step(&cell, |queue, now| (queue.has_recent_poller(now, window), queue.query(now, id, route(id))));
@@ -171,16 +112,15 @@ impl Shell {
         waiter: Box<Waiter>,
         id: Uuid,
     ) -> Option<Match<Box<Waiter>>> {
-        let task = self.nexus.lock().get(&id).map(|p| (Arc::clone(&p.request), p.begun, p.deadline));
         // No task: its sender went away.
-        if let Some((request, begun, deadline)) = task {
+        if let Some(task) = self.nexus.task(id) {
             if waiter.is_gone() {
                 return self.step(cell, |queue, now| queue.query(now, id, route(id)));
             }
             let now = Instant::now();
-            let waited = Duration::from_std(now - begun);
+            let waited = Duration::from_std(now - task.begun);
             cell.meters.dispatched(waited);
-            let request = with_timeouts(&request, deadline.saturating_duration_since(now), now - begun);
+            let request = with_timeouts(&task.request, task.deadline.saturating_duration_since(now), now - task.begun);
             let response = PollNexusTaskQueueResponse {
                 task_token: token(cell, id).encode_to_vec().into(),
                 request: Some(request),
@@ -199,7 +139,7 @@ impl Shell {
         let Ok(id) = Uuid::try_parse(id) else { return };
         let matched = self.step(cell, |queue, now| {
             // Under the queue's lock, so that a sender that goes away finds the request in the queue.
-            self.nexus.is_pending(id).then(|| queue.query(now, id, route(id))).flatten()
+            self.nexus.task(id).and_then(|_| queue.query(now, id, route(id)))
         });
         if let Some(matched) = matched {
             self.dispatch_in_background(cell, matched);
@@ -211,12 +151,7 @@ impl Shell {
         let unknown = || Error::not_found("Nexus task not found or already expired");
         let id = Uuid::try_parse(&response.task_id).map_err(|_| unknown())?;
         let outcome = response.outcome.unwrap_or_default();
-        let pending = {
-            let mut pending = self.nexus.lock();
-            let known = pending.get(&id).is_some_and(|pending| &*pending.namespace_id == namespace_id);
-            if known { pending.remove(&id) } else { None }
-        };
-        pending.and_then(|pending| pending.answer.send(Ok(outcome)).ok()).ok_or_else(unknown)
+        if self.nexus.answer_in(namespace_id, id, Ok(outcome)) { Ok(()) } else { Err(unknown()) }
     }
 }
 

@@ -1,9 +1,6 @@
 //! Queries: they wait for a poll of a worker, and then for its answer.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use perdure_proto::{
     Code, Error,
@@ -19,16 +16,15 @@ use perdure_proto::{
 };
 use perdure_types::Duration;
 use prost::Message;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
-    ambient::new_id,
     dispatch::is_transient,
     poll::Waiter,
     queue::{Match, PollId, QueryRoute},
     registry::{QueueCell, QueueKind},
     shell::Shell,
+    waits::Waits,
 };
 
 type Answer = Result<QueryWorkflowResponse, Error>;
@@ -45,61 +41,8 @@ pub fn is_no_sticky_poller(error: &Error) -> bool {
     error.grpc_code() == Code::Unavailable && error.message == NO_STICKY_POLLER
 }
 
-struct Pending {
-    task: Arc<QueryTask>,
-    namespace_id: String,
-    task_queue: Arc<str>,
-    answer: oneshot::Sender<Answer>,
-}
-
 /// The queries whose callers wait.
-#[derive(Default)]
-pub(crate) struct Queries {
-    pending: Mutex<HashMap<Uuid, Pending>>,
-}
-
-impl Queries {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn task(&self, id: Uuid) -> Option<Arc<QueryTask>> {
-        self.lock().get(&id).map(|pending| Arc::clone(&pending.task))
-    }
-
-    /// False if nobody waits for the answer.
-    pub fn answer(&self, id: Uuid, answer: Answer) -> bool {
-        let pending = self.lock().remove(&id);
-        pending.is_some_and(|pending| pending.answer.send(answer).is_ok())
-    }
-
-    pub fn fail_all(&self, error: &Error) {
-        self.fail(error, |_, _| true);
-    }
-
-    /// Fails the queries of the queues that `chosen` names, also those that a worker is answering.
-    pub fn fail(&self, error: &Error, chosen: impl Fn(&str, &str) -> bool) {
-        let is_chosen = |_: &Uuid, pending: &mut Pending| chosen(&pending.namespace_id, &pending.task_queue);
-        let failed: Vec<(Uuid, Pending)> = self.lock().extract_if(is_chosen).collect();
-        for (_, pending) in failed {
-            let _ = pending.answer.send(Err(error.clone()));
-        }
-    }
-}
-
-/// Takes the query out of everything when its caller has its answer, or goes.
-struct QueryWait {
-    shell: Arc<Shell>,
-    cell: Arc<QueueCell>,
-    id: Uuid,
-}
-
-impl Drop for QueryWait {
-    fn drop(&mut self) {
-        self.shell.queries.lock().remove(&self.id);
-        self.shell.step(&self.cell, |queue, _| queue.remove_query(self.id));
-    }
-}
+pub(crate) type Queries = Waits<QueryTask, QueryWorkflowResponse>;
 
 impl Shell {
     pub async fn query(
@@ -123,23 +66,8 @@ impl Shell {
             return Err(no_sticky_poller());
         }
         let route = if sticky { QueryRoute::default() } else { route };
-        let id = new_id();
-        let (sender, answer) = oneshot::channel();
-        let pending = Pending {
-            task: Arc::new(task),
-            namespace_id: namespace_id.to_owned(),
-            task_queue: Arc::clone(&cell.key.name),
-            answer: sender,
-        };
-        self.queries.lock().insert(id, pending);
-        let _wait = QueryWait { shell: Arc::clone(self), cell: Arc::clone(&cell), id };
-        // After the insertion: either this sees the flag, or the drain sees the query.
-        if self.is_draining() {
-            return Err(Error::unavailable("This node is shutting down."));
-        }
-        if self.has_departed(namespace_id, task_queue) {
-            return Err(Error::not_owner(None));
-        }
+        let (wait, answer) = self.begin_wait(&cell, |shell| &shell.queries, task)?;
+        let id = wait.id;
         let window = self.config.sticky_poller_window;
         let matched = self.step(&cell, |queue, now| {
             if sticky && !queue.has_recent_poller(now, window) {
@@ -236,8 +164,7 @@ impl Shell {
         };
         let unknown = || Error::not_found("Nobody waits for this query's answer any more.");
         let id = Uuid::try_parse(&token.query_id).map_err(|_| unknown())?;
-        let known = self.queries.lock().get(&id).is_some_and(|pending| pending.namespace_id == namespace_id);
-        if known && self.queries.answer(id, answer) { Ok(()) } else { Err(unknown()) }
+        if self.queries.answer_in(namespace_id, id, answer) { Ok(()) } else { Err(unknown()) }
     }
 }
 

@@ -189,7 +189,7 @@ impl Shell {
         }
         let error = perdure_proto::Error::unavailable("This node is shutting down.");
         self.queries.fail_all(&error);
-        self.nexus.fail(&error, |_, _| true);
+        self.nexus.fail_all(&error);
     }
 }
 
