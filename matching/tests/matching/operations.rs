@@ -5,7 +5,7 @@ use perdure_matching::Matching;
 use perdure_matching::is_no_sticky_poller;
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{TaskKind, TaskToken, matching_call::Command, matching_reply::Reply},
+    perdure::node::v1::{MatchingCall, TaskKind, TaskToken, matching_call::Command, matching_reply::Reply},
     temporal::api::{
         common::v1::{Payload, Payloads},
         enums::v1::{DescribeTaskQueueMode, QueryResultType, RateLimitSource},
@@ -50,6 +50,34 @@ async fn a_query_waits_for_a_worker_and_its_answer() {
     assert_eq!(asked.await.unwrap().unwrap().query_result, answer_to(&task).query_result);
     let again = respond(&matching, answer_to(&task)).await.unwrap_err();
     assert_eq!(again.grpc_code(), Code::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_querys_own_namespace_answers_it() {
+    let (matching, _) = setup();
+    let asked = tokio::spawn({
+        let matching = matching.clone();
+        async move { query(&matching, "q", false, 0).await }
+    });
+    settle().await;
+    let task = poll(&matching, workflow_poll("q")).await;
+    let foreign = MatchingCall { namespace_id: "other".into(), ..call("q", Command::RespondQuery(answer_to(&task))) };
+    assert_eq!(matching.call(foreign).await.unwrap_err().grpc_code(), Code::NotFound);
+    respond(&matching, answer_to(&task)).await.unwrap();
+    assert!(asked.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_fails_the_queries_that_wait() {
+    let (matching, _) = setup();
+    let asked = tokio::spawn({
+        let matching = matching.clone();
+        // Its own limit would end it with another error.
+        async move { query(&matching, "q", false, 60_000_000_000).await }
+    });
+    settle().await;
+    matching.drain();
+    assert_eq!(asked.await.unwrap().unwrap_err().grpc_code(), Code::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
