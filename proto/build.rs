@@ -26,17 +26,19 @@ const LEFT_OUT: [&str; 6] = [
 const SERVICES: [&str; 2] =
     ["temporal/api/workflowservice/v1/service.proto", "temporal/api/operatorservice/v1/service.proto"];
 
-const OWN: [&str; 6] = [
+const OWN: [&str; 8] = [
     "perdure/state/v1/state.proto",
     "perdure/log/v1/log.proto",
     "perdure/nexus/v1/nexus.proto",
     "perdure/nexus/v1/task.proto",
+    "perdure/nexus/v1/operation.proto",
+    "perdure/node/v1/watch.proto",
     "perdure/node/v1/node.proto",
     "perdure/node/v1/admin.proto",
 ];
 
 /// Rare and large fields. Unboxed they would set the size of every event and call: kilobytes to move and keep.
-const BOXED: [&str; 48] = [
+const BOXED: [&str; 50] = [
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_started_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_continued_as_new_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.start_child_workflow_execution_initiated_event_attributes",
@@ -78,6 +80,8 @@ const BOXED: [&str; 48] = [
     ".perdure.node.v1.WorkflowCall.command.nexus",
     ".perdure.node.v1.WorkflowCall.command.nexus_completion",
     ".perdure.node.v1.WorkflowReply.reply.nexus",
+    ".perdure.node.v1.WorkflowCall.command.nexus_operation",
+    ".perdure.node.v1.WorkflowReply.reply.nexus_operation",
     ".perdure.nexus.v1.NexusReply.outcome.handler_error",
     ".perdure.nexus.v1.NexusCompletion.outcome.failure",
     ".perdure.state.v1.NexusOperationInfo.scheduled_event",

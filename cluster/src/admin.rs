@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use perdure_proto::perdure::node::v1::{
-    DescribeShard, DrainRequest, DrainResponse, MemberInfo, MembersRequest, MembersResponse, ShardCall, ShardInfo,
-    ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, SplitRequest, SplitResponse, admin_client::AdminClient,
-    admin_server::Admin, shard_call, shard_reply,
+    DescribeShard, DrainRequest, DrainResponse, MemberInfo, MembersRequest, MembersResponse, QueuesRequest,
+    QueuesResponse, ShardCall, ShardInfo, ShardRequest, ShardResponse, ShardsRequest, ShardsResponse, SplitRequest,
+    SplitResponse, admin_client::AdminClient, admin_server::Admin, shard_call, shard_reply,
 };
 use perdure_types::{Member, NodeId, ShardId, SlotCount};
 use tokio::sync::Notify;
@@ -58,7 +58,7 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn shards(&self, _request: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
+    async fn shards(&self, request: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
         let layout = self.cluster.layout().await.map_err(|error| error.to_status())?;
         let routes = self.membership.routes().borrow().clone();
         let slots = layout.map.slots.unwrap_or(self.membership.config().slots);
@@ -66,7 +66,16 @@ impl Admin for AdminService {
         for shard in slots.shards() {
             shards.entry(shard).or_insert(slots);
         }
-        let shards = shards.into_iter().map(|(shard, of)| info(&routes, shard, of)).collect();
+        let mut statuses = BTreeMap::new();
+        if request.into_inner().status {
+            let nodes: Vec<NodeId> = routes.members.iter().map(|member| member.node.clone()).collect();
+            statuses = self.cluster.shard_statuses(&nodes).await;
+        }
+        let with_status = |(shard, of): (ShardId, SlotCount)| {
+            let status = statuses.remove(&shard.0);
+            ShardInfo { status, ..info(&routes, shard, of) }
+        };
+        let shards = shards.into_iter().map(with_status).collect();
         Ok(Response::new(ShardsResponse { shards, slots: slots.get(), goal: layout.goal.get() }))
     }
 
@@ -75,6 +84,12 @@ impl Admin for AdminService {
         let layout = self.cluster.split(goal).await.map_err(|error| error.to_status())?;
         let slots = layout.map.slots.unwrap_or(self.membership.config().slots);
         Ok(Response::new(SplitResponse { slots: slots.get(), goal: layout.goal.get() }))
+    }
+
+    async fn queues(&self, request: Request<QueuesRequest>) -> Result<Response<QueuesResponse>, Status> {
+        let nodes: Vec<NodeId> =
+            self.membership.routes().borrow().members.iter().map(|member| member.node.clone()).collect();
+        Ok(Response::new(self.cluster.queues(&nodes, &request.into_inner().namespace_id).await))
     }
 
     async fn shard(&self, request: Request<ShardRequest>) -> Result<Response<ShardResponse>, Status> {
@@ -149,6 +164,7 @@ fn info(routes: &Routes, shard: ShardId, of: SlotCount) -> ShardInfo {
         epoch: epoch.map_or(0, |epoch| epoch.0),
         wanted_by: name(routes.placement.owner(shard)),
         slots: of.get(),
+        status: None,
     }
 }
 

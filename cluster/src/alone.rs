@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use perdure_proto::perdure::node::v1::{
-    DescribeShard, DrainRequest, DrainResponse, MemberInfo, MembersRequest, MembersResponse, ShardCall, ShardInfo,
-    ShardRequest, ShardResponse, ShardStatus, ShardsRequest, ShardsResponse, SplitRequest, SplitResponse,
-    admin_server::Admin, shard_call, shard_reply,
+    DescribeShard, DrainRequest, DrainResponse, MemberInfo, MembersRequest, MembersResponse, QueuesRequest,
+    QueuesResponse, ShardCall, ShardInfo, ShardRequest, ShardResponse, ShardStatus, ShardsRequest, ShardsResponse,
+    SplitRequest, SplitResponse, admin_server::Admin, shard_call, shard_reply,
 };
 use perdure_types::{Layout, NodeId, ShardId, SlotCount};
 use tokio::sync::Notify;
@@ -36,6 +36,10 @@ pub(crate) struct AloneAdmin {
 }
 
 impl AloneAdmin {
+    fn me(&self) -> NodeId {
+        NodeId::new(self.node.name.as_str())
+    }
+
     async fn layout(&self) -> Result<(Layout, SlotCount), Status> {
         let mut layout = self.cluster.layout().await.map_err(|error| error.to_status())?;
         let slots = layout.map.slots.unwrap_or(self.node.slots);
@@ -48,7 +52,7 @@ impl AloneAdmin {
     async fn status(&self, shard: ShardId) -> Result<ShardStatus, Status> {
         let command = Some(shard_call::Command::Describe(DescribeShard {}));
         let call = ShardCall { shard: shard.0, command, ..ShardCall::default() };
-        let reply = self.cluster.shard(&NodeId::new(self.node.name.as_str()), call).await;
+        let reply = self.cluster.shard(&self.me(), call).await;
         match reply.map_err(|error| error.to_status())?.reply {
             Some(shard_reply::Reply::Status(status)) => Ok(status),
             _ => Err(Status::internal("the shard answered with something else")),
@@ -58,7 +62,7 @@ impl AloneAdmin {
     fn info(&self, shard: ShardId, of: SlotCount, status: &ShardStatus) -> ShardInfo {
         let served_by = if status.ownership == SERVING { self.node.name.clone() } else { String::new() };
         let wanted_by = self.node.name.clone();
-        ShardInfo { shard: shard.0, served_by, epoch: status.epoch, wanted_by, slots: of.get() }
+        ShardInfo { shard: shard.0, served_by, epoch: status.epoch, wanted_by, slots: of.get(), status: None }
     }
 }
 
@@ -66,19 +70,16 @@ impl AloneAdmin {
 impl Admin for AloneAdmin {
     async fn members(&self, _request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
         let (layout, slots) = self.layout().await?;
-        let (mut served, mut session) = (0, String::new());
-        for shard in layout.shards.keys() {
-            let status = self.status(*shard).await?;
-            served += u32::from(status.ownership == SERVING);
-            session = status.session;
-        }
+        let statuses = self.cluster.shard_statuses(&[self.me()]).await;
+        let served = statuses.values().filter(|status| status.ownership == SERVING).count();
+        let session = statuses.into_values().next().map(|status| status.session).unwrap_or_default();
         let Alone { cluster_id, name, frontend_address, version, started_ns, .. } = self.node.clone();
         let member = MemberInfo {
             node: name.clone(),
             address: name.clone(),
             state: "alive".to_owned(),
             session,
-            shards_served: served,
+            shards_served: u32::try_from(served).unwrap_or(u32::MAX),
             shards_wanted: u32::try_from(layout.shards.len()).unwrap_or(u32::MAX),
             started_time_ns: started_ns,
             clock_offset_ns: 0,
@@ -88,12 +89,16 @@ impl Admin for AloneAdmin {
         Ok(Response::new(MembersResponse { cluster_id, slots: slots.get(), node: name, members: vec![member] }))
     }
 
-    async fn shards(&self, _request: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
+    async fn shards(&self, request: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
+        let with_status = request.into_inner().status;
         let (layout, slots) = self.layout().await?;
-        let mut shards = Vec::new();
-        for (shard, of) in &layout.shards {
-            shards.push(self.info(*shard, *of, &self.status(*shard).await?));
-        }
+        let mut statuses = self.cluster.shard_statuses(&[self.me()]).await;
+        let info = |(shard, of): (&ShardId, &SlotCount)| {
+            let status = statuses.remove(&shard.0).unwrap_or_default();
+            let info = self.info(*shard, *of, &status);
+            ShardInfo { status: with_status.then_some(status), ..info }
+        };
+        let shards = layout.shards.iter().map(info).collect();
         Ok(Response::new(ShardsResponse { shards, slots: slots.get(), goal: layout.goal.get() }))
     }
 
@@ -105,6 +110,10 @@ impl Admin for AloneAdmin {
         };
         let status = self.status(shard).await?;
         Ok(Response::new(ShardResponse { info: Some(self.info(shard, *of, &status)), status: Some(status) }))
+    }
+
+    async fn queues(&self, request: Request<QueuesRequest>) -> Result<Response<QueuesResponse>, Status> {
+        Ok(Response::new(self.cluster.queues(&[self.me()], &request.into_inner().namespace_id).await))
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {

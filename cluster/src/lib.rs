@@ -11,6 +11,7 @@ mod namespaces;
 mod ports;
 mod ring;
 mod route;
+mod watch;
 
 pub use alone::Alone;
 pub use membership::{JoinError, MemberRow, MemberTable, Membership, MembershipConfig, Settle, local_address_to};

@@ -12,8 +12,11 @@ use perdure_proto::{
     perdure::nexus::v1::nexus_task_call,
     perdure::node::v1::{
         Empty, MatchingCall, MatchingReply, ReplyFrame, ShardCall, ShardReply, TaskToken, TaskUndelivered,
-        WorkflowCall, WorkflowReply, admin_server::AdminServer, call_frame, matching_call, matching_reply,
-        node_server::NodeServer, reply_frame, workflow_call,
+        WorkflowCall, WorkflowReply,
+        admin_server::{Admin, AdminServer},
+        call_frame, matching_call, matching_reply,
+        node_server::NodeServer,
+        reply_frame, workflow_call,
     },
 };
 use perdure_types::{ChainKey, Layout, NodeId, PollName, ShardId, ShardMap, SlotCount};
@@ -194,6 +197,17 @@ impl Cluster {
         AdminServer::new(AloneAdmin { cluster: self.clone(), node, drain })
     }
 
+    /// What operators can ask, for parts of this process. None: this node is the whole cluster.
+    pub fn admin(&self, drain: Arc<Notify>) -> Option<Arc<dyn Admin>> {
+        let membership = self.inner.others.as_ref()?.membership.clone();
+        Some(Arc::new(AdminService { cluster: self.clone(), membership, drain }))
+    }
+
+    /// The same for a node that is the whole cluster.
+    pub fn admin_alone(&self, node: Alone, drain: Arc<Notify>) -> Arc<dyn Admin> {
+        Arc::new(AloneAdmin { cluster: self.clone(), node, drain })
+    }
+
     pub(crate) fn me(&self) -> String {
         self.inner.others.as_ref().map_or_else(String::new, |others| others.membership.me().to_string())
     }
@@ -361,6 +375,18 @@ impl Cluster {
         }
     }
 
+    /// Calls the task queues of that node, whichever they are.
+    pub(crate) async fn matching_of(&self, node: &NodeId, call: MatchingCall) -> Result<MatchingReply, Error> {
+        match self.inner.others.as_ref().filter(|others| others.membership.me() != node) {
+            None => self.inner.matching.call(call).await,
+            Some(others) => match self.matching_at(others, node, call).await {
+                Outcome::Done(result) => result,
+                Outcome::Elsewhere(_) => Err(Error::not_owner(None)),
+                Outcome::Unknown => Err(lost()),
+            },
+        }
+    }
+
     /// How far the shards are split, by the store.
     pub(crate) async fn layout(&self) -> Result<Layout, Error> {
         self.inner.shards.layout().await
@@ -381,6 +407,9 @@ impl Cluster {
                 self.workflow_here(others, hash, call).await.map(reply_frame::Reply::Workflow)
             }
             call_frame::Call::Matching(call) => {
+                if matches!(call.command, Some(matching_call::Command::ListQueues(_))) {
+                    return self.inner.matching.call(call).await.map(reply_frame::Reply::Matching);
+                }
                 let home = others.routes.borrow().ring.home(&call.namespace_id, &call.task_queue).cloned();
                 if home.as_ref() != Some(others.membership.me()) {
                     return Err(Error::not_owner(home.as_ref().map(NodeId::as_str)));
@@ -526,7 +555,8 @@ fn is_repeatable(call: &MatchingCall) -> bool {
             | Command::ListPartitions(_)
             | Command::ShutdownWorker(_)
             | Command::RecordWorkerHeartbeats(_)
-            | Command::ListWorkers(_),
+            | Command::ListWorkers(_)
+            | Command::ListQueues(_),
         ) => true,
         // A request that a worker may have got is sent again: its operation's id tells the handler so.
         Some(Command::Nexus(call)) => !matches!(call.command, Some(nexus_task_call::Command::Respond(_))),

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use perdure_proto::{
     Error,
+    perdure::node::v1::{QueueInfo, QueueInfos},
     temporal::api::{
         deployment::v1::WorkerDeploymentVersion as Version,
         enums::v1::{DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType},
@@ -18,14 +19,22 @@ use perdure_proto::{
     },
     versions,
 };
+use perdure_types::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
-    follow::Known, offer::Priority, pollers::UNLIMITED_PER_SECOND, queue::QueueStats, registry::QueueKind, shell::Shell,
+    follow::Known,
+    offer::Priority,
+    pollers::UNLIMITED_PER_SECOND,
+    queue::QueueStats,
+    registry::{QueueCell, QueueKind},
+    shell::Shell,
 };
 
 /// How long a description waits for what is durable of a queue.
 const LEARNED_WITHIN: Duration = Duration::from_secs(2);
+/// Queues in one answer.
+const MOST_LISTED: usize = 1_000;
 
 /// Everything that is known about a queue at one moment.
 #[derive(Default)]
@@ -196,6 +205,44 @@ impl Shell {
             versions_info.insert(String::new(), infos(if all { None } else { Some(None) }));
         }
         DescribeTaskQueueResponse { versions_info, ..Default::default() }
+    }
+
+    /// The queues of this node, of one namespace or, if none is named, of all: those with the longest backlog first.
+    pub fn list_queues(&self, namespace_id: &str) -> QueueInfos {
+        let mut cells = self.registry.all();
+        cells.retain(|cell| namespace_id.is_empty() || &*cell.key.namespace_id == namespace_id);
+        let total = cells.len() as u64;
+        let now = self.now();
+        let mut queues: Vec<QueueInfo> = cells.iter().map(|cell| self.queue_info(cell, now)).collect();
+        queues.sort_by(|a, b| b.backlog.cmp(&a.backlog).then_with(|| a.name.cmp(&b.name)));
+        queues.truncate(MOST_LISTED);
+        QueueInfos { queues, total }
+    }
+
+    fn queue_info(&self, cell: &QueueCell, now: Timestamp) -> QueueInfo {
+        let mut core = cell.lock();
+        let stats = sum(&core.queue.stats(now));
+        let pollers = core.queue.pollers(now, self.config.poller_history);
+        drop(core);
+        let kind = match cell.key.kind {
+            QueueKind::Workflow => "workflow",
+            QueueKind::Sticky => "sticky",
+            QueueKind::Activity => "activity",
+            QueueKind::Nexus => "nexus",
+        };
+        let last_poll = pollers.first().map(|poller| Timestamp::from_proto(poller.last_access_time.as_ref()));
+        QueueInfo {
+            namespace_id: cell.key.namespace_id.to_string(),
+            name: cell.key.name.to_string(),
+            kind: kind.to_owned(),
+            pollers: u32::try_from(pollers.len()).unwrap_or(u32::MAX),
+            last_poll_ns: last_poll.map_or(0, |at| at.0),
+            backlog: stats.backlog as u64,
+            backlog_age_ns: stats.backlog_age.0,
+            added_per_second: stats.added_per_second,
+            dispatched_per_second: stats.dispatched_per_second,
+            node: String::new(),
+        }
     }
 
     /// Queues have one partition, which bears the queue's name.

@@ -118,6 +118,7 @@ impl Matching {
             Command::ListWorkers(_) => {
                 Reply::Workers(WorkerHeartbeats { heartbeats: self.workers.of_namespace(&namespace_id) })
             }
+            Command::ListQueues(_) => Reply::Queues(self.shell.list_queues(&namespace_id)),
             Command::Nexus(call) => self.shell.nexus(&namespace_id, &task_queue, *call, timeout_ns).await?,
             Command::ShutdownWorker(request) => {
                 self.shell.shutdown_worker(&namespace_id, &task_queue, &request);

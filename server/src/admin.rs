@@ -92,7 +92,7 @@ async fn ask(channel: Channel, command: AdminCommand, as_json: bool) -> Result<S
             (members_json(&members), members_table(&members))
         }
         AdminCommand::Shards { command: None } => {
-            let response = client.shards(ShardsRequest {}).await?.into_inner();
+            let response = client.shards(ShardsRequest::default()).await?.into_inner();
             (shards_json(&response), format!("{}\n{}", progress(&response), shards_table(&response.shards)))
         }
         AdminCommand::Split(args) | AdminCommand::Shards { command: Some(ShardsCommand::Split(args)) } => {
@@ -119,7 +119,7 @@ async fn ask(channel: Channel, command: AdminCommand, as_json: bool) -> Result<S
 async fn follow(client: &mut AdminClient<Channel>, as_json: bool) -> Result<(), tonic::Status> {
     let mut shown = String::new();
     loop {
-        let shards = client.shards(ShardsRequest {}).await?.into_inner();
+        let shards = client.shards(ShardsRequest::default()).await?.into_inner();
         let now = progress(&shards);
         if now != shown && !as_json {
             println!("{now}");
@@ -270,8 +270,14 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_where_it_belongs_moves_nowhere() {
-        let info =
-            |served: &str| ShardInfo { shard: 3, served_by: served.into(), epoch: 2, wanted_by: "a".into(), slots: 64 };
+        let info = |served: &str| ShardInfo {
+            shard: 3,
+            served_by: served.into(),
+            epoch: 2,
+            wanted_by: "a".into(),
+            slots: 64,
+            status: None,
+        };
         let text = shards_table(&[info("a"), info("b"), info("")]);
         let lines: Vec<&str> = text.lines().skip(1).collect();
         assert_eq!(lines, ["3      64  2      a", "3      64  2      b          a", "3      64  2      nobody     a"]);

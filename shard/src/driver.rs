@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +71,35 @@ pub(crate) struct Call {
     pub reply: ReplyTo,
 }
 
+/// What operators see of a shard's work.
+pub(crate) struct Load {
+    /// Entities in memory.
+    pub entities: usize,
+    /// Calls that are not begun.
+    pub waiting: usize,
+    /// Answers and effects that wait for the log.
+    pub uncommitted: usize,
+    /// Smoothed.
+    pub commit_latency_ns: u64,
+}
+
+/// The same as its task notes it.
+#[derive(Default)]
+struct Meters {
+    entities: AtomicUsize,
+    uncommitted: AtomicUsize,
+    commit_latency_ns: AtomicU64,
+}
+
+impl Meters {
+    /// A row with records of the shard was covered.
+    fn covered(&self, latency_ns: u64) {
+        let before = self.commit_latency_ns.load(Ordering::Relaxed);
+        let smoothed = if before == 0 { latency_ns } else { (before * 7 + latency_ns) / 8 };
+        self.commit_latency_ns.store(smoothed, Ordering::Relaxed);
+    }
+}
+
 /// How the rest of the node reaches a shard's task.
 #[derive(Clone)]
 pub(crate) struct ShardHandle {
@@ -79,8 +108,7 @@ pub(crate) struct ShardHandle {
     ownership: Arc<Watched<Ownership>>,
     /// Something has changed since the last flush took it.
     dirty: Arc<AtomicBool>,
-    /// Entities in memory.
-    loaded: Arc<AtomicUsize>,
+    meters: Arc<Meters>,
     claim: Arc<Mutex<Claim>>,
     pub log: Log,
     /// How many shards there were at the beginning.
@@ -103,9 +131,14 @@ impl ShardHandle {
         self.dirty.load(Ordering::SeqCst)
     }
 
-    /// Entities in memory.
-    pub(crate) fn loaded(&self) -> usize {
-        self.loaded.load(Ordering::Relaxed)
+    /// What it has to do.
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            entities: self.meters.entities.load(Ordering::Relaxed),
+            waiting: self.calls.max_capacity() - self.calls.capacity(),
+            uncommitted: self.meters.uncommitted.load(Ordering::Relaxed),
+            commit_latency_ns: self.meters.commit_latency_ns.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether the entity lives in this shard: not in another one, nor in the other half of one that was split.
@@ -201,7 +234,9 @@ pub(crate) struct ShardTask {
     calls: mpsc::Receiver<Call>,
     events: mpsc::Receiver<Event>,
     wake: Arc<Notify>,
-    loaded: Arc<AtomicUsize>,
+    meters: Arc<Meters>,
+    /// Tickets that were covered when the latency was noted last.
+    covered: u64,
     log: Log,
     clock: Arc<Clock>,
     ownership: Arc<Watched<Ownership>>,
@@ -225,7 +260,7 @@ impl ShardTask {
     ) -> (Self, ShardHandle) {
         let wake = Arc::new(Notify::new());
         let dirty = Arc::new(AtomicBool::new(false));
-        let loaded = Arc::new(AtomicUsize::new(0));
+        let meters = Arc::new(Meters::default());
         let (call_sender, calls) = mpsc::channel(node.config.mailbox_calls.max(1));
         let (event_sender, events) = mpsc::channel(1024);
         let ownership = Arc::new(Watched::new(Ownership::Acquiring));
@@ -236,7 +271,7 @@ impl ShardTask {
             events: event_sender,
             ownership: ownership.clone(),
             dirty: dirty.clone(),
-            loaded: loaded.clone(),
+            meters: meters.clone(),
             claim: Arc::new(Mutex::new(claim.clone())),
             log: log.clone(),
             first: node.first,
@@ -249,7 +284,8 @@ impl ShardTask {
             calls,
             events,
             wake,
-            loaded,
+            meters,
+            covered: 0,
             log,
             clock,
             ownership,
@@ -334,7 +370,7 @@ impl ShardTask {
             tokio::select! {
                 biased;
                 _ = &mut ended => return,
-                () = wake.notified() => self.core.on_covered(self.clock.now()),
+                () = wake.notified() => self.on_covered(),
                 event = self.events.recv() => match event {
                     Some(event) => self.on_event(event),
                     None => return,
@@ -354,7 +390,8 @@ impl ShardTask {
     /// What follows from what has happened, and is due.
     fn step(&mut self) {
         let now = self.clock.now();
-        self.loaded.store(self.core.loaded_count(), Ordering::Relaxed);
+        self.meters.entities.store(self.core.loaded_count(), Ordering::Relaxed);
+        self.meters.uncommitted.store(self.core.uncommitted_count(), Ordering::Relaxed);
         if !self.quiescing && self.core.next_deadline().is_some_and(|at| at <= now) {
             self.core.on_timer(now);
         }
@@ -368,6 +405,15 @@ impl ShardTask {
         {
             let _ = quiet.send(());
         }
+    }
+
+    /// The log has covered records of the shard, or a fence read was answered.
+    fn on_covered(&mut self) {
+        let (covered, latency_ns) = self.log.last_covered();
+        if covered != std::mem::replace(&mut self.covered, covered) {
+            self.meters.covered(latency_ns);
+        }
+        self.core.on_covered(self.clock.now());
     }
 
     fn take_calls(&mut self, first: Call) {

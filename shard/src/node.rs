@@ -9,7 +9,9 @@ use std::{
 use perdure_persistence::{Cas, Store, StoreError};
 use perdure_proto::{
     Error,
-    perdure::node::v1::{ShardCall, ShardReply, ShardStatus, WorkflowCall, WorkflowReply, shard_call, shard_reply},
+    perdure::node::v1::{
+        ShardCall, ShardReply, ShardStatus, ShardStatuses, WorkflowCall, WorkflowReply, shard_call, shard_reply,
+    },
     temporal::api::enums::v1::{ResourceExhaustedCause, ResourceExhaustedScope},
 };
 use perdure_types::{ChainKey, Layout, NodeId, PollName, QueueFilter, Served, ShardId, SlotCount};
@@ -20,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    claim::Claim,
     clock::Clock,
     config::ShardConfig,
     driver::{Call, Ownership, ShardHandle, ended, moving},
@@ -175,6 +178,10 @@ impl Shards {
             let status = self.inner.status(ShardId(call.shard));
             return Ok(ShardReply { reply: Some(shard_reply::Reply::Status(status)) });
         }
+        if let Some(shard_call::Command::DescribeAll(_)) = &call.command {
+            let shards = self.inner.all().iter().map(status_of).collect();
+            return Ok(ShardReply { reply: Some(shard_reply::Reply::Statuses(ShardStatuses { shards })) });
+        }
         if let Some(shard_call::Command::LostPolls(lost)) = &call.command {
             let polls = lost.polls.iter().copied().filter_map(PollName::from_number).collect();
             self.polls_lost(Arc::new(polls)).await;
@@ -320,20 +327,9 @@ impl Inner {
     }
 
     fn status(&self, shard: ShardId) -> ShardStatus {
-        let Some(handle) = self.shard(shard) else {
-            return ShardStatus { shard: shard.0, ..ShardStatus::default() };
-        };
-        let row = handle.claim().row;
-        ShardStatus {
-            shard: shard.0,
-            ownership: handle.ownership().name().to_owned(),
-            epoch: row.epoch.0,
-            session: row.owner.map(|session| session.to_string()).unwrap_or_default(),
-            checkpoint_epoch: row.checkpoint.epoch.0,
-            checkpoint_seq: row.checkpoint.seq.0,
-            loaded: handle.loaded() as u64,
-            dirty: handle.is_dirty(),
-            slots: row.split.as_ref().map_or(0, |split| split.slots.get()),
+        match self.shard(shard) {
+            Some(handle) => status_of(&handle),
+            None => ShardStatus { shard: shard.0, ..ShardStatus::default() },
         }
     }
 
@@ -353,6 +349,25 @@ impl Inner {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let shards: &RwLock<BTreeMap<ShardId, ShardHandle>> = routes.as_deref()?;
         shards.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+    }
+}
+
+fn status_of(handle: &ShardHandle) -> ShardStatus {
+    let Claim { shard, row, .. } = handle.claim();
+    let load = handle.load();
+    ShardStatus {
+        shard: shard.0,
+        ownership: handle.ownership().name().to_owned(),
+        epoch: row.epoch.0,
+        session: row.owner.map(|session| session.to_string()).unwrap_or_default(),
+        checkpoint_epoch: row.checkpoint.epoch.0,
+        checkpoint_seq: row.checkpoint.seq.0,
+        loaded: load.entities as u64,
+        dirty: handle.is_dirty(),
+        slots: row.split.as_ref().map_or(0, |split| split.slots.get()),
+        commit_latency_ns: load.commit_latency_ns,
+        waiting: load.waiting as u64,
+        uncommitted: load.uncommitted as u64,
     }
 }
 

@@ -144,7 +144,7 @@ impl Connection {
             None => return Err(CallError::NotSent),
         };
         let mut wait = Wait { connection: self.clone(), id, over: false };
-        if wait.connection.out.send(CallFrame { id, call: Some(call) }).await.is_err() {
+        if wait.connection.out.send(CallFrame { id, call: Some(call), ..CallFrame::default() }).await.is_err() {
             return Err(CallError::NotSent);
         }
         let reply = answered.await;
@@ -174,7 +174,7 @@ impl Connection {
 
     fn take_cancelled(&self) -> Vec<CallFrame> {
         let cancelled = std::mem::take(&mut *self.cancelled.lock().unwrap_or_else(PoisonError::into_inner));
-        let cancel = |id| CallFrame { id, call: Some(call_frame::Call::Cancel(Empty {})) };
+        let cancel = |id| CallFrame { id, call: Some(call_frame::Call::Cancel(Empty {})), ..CallFrame::default() };
         cancelled.into_iter().map(cancel).collect()
     }
 }

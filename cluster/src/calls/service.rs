@@ -114,7 +114,7 @@ impl Peer {
     }
 
     fn begin(self: &Arc<Self>, frame: CallFrame) {
-        let CallFrame { id, call } = frame;
+        let CallFrame { id, call, .. } = frame;
         match call {
             None => self.reply(ReplyFrame { id, reply: Some(error(Error::unimplemented("this call between nodes"))) }),
             Some(call_frame::Call::Cancel(_)) => {

@@ -151,6 +151,10 @@ impl Core {
         self.chains.len()
     }
 
+    pub(crate) fn uncommitted_count(&self) -> usize {
+        self.held.len()
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }

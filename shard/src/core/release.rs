@@ -34,6 +34,11 @@ impl HeldBack {
         self.0.is_empty()
     }
 
+    /// There are few groups: what waits for the same row is one.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
     pub(super) fn fail_all(&mut self, error: &Error) {
         for (_, what) in std::mem::take(&mut self.0).into_values().flatten() {
             match what {

@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     work: Notify,
     queued_bytes: AtomicU64,
     covered_tickets: AtomicU64,
+    /// How long the row that was covered last took.
+    commit_latency_ns: AtomicU64,
     /// The latest fence read that found the session live.
     fence_reads_live: AtomicU64,
     state: Watched<LogState>,
@@ -124,6 +126,7 @@ impl Log {
             work: Notify::new(),
             queued_bytes: AtomicU64::new(0),
             covered_tickets: AtomicU64::new(0),
+            commit_latency_ns: AtomicU64::new(0),
             fence_reads_live: AtomicU64::new(0),
             state: Watched::new(LogState::Live),
             covered: Watched::new(0),
@@ -175,6 +178,12 @@ impl Log {
             _ = self.shared.covered.wait_for(|covered| *covered >= tickets) => Ok(()),
             state = self.ended() => Err(state),
         }
+    }
+
+    /// How many tickets are covered, and how long the last row of them took.
+    pub(crate) fn last_covered(&self) -> (u64, u64) {
+        let covered = self.shared.covered_tickets.load(Ordering::Acquire);
+        (covered, self.shared.commit_latency_ns.load(Ordering::Relaxed))
     }
 
     pub(crate) fn is_silent(&self) -> bool {

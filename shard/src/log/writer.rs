@@ -278,7 +278,10 @@ impl Writer {
         let mut end = None;
         while self.sent.front().is_some_and(|row| row.seq <= covered) {
             let Some(row) = self.sent.pop_front() else { break };
-            telemetry::row_covered(row.sent_at.elapsed());
+            let latency = row.sent_at.elapsed();
+            telemetry::row_covered(latency);
+            let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+            self.shared.commit_latency_ns.store(latency_ns, Ordering::Relaxed);
             end = Some(row.tickets_end);
             wakes.extend(row.wakes);
         }
