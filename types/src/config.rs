@@ -33,6 +33,10 @@ pub struct Limits {
     pub nexus_retry_max_interval: Duration,
     /// Completion callbacks of one workflow.
     pub callbacks_per_workflow: i64,
+    /// Of one update.
+    pub callbacks_per_update: i64,
+    /// Of one execution of another kind: an activity, a Nexus operation.
+    pub callbacks_per_execution: i64,
     pub callback_url_length: i64,
     pub callback_header_size_bytes: i64,
     pub callback_retry_initial_interval: Duration,
@@ -108,6 +112,8 @@ impl Default for Limits {
             nexus_retry_initial_interval: Duration::from_secs(1),
             nexus_retry_max_interval: Duration::from_secs(3_600),
             callbacks_per_workflow: 32,
+            callbacks_per_update: 32,
+            callbacks_per_execution: 32,
             callback_url_length: 1_000,
             callback_header_size_bytes: 8_192,
             callback_retry_initial_interval: Duration::from_secs(1),
@@ -185,6 +191,8 @@ const KNOBS: &[(&str, Knob)] = &[
     ("component.nexusoperations.retryPolicy.initialInterval", Knob::Span(|l| &mut l.nexus_retry_initial_interval)),
     ("component.nexusoperations.retryPolicy.maxInterval", Knob::Span(|l| &mut l.nexus_retry_max_interval)),
     ("system.maxCallbacksPerWorkflow", Knob::Int(|l| &mut l.callbacks_per_workflow)),
+    ("system.maxCallbacksPerUpdateID", Knob::Int(|l| &mut l.callbacks_per_update)),
+    ("callback.maxPerExecution", Knob::Int(|l| &mut l.callbacks_per_execution)),
     ("frontend.callbackURLMaxLength", Knob::Int(|l| &mut l.callback_url_length)),
     ("frontend.callbackHeaderMaxLength", Knob::Int(|l| &mut l.callback_header_size_bytes)),
     ("component.callbacks.retryPolicy.initialInterval", Knob::Span(|l| &mut l.callback_retry_initial_interval)),

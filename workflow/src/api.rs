@@ -223,10 +223,20 @@ pub enum ActivityWait {
 /// In which form the update's outcome is to be given.
 #[derive(Debug, Clone, PartialEq)]
 pub enum UpdateWatch {
-    Update,
+    Update(UpdateAsker),
     Poll,
     /// The second operation of an ExecuteMultiOperation whose first one answered this.
-    MultiOperation(Box<perdure_proto::temporal::api::workflowservice::v1::StartWorkflowExecutionResponse>),
+    MultiOperation(
+        Box<perdure_proto::temporal::api::workflowservice::v1::StartWorkflowExecutionResponse>,
+        UpdateAsker,
+    ),
+}
+
+/// Who gets a link to an update that was asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateAsker {
+    pub namespace: String,
+    pub request_id: String,
 }
 
 /// Which run a command is about, so that the driver can load it first.

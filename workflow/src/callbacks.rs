@@ -1,23 +1,22 @@
-//! Completion callbacks: who is told how a chain of runs ends. They are attached by a start, or by a later one that finds
-//! the run open; a run that continues hands them on, and so does one that is reset. Once nothing follows, each is
-//! delivered, again until somebody takes it or says that it is of no use.
+//! The completion callbacks of a run: who is told how a chain of runs ends, or an update. Those of the chain are attached by
+//! a start, or by a later one that finds the run open; a run that continues hands them on, and so does one that is reset.
+//! Those of an update come with it, and wait for its end or the run's, whatever comes first.
 //!
-//! A callback to [`SYSTEM_URL`] goes to the entity that its token names, as a call; others go out as HTTP requests.
+//! What becomes of each is in `callback`.
 
 use perdure_proto::{
-    Error, links, nexus_token,
+    Error, links,
     perdure::{
-        nexus::v1::{
-            CallbackToken, NexusCall, NexusCompletion, NexusDelivery, nexus_call, nexus_completion, nexus_reply,
-        },
-        node::v1::{WorkflowCall, WorkflowReply, workflow_call::Command, workflow_reply},
+        nexus::v1::{NexusCompletion, nexus_completion::Outcome},
+        node::v1::WorkflowReply,
         state::v1::CallbackInfo,
     },
     temporal::api::{
-        common::v1::{Callback, Link, Payloads, callback},
+        common::v1::{Callback, Link, Payloads},
         enums::v1::{CallbackState as State, EventType, RetryState},
         failure::v1::{Failure, TerminatedFailureInfo, TimeoutFailureInfo, failure::FailureInfo},
         history::v1::history_event::Attributes,
+        update::v1::outcome::Value,
         workflow::v1::{self as described, callback_info},
     },
 };
@@ -25,18 +24,13 @@ use perdure_types::Timestamp;
 
 use crate::{
     api::{CallKind, Effect, Env},
-    external_calls::is_settled,
+    callback,
     links::{request_link, started_link_to},
-    nexus::REQUEST_TIMEOUT,
-    nexus_failure::{self as failure, backoff},
+    nexus_failure as failure,
     rebuild::time_of,
     run::Run,
+    update::closed_before_completed,
 };
-
-/// The address of what this cluster itself does.
-pub(crate) const SYSTEM_URL: &str = "temporal://system";
-
-const OPERATION_TOKEN_HEADER: &str = "nexus-operation-token";
 
 impl Run {
     /// Why so many more callbacks cannot be attached.
@@ -51,16 +45,28 @@ impl Run {
     }
 
     pub(crate) fn attach_callbacks(&mut self, request_id: &str, callbacks: &[Callback], time: Timestamp) {
+        self.attach_callbacks_of("", request_id, callbacks, time);
+    }
+
+    /// To an update. A request does that once, however often it is made.
+    pub(crate) fn attach_update_callbacks(
+        &mut self,
+        update_id: &str,
+        request_id: &str,
+        callbacks: &[Callback],
+        time: Timestamp,
+    ) {
+        let same = |info: &CallbackInfo| info.update_id == update_id && info.request_id == request_id;
+        if !self.callbacks.values().any(same) {
+            self.attach_callbacks_of(update_id, request_id, callbacks, time);
+        }
+    }
+
+    fn attach_callbacks_of(&mut self, update_id: &str, request_id: &str, callbacks: &[Callback], time: Timestamp) {
         for callback in callbacks {
             let number = self.callbacks.keys().next_back().map_or(1, |last| last + 1);
-            let info = CallbackInfo {
-                number,
-                callback: Some(callback.clone()),
-                registration_time_ns: time.as_nanos(),
-                state: State::Standby as i32,
-                request_id: request_id.to_owned(),
-                ..CallbackInfo::default()
-            };
+            let update_id = update_id.to_owned();
+            let info = CallbackInfo { update_id, ..callback::attached(number, request_id, callback, time) };
             self.callbacks.insert(number, info);
         }
     }
@@ -75,36 +81,51 @@ impl Run {
 
     /// For a run that continues this one.
     pub(crate) fn callbacks_for_successor(&self) -> Vec<Callback> {
-        self.callbacks.values().filter_map(|info| info.callback.clone()).collect()
+        let of_chain = self.callbacks.values().filter(|info| info.update_id.is_empty());
+        of_chain.filter_map(|info| info.callback.clone()).collect()
     }
 
-    /// The run has closed: if no other one follows in its place, everybody is told.
+    /// The run has closed: if no other one follows in its place, everybody is told. Updates do not go on in a run that
+    /// continues this one.
     pub(crate) fn call_back(&mut self, env: &Env) {
         let is_end = self.close_event.as_ref().is_some_and(|event| event.attributes.as_ref().is_some_and(is_end));
         // A run that is reset goes on in another one.
-        if self.callbacks.is_empty() || !is_end || !self.info.reset_run_id.is_empty() {
+        if self.callbacks.is_empty() || !self.info.reset_run_id.is_empty() {
             return;
         }
-        let namespace = self.target(env, "").namespace;
-        let numbers: Vec<i64> = self.callbacks.keys().copied().collect();
-        for number in numbers {
-            let Some(info) = self.callbacks.get_mut(&number).filter(|info| info.state() == State::Standby) else {
-                continue;
-            };
-            info.set_state(State::Scheduled);
-            info.namespace.clone_from(&namespace);
-            if self.callbacks.get(&number).and_then(|info| self.callback_call(info)).is_none() {
-                let cause = failure::call_error("invalid callback token".to_owned(), false);
-                self.callback_attempt_over(number, State::Failed, Some(cause), env);
-                continue;
-            }
-            self.emit_callback(number);
+        self.release_callbacks(|info| is_end || !info.update_id.is_empty(), env);
+    }
+
+    /// An update has ended.
+    pub(crate) fn call_back_about_update(&mut self, update_id: &str, env: &Env) {
+        if self.callbacks.values().any(|info| info.update_id == update_id) {
+            self.release_callbacks(|info| info.update_id == update_id, env);
         }
     }
 
-    fn emit_callback(&mut self, number: i64) {
-        let call = self.callbacks.get(&number).and_then(|info| self.callback_call(info));
-        self.effects.extend(call);
+    fn release_callbacks(&mut self, concerns: impl Fn(&CallbackInfo) -> bool, env: &Env) {
+        let namespace = self.target(env, "").namespace;
+        let waiting = self.callbacks.values().filter(|info| info.state() == State::Standby && concerns(info));
+        let numbers: Vec<i64> = waiting.map(|info| info.number).collect();
+        for number in numbers {
+            let Some(info) = self.callbacks.get_mut(&number) else { continue };
+            info.set_state(State::Scheduled);
+            info.namespace.clone_from(&namespace);
+            info.due_time_ns = env.now.as_nanos();
+            match self.callbacks.get(&number).and_then(|info| self.callback_call(info)) {
+                Some(call) => self.effects.push(call),
+                None => drop(self.callbacks.get_mut(&number).map(|info| callback::give_up(info, env))),
+            }
+        }
+    }
+
+    /// In a copied history the update has ended: those that wait for it have been told.
+    pub(crate) fn follow_update_end(&mut self, update_id: &str) {
+        let waiting = self.callbacks.values().filter(|info| info.update_id == update_id);
+        let numbers: Vec<i64> = waiting.map(|info| info.number).collect();
+        for number in numbers {
+            self.callbacks.get_mut(&number).map(|info| info.set_state(State::Succeeded));
+        }
     }
 
     /// Calls without a result.
@@ -116,37 +137,30 @@ impl Run {
         if info.state() != State::Scheduled {
             return None;
         }
-        let Some(callback::Variant::Nexus(callback)) = info.callback.as_ref()?.variant.as_ref() else {
-            return None;
-        };
-        let header = |name: &str| {
-            callback.header.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-        };
-        let mut completion = self.completion(info)?;
-        completion.operation_token = header(OPERATION_TOKEN_HEADER).unwrap_or_default().to_owned();
-        let call = if callback.url == SYSTEM_URL {
-            let token = nexus_token::decode(header(nexus_token::HEADER)?)?;
-            to_caller(token, completion)
-        } else {
-            let delivery = NexusDelivery {
-                url: callback.url.clone(),
-                header: callback.header.clone(),
-                completion: Some(completion),
-                request_id: info.request_id.clone(),
-            };
-            self.to_dispatcher(NexusCall {
-                namespace_id: self.key.namespace_id.to_string(),
-                timeout_ns: REQUEST_TIMEOUT.0,
-                call: Some(nexus_call::Call::Delivery(delivery)),
-                ..NexusCall::default()
-            })
-        };
+        let completion = if info.update_id.is_empty() { self.completion(info)? } else { self.update_completion(info)? };
+        let call = callback::call(info, &self.key, completion)?;
         Some(self.call_effect(CallKind::Callback, info.number, call))
+    }
+
+    /// How the update ended.
+    fn update_completion(&self, info: &CallbackInfo) -> Option<NexusCompletion> {
+        let known = self.updates.get(&info.update_id).and_then(|update| update.outcome.as_ref()?.value.clone());
+        let outcome = match known {
+            Some(Value::Success(result)) => Outcome::Result(first_payload(Some(&result))),
+            Some(Value::Failure(cause)) => Outcome::Failure(Box::new(cause)),
+            None => Outcome::Failure(Box::new(closed_before_completed())),
+        };
+        Some(NexusCompletion {
+            start_time_ns: self.start_time().as_nanos(),
+            close_time_ns: info.due_time_ns,
+            links: links::to_nexus(&self.attached_by(info)).into_iter().collect(),
+            outcome: Some(outcome),
+            ..NexusCompletion::default()
+        })
     }
 
     /// How this run ended. Third parties may hear of it: reasons are left out.
     fn completion(&self, info: &CallbackInfo) -> Option<NexusCompletion> {
-        use nexus_completion::Outcome;
         let close = self.close_event.as_ref()?;
         let outcome = match close.attributes.as_ref()? {
             Attributes::WorkflowExecutionCompletedEventAttributes(a) => {
@@ -181,48 +195,22 @@ impl Run {
 
     /// A link to the event that has attached the callback.
     fn attached_by(&self, info: &CallbackInfo) -> Link {
-        let options_updated = EventType::WorkflowExecutionOptionsUpdated;
-        let request = self.request_ids.get(&info.request_id);
-        if request.is_some_and(|request| request.event_type == options_updated as i32) {
-            let workflow_id = &self.key.workflow_id;
-            return request_link(&info.namespace, workflow_id, &self.run_id, &info.request_id, options_updated);
+        let known = self.request_ids.get(&info.request_id).map(|request| request.event_type);
+        let (namespace, workflow_id) = (&info.namespace, &self.key.workflow_id);
+        let link = |event_type| request_link(namespace, workflow_id, &self.run_id, &info.request_id, event_type);
+        match known.and_then(|number| EventType::try_from(number).ok()) {
+            Some(event_type) if !info.update_id.is_empty() => link(event_type),
+            Some(EventType::WorkflowExecutionOptionsUpdated) => link(EventType::WorkflowExecutionOptionsUpdated),
+            _ => started_link_to(namespace, workflow_id, &self.run_id),
         }
-        started_link_to(&info.namespace, &self.key.workflow_id, &self.run_id)
     }
 
     pub(crate) fn on_callback_result(&mut self, number: i64, result: Result<WorkflowReply, Error>, env: &Env) {
-        if self.callbacks.get(&number).is_none_or(|info| info.state() != State::Scheduled) {
-            return;
+        if self.callbacks.get(&number).is_some_and(|info| info.state() == State::Scheduled)
+            && let Some(info) = self.callbacks.get_mut(&number)
+        {
+            callback::on_result(info, result, env);
         }
-        use nexus_reply::Outcome;
-        let final_error = is_settled(&result);
-        let (state, cause) = match result {
-            Ok(WorkflowReply { reply: Some(workflow_reply::Reply::Nexus(reply)) }) => match reply.outcome {
-                Some(Outcome::Delivered(_)) => (State::Succeeded, None),
-                Some(Outcome::HandlerError(error)) if failure::is_retryable(&error) => {
-                    (State::BackingOff, Some(*error))
-                }
-                Some(Outcome::HandlerError(error)) => (State::Failed, Some(*error)),
-                _ => (State::BackingOff, Some(failure::internal("empty outcome"))),
-            },
-            Ok(_) => (State::Succeeded, None),
-            Err(error) if final_error => (State::Failed, Some(failure::call_error(error.message, false))),
-            Err(error) => (State::BackingOff, Some(failure::of_error(&error))),
-        };
-        self.callback_attempt_over(number, state, cause, env);
-    }
-
-    fn callback_attempt_over(&mut self, number: i64, state: State, cause: Option<Failure>, env: &Env) {
-        let Some(info) = self.callbacks.get_mut(&number) else {
-            return;
-        };
-        info.attempt += 1;
-        info.last_attempt_complete_ns = env.now.as_nanos();
-        info.last_attempt_failure = cause;
-        info.set_state(state);
-        let delay =
-            backoff(info.attempt, env.limits.callback_retry_initial_interval, env.limits.callback_retry_max_interval);
-        info.next_attempt_ns = if state == State::BackingOff { (env.now + delay).as_nanos() } else { 0 };
     }
 
     /// When the next attempt of one that backs off is due.
@@ -232,14 +220,12 @@ impl Run {
     }
 
     pub(crate) fn callbacks_due(&mut self, now: Timestamp) {
-        let due = |info: &&CallbackInfo| info.state() == State::BackingOff && info.next_attempt_ns <= now.as_nanos();
-        let numbers: Vec<i64> = self.callbacks.values().filter(due).map(|info| info.number).collect();
+        let due = self.callbacks.values().filter(|info| callback::is_due(info, now));
+        let numbers: Vec<i64> = due.map(|info| info.number).collect();
         for number in numbers {
-            if let Some(info) = self.callbacks.get_mut(&number) {
-                info.set_state(State::Scheduled);
-                info.next_attempt_ns = 0;
-                self.emit_callback(number);
-            }
+            self.callbacks.get_mut(&number).map(callback::try_again);
+            let call = self.callbacks.get(&number).and_then(|info| self.callback_call(info));
+            self.effects.extend(call);
         }
     }
 
@@ -258,29 +244,26 @@ impl Run {
 }
 
 fn described_callback(info: &CallbackInfo) -> described::CallbackInfo {
-    let trigger = callback_info::Trigger {
-        variant: Some(callback_info::trigger::Variant::WorkflowClosed(callback_info::WorkflowClosed {})),
+    use callback_info::trigger::Variant;
+    let update_id = info.update_id.clone();
+    let variant = if update_id.is_empty() {
+        Variant::WorkflowClosed(callback_info::WorkflowClosed {})
+    } else {
+        Variant::UpdateWorkflowExecutionCompleted(callback_info::UpdateWorkflowExecutionCompleted { update_id })
     };
+    let common = callback::described(info);
     described::CallbackInfo {
-        callback: info.callback.clone(),
-        trigger: Some(trigger),
-        registration_time: Timestamp(info.registration_time_ns).to_proto(),
-        state: info.state,
-        attempt: info.attempt,
-        last_attempt_complete_time: Timestamp(info.last_attempt_complete_ns).to_proto(),
-        last_attempt_failure: info.last_attempt_failure.clone(),
-        next_attempt_schedule_time: Timestamp(info.next_attempt_ns).to_proto(),
-        request_id: info.request_id.clone(),
-        ..described::CallbackInfo::default()
+        trigger: Some(callback_info::Trigger { variant: Some(variant) }),
+        callback: common.callback,
+        registration_time: common.registration_time,
+        state: common.state,
+        attempt: common.attempt,
+        last_attempt_complete_time: common.last_attempt_complete_time,
+        last_attempt_failure: common.last_attempt_failure,
+        next_attempt_schedule_time: common.next_attempt_schedule_time,
+        blocked_reason: common.blocked_reason,
+        request_id: common.request_id,
     }
-}
-
-fn to_caller(token: CallbackToken, mut completion: NexusCompletion) -> WorkflowCall {
-    let (namespace_id, workflow_id) = (token.namespace_id.clone(), token.workflow_id.clone());
-    let kind = token.entity_kind;
-    completion.token = Some(token);
-    let command = Some(Command::NexusCompletion(Box::new(completion)));
-    WorkflowCall { namespace_id, workflow_id, kind, command }
 }
 
 /// An operation has one result: that is what SDKs let workflows return.

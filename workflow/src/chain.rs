@@ -175,6 +175,7 @@ impl Chain {
             Command::Unpause(c) => c.run_id.clone(),
             Command::UpdateOptions(c) => execution(&c.workflow_execution),
             Command::Activity(c) => crate::entity::activity_run(c),
+            Command::NexusOperation(c) => crate::entity::nexus_operation_run(c),
             Command::TriggerRule(c) => c.run_id.clone(),
             Command::Schedule(_)
             | Command::Batch(_)
@@ -242,6 +243,7 @@ impl Chain {
             | Command::Batch(_)
             | Command::List(_)
             | Command::Activity(_)
+            | Command::NexusOperation(_)
             | Command::Deployment(_)
             | Command::TaskQueue(_)
             | Command::Nexus(_) => Err(crate::entity::foreign_command()),

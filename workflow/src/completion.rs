@@ -106,7 +106,7 @@ impl Run {
             Err(bad) => return self.fail_completion(env, &task, &bad, &request, query_results),
         };
         if self.is_open() && !request.force_create_new_workflow_task {
-            self.reject_unprocessed_updates();
+            self.reject_unprocessed_updates(env);
         }
         self.answer_queries(query_results);
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use perdure_proto::{
     Error,
     perdure::{
+        nexus::v1::{OperationCommand, operation_command},
         node::v1::{ActivityCommand, TaskToken, WorkflowReply, activity_command, workflow_call::Command},
         state::v1::{ChainHead, ChainRecord, RunDelta, RunSnapshot},
     },
@@ -347,6 +348,18 @@ pub(crate) fn activity_run(command: &ActivityCommand) -> String {
         Some(activity_command::Command::Terminate(c)) => c.run_id.clone(),
         Some(activity_command::Command::Delete(c)) => c.run_id.clone(),
         Some(activity_command::Command::Start(_)) | None => String::new(),
+    }
+}
+
+/// The same of a Nexus operation that no workflow has scheduled.
+pub(crate) fn nexus_operation_run(command: &OperationCommand) -> String {
+    match &command.command {
+        Some(operation_command::Command::Describe(c)) => c.run_id.clone(),
+        Some(operation_command::Command::Poll(c)) => c.run_id.clone(),
+        Some(operation_command::Command::RequestCancel(c)) => c.run_id.clone(),
+        Some(operation_command::Command::Terminate(c)) => c.run_id.clone(),
+        Some(operation_command::Command::Delete(c)) => c.run_id.clone(),
+        Some(operation_command::Command::Start(_)) | None => String::new(),
     }
 }
 

@@ -237,7 +237,10 @@ fn initiating_id(attributes: &Attributes) -> Option<i64> {
 fn request_id(attributes: &Attributes) -> Option<&str> {
     match attributes {
         Attributes::WorkflowExecutionSignaledEventAttributes(a) => Some(&a.request_id),
-        Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a) => Some(&a.attached_request_id),
+        // An update's attachment is an event of its own.
+        Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a) => {
+            Some(a.workflow_update_options.first().map_or(&a.attached_request_id, |update| &update.attached_request_id))
+        }
         _ => None,
     }
     .map(String::as_str)

@@ -17,6 +17,7 @@ mod activity_timeout;
 mod activity_validation;
 mod api;
 mod begin;
+mod callback;
 mod callbacks;
 mod chain;
 mod child;
@@ -42,6 +43,7 @@ mod nexus_cancel;
 mod nexus_command;
 mod nexus_describe;
 mod nexus_failure;
+mod nexus_operation;
 mod options;
 mod pause;
 mod priority;
@@ -61,6 +63,7 @@ mod timeouts;
 mod timer;
 mod tracked;
 mod update;
+mod update_callbacks;
 mod update_messages;
 mod versioning;
 mod workflow_task;
@@ -78,7 +81,16 @@ pub mod attempts {
     };
 }
 
+/// What all Nexus operations have in common, also those that no workflow has scheduled.
+pub mod nexus_operations {
+    pub use crate::{
+        nexus_failure::{is_canceled, timed_out},
+        nexus_operation::{CancelOutcome, Operation, StartOutcome, common_links},
+    };
+}
+
 pub use api::*;
+pub use callback::Callbacks;
 pub use chain::{ApplyError, Chain, RunView};
 pub use entity::{Change, Entity, Single, SingleEntity, foreign_command};
 pub use run::Run;

@@ -13,7 +13,7 @@ use perdure_proto::{
 };
 
 use crate::{
-    api::{Answer, Env, Release, UpdateWatch, Watch},
+    api::{Answer, Env, Release, UpdateAsker, UpdateWatch, Watch},
     chain::{Answered, Chain},
 };
 
@@ -39,14 +39,16 @@ impl Chain {
         };
         let stage = update.wait_policy.map_or(Stage::Unspecified as i32, |policy| policy.lifecycle_stage);
         let run = self.run(&started.run_id)?;
-        run.admit_update(update.request.unwrap_or_default(), env).map_err(|error| {
+        let asked = update.request.unwrap_or_default();
+        let asker = UpdateAsker { namespace: update.namespace, request_id: asked.request_id.clone() };
+        run.admit_update(asked, env).map_err(|error| {
             Error::multi_operation(error.grpc_code(), FAILED, vec![Error::multi_operation_aborted(), error])
         })?;
         let watch = Watch::Update {
             run_id: started.run_id.clone(),
             update_id,
             stage,
-            kind: UpdateWatch::MultiOperation(Box::new(started)),
+            kind: UpdateWatch::MultiOperation(Box::new(started), asker),
         };
         Ok((Answer::Watch(watch), Release::Durable))
     }

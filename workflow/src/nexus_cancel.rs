@@ -5,11 +5,7 @@ use std::sync::Arc;
 
 use perdure_proto::{
     Error,
-    perdure::{
-        nexus::v1::{NexusCall, nexus_reply::Outcome},
-        node::v1::WorkflowReply,
-        state::v1::NexusCancelInfo,
-    },
+    perdure::{node::v1::WorkflowReply, state::v1::NexusCancelInfo},
     temporal::api::{
         enums::v1::NexusOperationCancellationState as State,
         failure::v1::Failure,
@@ -17,42 +13,27 @@ use perdure_proto::{
             HistoryEvent, NexusOperationCancelRequestCompletedEventAttributes,
             NexusOperationCancelRequestFailedEventAttributes, history_event::Attributes,
         },
-        nexus::v1::{CancelOperationRequest, request},
     },
 };
 use perdure_types::Timestamp;
 
 use crate::{
     api::{CallKind, Effect, Env},
-    nexus::{Operation, attempt_outcome},
-    nexus_failure::{self as failure, next_attempt_at},
+    nexus_operation::{CancelOutcome, Operation},
     rebuild::time_of,
     run::Run,
 };
 
-impl Operation {
-    fn cancel_is_under_way(&self) -> bool {
-        self.info.cancel.as_ref().is_some_and(|cancel| cancel.state() == State::Scheduled)
-    }
-
-    pub(crate) fn next_cancel_attempt(&self) -> Option<Timestamp> {
-        let cancel = self.info.cancel.as_ref().filter(|cancel| cancel.state() == State::BackingOff)?;
-        Some(Timestamp(cancel.next_attempt_ns))
-    }
-}
-
 impl Run {
     /// Sends a request that waits until the operation has started.
     pub(crate) fn send_nexus_cancel(&mut self, id: i64, now: Timestamp) {
-        let Some(operation) = self.nexus_operations.get_mut(&id).filter(|operation| operation.has_started()) else {
-            return;
+        let waits = |operation: &Operation| {
+            operation.has_started() && operation.info.cancel.as_ref().is_some_and(|c| c.state() == State::Unspecified)
         };
-        let Some(cancel) = operation.info.cancel.as_mut().filter(|cancel| cancel.state() == State::Unspecified) else {
-            return;
-        };
-        cancel.set_state(State::Scheduled);
-        cancel.requested_time_ns = now.as_nanos();
-        self.emit_nexus_cancel(id);
+        if self.nexus_operations.get(&id).is_some_and(waits) {
+            self.nexus_operations.get_mut(&id).map(|operation| operation.begin_cancel(now));
+            self.emit_nexus_cancel(id);
+        }
     }
 
     fn emit_nexus_cancel(&mut self, id: i64) {
@@ -61,61 +42,27 @@ impl Run {
     }
 
     /// The call, if one is under way.
-    #[allow(deprecated, reason = "older handlers read the operation id")]
     pub(crate) fn cancel_nexus_call(&self, operation: &Operation) -> Option<Effect> {
-        if !operation.cancel_is_under_way() {
-            return None;
-        }
-        let scheduled = operation.scheduled();
-        let cancel = CancelOperationRequest {
-            service: scheduled.service.clone(),
-            operation: scheduled.operation.clone(),
-            operation_id: operation.info.operation_token.clone(),
-            operation_token: operation.info.operation_token.clone(),
-        };
-        let deadline = [operation.started_deadline(), operation.close_deadline()].into_iter().flatten().min();
-        let call = NexusCall {
-            deadline_ns: deadline.map_or(0, Timestamp::as_nanos),
-            ..self.nexus_call(operation, request::Variant::CancelOperation(cancel))
-        };
-        let id = operation.info.scheduled_event_id;
-        Some(self.call_effect(CallKind::CancelNexusOperation, id, self.to_dispatcher(call)))
+        let call = operation.cancel_call(&self.key)?;
+        Some(self.call_effect(CallKind::CancelNexusOperation, operation.info.scheduled_event_id, call))
     }
 
     pub(crate) fn on_nexus_cancel_result(&mut self, id: i64, result: Result<WorkflowReply, Error>, env: &mut Env) {
         if !self.is_open() || !self.nexus_operations.get(&id).is_some_and(Operation::cancel_is_under_way) {
             return;
         }
-        match attempt_outcome(result) {
-            Ok(Outcome::Canceled(_)) => self.nexus_cancel_sent(id, env),
-            Ok(Outcome::HandlerError(error)) if !failure::is_retryable(&error) => {
-                self.nexus_cancel_refused(id, *error, env);
-            }
-            Ok(Outcome::HandlerError(error)) => self.nexus_cancel_attempt_failed(id, *error, env),
-            Ok(Outcome::Started(_) | Outcome::Delivered(_)) => {
-                self.nexus_cancel_attempt_failed(id, failure::internal("empty outcome"), env);
-            }
-            Err(error) => self.nexus_cancel_attempt_failed(id, *error, env),
+        let outcome = CancelOutcome::of(result);
+        let Some(operation) = self.nexus_operations.get_mut(&id) else { return };
+        operation.end_cancel_attempt(&outcome, env);
+        let requested_event_id = operation.info.cancel.as_ref().map_or(0, |cancel| cancel.requested_event_id);
+        match outcome {
+            CancelOutcome::Sent => self.nexus_cancel_sent(id, requested_event_id, env),
+            CancelOutcome::Refused(cause) => self.nexus_cancel_refused(id, requested_event_id, cause, env),
+            CancelOutcome::Again(_) => {}
         }
     }
 
-    /// Ends an attempt. Gives the number of the event that requested the cancellation.
-    fn end_cancel_attempt(&mut self, id: i64, state: State, failure: Option<Failure>, env: &Env) -> i64 {
-        let Some(cancel) = self.nexus_operations.get_mut(&id).and_then(|operation| operation.info.cancel.as_mut())
-        else {
-            return 0;
-        };
-        cancel.attempt += 1;
-        cancel.last_attempt_complete_ns = env.now.as_nanos();
-        cancel.last_attempt_failure = failure;
-        cancel.set_state(state);
-        cancel.next_attempt_ns =
-            if state == State::BackingOff { next_attempt_at(cancel.attempt, env).as_nanos() } else { 0 };
-        cancel.requested_event_id
-    }
-
-    fn nexus_cancel_sent(&mut self, id: i64, env: &mut Env) {
-        let requested_event_id = self.end_cancel_attempt(id, State::Succeeded, None, env);
+    fn nexus_cancel_sent(&mut self, id: i64, requested_event_id: i64, env: &mut Env) {
         let attributes = NexusOperationCancelRequestCompletedEventAttributes {
             requested_event_id,
             scheduled_event_id: id,
@@ -124,8 +71,7 @@ impl Run {
         self.record_cancel_end(Attributes::NexusOperationCancelRequestCompletedEventAttributes(attributes), env);
     }
 
-    fn nexus_cancel_refused(&mut self, id: i64, failure: Failure, env: &mut Env) {
-        let requested_event_id = self.end_cancel_attempt(id, State::Failed, Some(failure.clone()), env);
+    fn nexus_cancel_refused(&mut self, id: i64, requested_event_id: i64, failure: Failure, env: &mut Env) {
         let attributes = NexusOperationCancelRequestFailedEventAttributes {
             requested_event_id,
             failure: Some(failure),
@@ -142,20 +88,12 @@ impl Run {
         self.ensure_workflow_task(env);
     }
 
-    fn nexus_cancel_attempt_failed(&mut self, id: i64, failure: Failure, env: &Env) {
-        self.end_cancel_attempt(id, State::BackingOff, Some(failure), env);
-    }
-
     pub(crate) fn nexus_cancel_due(&mut self, id: i64, env: &Env) {
-        let due = |operation: &&mut Operation| operation.next_cancel_attempt().is_some_and(|at| at <= env.now);
-        let Some(operation) = self.nexus_operations.get_mut(&id).filter(due) else {
-            return;
-        };
-        if let Some(cancel) = &mut operation.info.cancel {
-            cancel.set_state(State::Scheduled);
-            cancel.next_attempt_ns = 0;
+        let due = |operation: &Operation| operation.next_cancel_attempt().is_some_and(|at| at <= env.now);
+        if self.nexus_operations.get(&id).is_some_and(due) {
+            self.nexus_operations.get_mut(&id).map(|operation| operation.retry_cancel_if_due(env.now));
+            self.emit_nexus_cancel(id);
         }
-        self.emit_nexus_cancel(id);
     }
 
     /// In a copied history the operation has started: what waited for it is to be sent.

@@ -80,7 +80,7 @@ impl Run {
         let namespace = self.target(env, "").namespace;
         let info = NexusOperationInfo { scheduled_event_id: id, namespace, ..NexusOperationInfo::default() };
         let operation = Pending { info, event };
-        self.effects.extend(self.start_nexus_call(&operation));
+        self.effects.push(self.start_nexus_call(&operation));
         self.nexus_operations.insert(id, operation);
         Ok(())
     }

@@ -3,22 +3,16 @@
 use perdure_proto::{
     perdure::state::v1::NexusCancelInfo,
     temporal::api::{
-        enums::v1::PendingNexusOperationState as State,
         workflow::v1::{NexusOperationCancellationInfo, PendingNexusOperationInfo},
     },
 };
 use perdure_types::Timestamp;
 
-use crate::{nexus::Operation, rebuild::time_of};
+use crate::{nexus_operation::Operation, rebuild::time_of};
 
 #[allow(deprecated, reason = "older clients read the operation id")]
 pub(crate) fn pending_nexus_operation(operation: &Operation) -> PendingNexusOperationInfo {
     let (info, scheduled) = (&operation.info, operation.scheduled());
-    let state = match (operation.has_started(), info.next_attempt_ns) {
-        (true, _) => State::Started,
-        (false, 0) => State::Scheduled,
-        (false, _) => State::BackingOff,
-    };
     PendingNexusOperationInfo {
         endpoint: scheduled.endpoint.clone(),
         service: scheduled.service.clone(),
@@ -29,7 +23,7 @@ pub(crate) fn pending_nexus_operation(operation: &Operation) -> PendingNexusOper
         schedule_to_start_timeout: scheduled.schedule_to_start_timeout,
         start_to_close_timeout: scheduled.start_to_close_timeout,
         scheduled_time: time_of(&operation.event).to_proto(),
-        state: state as i32,
+        state: operation.state() as i32,
         attempt: info.attempt,
         last_attempt_complete_time: Timestamp(info.last_attempt_complete_ns).to_proto(),
         last_attempt_failure: info.last_attempt_failure.as_deref().cloned(),

@@ -12,7 +12,7 @@ use perdure_proto::{
 };
 use perdure_types::{Duration, Timestamp};
 
-use crate::{api::Env, nexus::Operation};
+use crate::{api::Env, nexus_operation::Operation};
 
 /// Handler errors that say that the request is wrong, by the Nexus specification.
 const FINAL_TYPES: [&str; 6] =
@@ -32,7 +32,7 @@ pub(crate) fn is_retryable(failure: &Failure) -> bool {
     }
 }
 
-pub(crate) fn is_canceled(failure: &Failure) -> bool {
+pub fn is_canceled(failure: &Failure) -> bool {
     matches!(failure.failure_info, Some(FailureInfo::CanceledFailureInfo(_)))
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn of_operation(operation: &Operation, cause: Failure) -> Failure {
     }
 }
 
-pub(crate) fn timed_out(kind: TimeoutType) -> Failure {
+pub fn timed_out(kind: TimeoutType) -> Failure {
     Failure {
         message: "operation timed out".to_owned(),
         failure_info: Some(FailureInfo::TimeoutFailureInfo(TimeoutFailureInfo {

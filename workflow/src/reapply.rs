@@ -102,6 +102,11 @@ impl Run {
         if !a.attached_request_id.is_empty() && self.request_ids.contains_key(&a.attached_request_id) {
             return;
         }
+        let workflow_update_options = self.attachments_to_reapply(&a.workflow_update_options);
+        if workflow_update_options.is_empty() && !a.workflow_update_options.is_empty() {
+            return;
+        }
+        let a = &WorkflowExecutionOptionsUpdatedEventAttributes { workflow_update_options, ..a.clone() };
         let id = self.add_prepared(
             env.now,
             HistoryEvent {
@@ -113,6 +118,7 @@ impl Run {
         );
         self.follow_options(id, a);
         self.attach_callbacks(&a.attached_request_id, &a.attached_completion_callbacks, env.now);
+        self.take_attachments(&a.workflow_update_options, id, env.now);
     }
 
     /// What became of operations that had been scheduled before the point.

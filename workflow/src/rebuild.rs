@@ -61,6 +61,7 @@ impl Run {
             Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a) => {
                 self.follow_options(event.event_id, a);
                 self.attach_callbacks(&a.attached_request_id, &a.attached_completion_callbacks, time_of(event));
+                self.take_attachments(&a.workflow_update_options, event.event_id, time_of(event));
             }
             Attributes::UpsertWorkflowSearchAttributesEventAttributes(a) => {
                 if let Some(changes) = &a.search_attributes {
@@ -247,7 +248,11 @@ impl Run {
                     admitted_event_id: event.event_id,
                     ..UpdateInfo::default()
                 };
-                self.updates.insert(update_id, info);
+                self.updates.insert(update_id.clone(), info);
+                if let Some(request) = request {
+                    let event_type = EventType::WorkflowExecutionUpdateAdmitted;
+                    self.take_update_request(&update_id, request, (event_type, event.event_id), time_of(event));
+                }
             }
             Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(a) => {
                 let name = match self.updates.get(&a.protocol_instance_id) {
@@ -255,6 +260,11 @@ impl Run {
                     None => update_name(a),
                 };
                 self.record_accepted_update(&a.protocol_instance_id, name, event.event_id);
+                if let Some(request) = &a.accepted_request {
+                    let event_type = EventType::WorkflowExecutionUpdateAccepted;
+                    let event_of = (event_type, event.event_id);
+                    self.take_update_request(&a.protocol_instance_id, request, event_of, time_of(event));
+                }
             }
             Attributes::WorkflowExecutionUpdateCompletedEventAttributes(a) => {
                 let update_id = a.meta.as_ref().map(|meta| meta.update_id.clone()).unwrap_or_default();
@@ -262,6 +272,7 @@ impl Run {
                     update.completed_event_id = event.event_id;
                     update.outcome = a.outcome.clone();
                 }
+                self.follow_update_end(&update_id);
             }
             _ => {}
         }

@@ -34,7 +34,7 @@ use crate::{
 
 /// A pending entry together with the event that initiated it (which holds its constant attributes).
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Pending<T> {
+pub struct Pending<T> {
     /// The mutable part; its own event field stays empty in memory and in deltas.
     pub info: T,
     pub event: Arc<HistoryEvent>,

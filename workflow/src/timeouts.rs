@@ -33,9 +33,9 @@ enum Due {
 impl Run {
     /// Does everything due at `env.now`, in the order in which it was due.
     pub(crate) fn on_timer(&mut self, env: &mut Env) {
+        self.callbacks_due(env.now);
         if !self.is_open() {
             self.deleted |= self.retention_end().is_some_and(|end| end <= env.now);
-            self.callbacks_due(env.now);
             return;
         }
         self.begin_when_due(env);
@@ -138,7 +138,7 @@ impl Run {
             self.activities.values().filter_map(|activity| next_deadline(&activity.info)).map(|(at, _)| at).min();
         let nexus = self.nexus_operations.values().filter_map(|operation| operation.next_due()).min();
         let workflow_task = self.workflow_task_deadline().map(|(at, _)| at);
-        let others = [timers, activities, nexus];
+        let others = [timers, activities, nexus, self.next_callback_attempt()];
         [self.deadline(), self.first_workflow_task_at(), workflow_task].into_iter().chain(others).flatten().min()
     }
 

@@ -12,6 +12,7 @@ use perdure_proto::{
     temporal::api::{
         enums::v1::{ResourceExhaustedCause, ResourceExhaustedScope, UpdateWorkflowExecutionLifecycleStage as Stage},
         failure::v1::{ApplicationFailureInfo, Failure, failure::FailureInfo},
+        history::v1::workflow_execution_options_updated_event_attributes::WorkflowUpdateOptionsUpdate as Attachment,
         protocol::v1::{Message, message::SequencingId},
         update::v1::{Outcome as UpdateOutcome, Request, UpdateRef, outcome::Value},
         workflowservice::v1::{
@@ -23,7 +24,7 @@ use perdure_proto::{
 use prost::Message as _;
 
 use crate::{
-    api::{Answer, Env, Outcome, Release, Reply, UpdateWatch, Watch},
+    api::{Answer, Env, Outcome, Release, Reply, UpdateAsker, UpdateWatch, Watch},
     chain::{Answered, Chain},
     run::Run,
 };
@@ -38,6 +39,8 @@ pub(crate) struct AdmittedUpdates {
 #[derive(Debug, Clone, PartialEq)]
 struct Admitted {
     request: Request,
+    /// What further requests for it want attached.
+    attachments: Vec<Attachment>,
     /// Order of admission: workers get updates in it.
     order: u64,
     state: AdmittedState,
@@ -62,8 +65,18 @@ impl AdmittedUpdates {
         self.updates.retain(|_, u| !matches!(u.state, AdmittedState::Rejected(_)));
     }
 
-    pub fn take(&mut self, update_id: &str) -> Option<Request> {
-        self.updates.remove(update_id).map(|u| u.request)
+    pub fn take(&mut self, update_id: &str) -> Option<(Request, Vec<Attachment>)> {
+        self.updates.remove(update_id).map(|u| (u.request, u.attachments))
+    }
+
+    /// A request attaches once, however often it is made.
+    pub fn attach(&mut self, attachment: Attachment) {
+        let Some(update) = self.updates.get_mut(&attachment.update_id) else { return };
+        let request_id = &attachment.attached_request_id;
+        let known = update.attachments.iter().any(|a| a.attached_request_id == *request_id);
+        if !known && update.request.request_id != *request_id {
+            update.attachments.push(attachment);
+        }
     }
 
     pub fn reject(&mut self, update_id: &str, failure: Failure) {
@@ -91,9 +104,10 @@ impl Chain {
                 request.first_execution_run_id
             )));
         }
+        let asker = UpdateAsker { namespace: request.namespace, request_id: update.request_id.clone() };
         let update_id = run.admit_update(update, env)?;
         let stage = request.wait_policy.map_or(Stage::Unspecified as i32, |p| p.lifecycle_stage);
-        let watch = Watch::Update { run_id: run.run_id.clone(), update_id, stage, kind: UpdateWatch::Update };
+        let watch = Watch::Update { run_id: run.run_id.clone(), update_id, stage, kind: UpdateWatch::Update(asker) };
         Ok((Answer::Watch(watch), Release::Durable))
     }
 
@@ -130,16 +144,21 @@ impl Chain {
             update_ref: update_ref.clone(),
             outcome: outcome.clone(),
             stage: stage as i32,
-            ..UpdateWorkflowExecutionResponse::default()
+            link: match kind {
+                UpdateWatch::Update(asker) | UpdateWatch::MultiOperation(_, asker) => {
+                    run.update_link(asker, stage, outcome.as_ref())
+                }
+                UpdateWatch::Poll => None,
+            },
         };
         let reply = match kind {
-            UpdateWatch::Update => workflow_reply::Reply::Update(response),
+            UpdateWatch::Update(_) => workflow_reply::Reply::Update(response),
             UpdateWatch::Poll => workflow_reply::Reply::PollUpdate(PollWorkflowExecutionUpdateResponse {
                 outcome,
                 stage: stage as i32,
                 update_ref,
             }),
-            UpdateWatch::MultiOperation(start) => {
+            UpdateWatch::MultiOperation(start, _) => {
                 use execute_multi_operation_response::{Response, response::Response as R};
                 let responses = [R::StartWorkflow((**start).clone()), R::UpdateWorkflow(response)];
                 workflow_reply::Reply::MultiOperation(ExecuteMultiOperationResponse {
@@ -161,6 +180,7 @@ impl Run {
         let update_id = request.meta.as_ref().map(|m| m.update_id.clone()).unwrap_or_default();
         self.admitted.edit().forget_rejected();
         if self.knows_update(&update_id) {
+            self.attach_to_update(&update_id, &request, env)?;
             return Ok(update_id);
         }
         if !self.is_open() {
@@ -172,8 +192,10 @@ impl Run {
         self.fail_if_not_replayable("update")?;
         self.check_not_closing()?;
         self.check_update_limits(env)?;
+        self.check_update_callbacks(&update_id, request.completion_callbacks.len(), env)?;
         self.admitted.edit().last_order += 1;
-        let admitted = Admitted { request, order: self.admitted.last_order, state: AdmittedState::Waiting };
+        let (order, state) = (self.admitted.last_order, AdmittedState::Waiting);
+        let admitted = Admitted { request, attachments: Vec::new(), order, state };
         self.admitted.edit().updates.insert(update_id.clone(), admitted);
         // Even if the first workflow task is still to come: an update does not wait for a start delay.
         if self.workflow_task().is_none() {
@@ -262,7 +284,7 @@ impl Run {
     }
 
     /// A completed workflow task did not answer updates that it was given: its worker knows no updates.
-    pub(crate) fn reject_unprocessed_updates(&mut self) {
+    pub(crate) fn reject_unprocessed_updates(&mut self, env: &Env) {
         let failure = Failure {
             message: "Workflow Update is rejected because it wasn't processed by worker. Probably, Workflow Update \
                       is not supported by the worker."
@@ -277,7 +299,7 @@ impl Run {
         };
         // Those that an event has admitted came with the history.
         for update_id in self.updates_admitted_by_event() {
-            self.reject_update(&update_id, failure.clone());
+            self.reject_update(&update_id, failure.clone(), env);
         }
         self.admitted.edit().change(&AdmittedState::Sent, &AdmittedState::Rejected(Box::new(failure)));
     }
@@ -288,11 +310,12 @@ impl Run {
     }
 
     /// By the worker. What an event has admitted stays known, the rest is forgotten once its callers know.
-    pub(crate) fn reject_update(&mut self, update_id: &str, failure: Failure) {
+    pub(crate) fn reject_update(&mut self, update_id: &str, failure: Failure, env: &Env) {
         match self.updates.get_mut(&update_id.to_owned()).filter(|update| update.accepted_event_id == 0) {
             Some(update) => {
                 update.completed_event_id = update.admitted_event_id;
                 update.outcome = Some(failed(failure));
+                self.call_back_about_update(update_id, env);
             }
             None => self.admitted.edit().reject(update_id, failure),
         }
@@ -320,7 +343,7 @@ fn failed(failure: Failure) -> UpdateOutcome {
     UpdateOutcome { value: Some(Value::Failure(failure)) }
 }
 
-fn closed_before_completed() -> Failure {
+pub(crate) fn closed_before_completed() -> Failure {
     Failure {
         message: "Workflow Update failed because the Workflow completed before the Update completed.".to_owned(),
         source: "Server".to_owned(),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use perdure_proto::temporal::api::{
     command::v1::ProtocolMessageCommandAttributes,
-    enums::v1::WorkflowTaskFailedCause as Cause,
+    enums::v1::{EventType, WorkflowTaskFailedCause as Cause},
     history::v1::{
-        WorkflowExecutionUpdateAcceptedEventAttributes, WorkflowExecutionUpdateCompletedEventAttributes,
+        HistoryEvent, WorkflowExecutionUpdateAcceptedEventAttributes, WorkflowExecutionUpdateCompletedEventAttributes,
         history_event::Attributes,
     },
     protocol::v1::Message,
@@ -18,6 +18,7 @@ use crate::{
     api::Env,
     command::{BadCommand, CommandContext, CommandResult},
     run::Run,
+    update_callbacks::links_of,
 };
 
 /// The messages of one completion, taken one by one by its commands.
@@ -96,7 +97,7 @@ impl Run {
         match body_of(&message)? {
             Body::Acceptance(acceptance) => self.accept_update(env, &update_id, acceptance),
             Body::Rejection(rejection) => {
-                self.reject_update(&update_id, rejection.failure.unwrap_or_default());
+                self.reject_update(&update_id, rejection.failure.unwrap_or_default(), env);
                 Ok(())
             }
             Body::Response(response) => self.complete_update(env, ctx, &update_id, response),
@@ -105,25 +106,35 @@ impl Run {
 
     fn accept_update(&mut self, env: &Env, update_id: &str, acceptance: Acceptance) -> CommandResult {
         let admitted = self.updates.get(update_id).map(|update| (update.accepted_event_id, update.name.clone()));
-        let (name, request) = match admitted {
+        let (name, request, attachments) = match admitted {
             // The event that admitted it has the request.
-            Some((0, name)) => (name, None),
+            Some((0, name)) => (name, None, Vec::new()),
             Some(_) => return Err(bad(format!("update {update_id:?} was accepted before"))),
             None => {
                 // After a change of owner the request is known from the acceptance only.
-                let request = self.admitted.edit().take(update_id).or(acceptance.accepted_request);
-                let request = request.ok_or_else(|| bad(format!("update {update_id:?} not found")))?;
-                (request.input.as_ref().map(|input| input.name.clone()).unwrap_or_default(), Some(request))
+                let known = acceptance.accepted_request.map(|request| (request, Vec::new()));
+                let known = self.admitted.edit().take(update_id).or(known);
+                let (request, attachments) = known.ok_or_else(|| bad(format!("update {update_id:?} not found")))?;
+                let name = request.input.as_ref().map(|input| input.name.clone()).unwrap_or_default();
+                (name, Some(request), attachments)
             }
         };
         let attributes = WorkflowExecutionUpdateAcceptedEventAttributes {
             protocol_instance_id: update_id.to_owned(),
             accepted_request_message_id: acceptance.accepted_request_message_id,
             accepted_request_sequencing_event_id: acceptance.accepted_request_sequencing_event_id,
-            accepted_request: request,
+            accepted_request: request.clone(),
         };
-        let event_id = self.add_event(env.now, Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(attributes));
+        let mut links = request.as_ref().map(|request| request.links.clone()).unwrap_or_default();
+        links.extend(request.as_ref().map(|request| links_of(&request.completion_callbacks)).unwrap_or_default());
+        let attributes = Some(Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(attributes));
+        let event_id = self.add_prepared(env.now, HistoryEvent { links, attributes, ..HistoryEvent::default() });
         self.record_accepted_update(update_id, name, event_id);
+        if let Some(request) = &request {
+            let event = (EventType::WorkflowExecutionUpdateAccepted, event_id);
+            self.take_update_request(update_id, request, event, env.now);
+        }
+        self.add_attachments(attachments, env);
         Ok(())
     }
 
@@ -151,6 +162,7 @@ impl Run {
             update.completed_event_id = event_id;
             update.outcome = response.outcome;
         }
+        self.call_back_about_update(update_id, env);
         Ok(())
     }
 }
