@@ -11,6 +11,7 @@ mod namespaces;
 mod ports;
 mod ring;
 mod route;
+pub mod trace;
 mod watch;
 
 pub use alone::Alone;

@@ -13,14 +13,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use perdure_cluster::Cluster;
+use perdure_cluster::{Cluster, trace};
 use perdure_proto::perdure::node::v1::{TaskToken, task_token};
+use perdure_types::TRACE_TARGET;
 use prost::Message;
 use tonic::{
     body::Body,
     codegen::{BoxFuture, Service, http},
     server::NamedService,
 };
+use tracing::{Instrument, Span};
 
 use crate::{connection::Connection, metrics};
 
@@ -148,9 +150,10 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
+        let span = span_of(&request);
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let mut response = answer.await?;
+            let mut response = answer.instrument(span).await?;
             rename_too_large(response.headers_mut());
             let Some(guard) = response.extensions_mut().remove::<Undelivered>().and_then(|u| u.take()) else {
                 return Ok(response);
@@ -158,6 +161,20 @@ where
             Ok(response.map(|inner| Body::new(GuardedBody { inner, guard: Some(guard), connection })))
         })
     }
+}
+
+/// The call in its trace, which is the client's if it has one.
+fn span_of<B>(request: &http::Request<B>) -> Span {
+    let path = request.uri().path();
+    let method = || path.rsplit_once('/').map_or("", |(_, method)| method);
+    // Fields are looked at only if somebody wants the span.
+    let span =
+        tracing::info_span!(target: TRACE_TARGET, "rpc", otel.name = method(), otel.kind = "server", rpc.path = path);
+    if span.is_disabled() {
+        return span;
+    }
+    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    trace::follow(span, traceparent.unwrap_or_default())
 }
 
 struct GuardedBody {

@@ -31,6 +31,7 @@ use crate::{
     log::Log,
     recover::{self, RecoverError, Replay},
     split,
+    trace::Caller,
     watched::Watched,
 };
 
@@ -69,6 +70,7 @@ pub(crate) struct Call {
     pub chain: ChainKey,
     pub command: Command,
     pub reply: ReplyTo,
+    pub caller: Caller,
 }
 
 /// What operators see of a shard's work.
@@ -420,14 +422,14 @@ impl ShardTask {
         let now = self.clock.now();
         let mut next = Some(first);
         for _ in 0..CALLS_A_TURN {
-            let Some(Call { chain, command, reply }) = next.take() else {
+            let Some(call) = next.take() else {
                 return;
             };
-            self.core.call(chain, command, reply, now);
+            self.core.call(call, now);
             next = self.calls.try_recv().ok();
         }
-        if let Some(Call { chain, command, reply }) = next {
-            self.core.call(chain, command, reply, now);
+        if let Some(call) = next {
+            self.core.call(call, now);
         }
     }
 

@@ -18,7 +18,7 @@ use perdure_types::{Position, Timestamp};
 use perdure_workflow::{CallId, Entity, Watch};
 use tokio::sync::oneshot;
 
-use crate::{history::HistoryWatch, log::Ticket};
+use crate::{history::HistoryWatch, log::Ticket, trace::Caller};
 
 /// A place in the shard's queue of timers: the time, and a number that tells equal times apart.
 pub(crate) type TimerPlace = (Timestamp, u64);
@@ -161,6 +161,7 @@ pub(crate) enum Pending {
     Call {
         command: Box<Command>,
         reply: Option<ReplyTo>,
+        caller: Caller,
     },
     /// A wake-up row came due.
     Wake {

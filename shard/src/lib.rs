@@ -29,6 +29,7 @@ mod ports;
 mod recover;
 mod split;
 pub mod telemetry;
+mod trace;
 mod watched;
 
 pub use clock::Clock;

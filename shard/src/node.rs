@@ -20,6 +20,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
+use tracing::Instrument;
 
 use crate::{
     claim::Claim,
@@ -32,6 +33,7 @@ use crate::{
     period::{Event, Period, seed},
     ports::{EntityCaller, TaskSink},
     split,
+    trace::{self, Caller},
     watched::Watched,
 };
 
@@ -153,8 +155,9 @@ impl Shards {
             return Err(Error::store_silent());
         }
         let (reply, answer) = oneshot::channel();
-        match handle.calls.try_send(Call { chain, command, reply }) {
-            Ok(()) => match handle.log.unless_silent(answer).await {
+        let span = trace::at_shard(shard.0);
+        match handle.calls.try_send(Call { chain, command, reply, caller: Caller::of(span.clone()) }) {
+            Ok(()) => match handle.log.unless_silent(answer).instrument(span).await {
                 Some(answer) => answer.unwrap_or_else(|_| Err(ended())),
                 None => Err(Error::store_silent()),
             },

@@ -2,12 +2,16 @@
 
 mod config;
 mod ids;
+pub mod nexus;
 mod placement;
 mod poll;
 mod position;
 pub mod spans;
 mod time;
 mod visibility;
+
+/// The spans of calls that are traced have this target, and nothing else has.
+pub const TRACE_TARGET: &str = "perdure::trace";
 
 pub use config::{ConfigError, Limits, edit_distance};
 pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount};

@@ -28,7 +28,7 @@ use tonic::{Streaming, transport::ClientTlsConfig};
 use super::{
     CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, QUEUE, STREAM_WINDOW_BYTES, carried, endpoint, fill, receipts::Receipts,
 };
-use crate::membership::LinkNews;
+use crate::{membership::LinkNews, trace};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
@@ -144,7 +144,8 @@ impl Connection {
             None => return Err(CallError::NotSent),
         };
         let mut wait = Wait { connection: self.clone(), id, over: false };
-        if wait.connection.out.send(CallFrame { id, call: Some(call), ..CallFrame::default() }).await.is_err() {
+        let frame = CallFrame { id, traceparent: trace::current(), call: Some(call) };
+        if wait.connection.out.send(frame).await.is_err() {
             return Err(CallError::NotSent);
         }
         let reply = answered.await;

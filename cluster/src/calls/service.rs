@@ -22,9 +22,10 @@ use tokio::{
     time::Instant,
 };
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use super::{QUEUE, carried, fill, receipts::HANDED_ON_WITHIN};
-use crate::route::Cluster;
+use crate::{route::Cluster, trace};
 
 /// Calls of one node under way at most: long polls mostly.
 const MAX_CALLS: usize = 100_000;
@@ -114,7 +115,7 @@ impl Peer {
     }
 
     fn begin(self: &Arc<Self>, frame: CallFrame) {
-        let CallFrame { id, call, .. } = frame;
+        let CallFrame { id, traceparent, call } = frame;
         match call {
             None => self.reply(ReplyFrame { id, reply: Some(error(Error::unimplemented("this call between nodes"))) }),
             Some(call_frame::Call::Cancel(_)) => {
@@ -132,7 +133,7 @@ impl Peer {
                     return self.reply(ReplyFrame { id, reply: Some(error(full)) });
                 }
                 // Under the lock: the call's end finds itself in the map.
-                let task = tokio::spawn(self.clone().carry_out(id, call));
+                let task = tokio::spawn(self.clone().carry_out(id, call).instrument(trace::from_node(&traceparent)));
                 state.calls.insert(id, task.abort_handle());
             }
         }

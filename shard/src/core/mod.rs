@@ -39,11 +39,13 @@ use perdure_workflow::{Answer, CallId, Effect, Env, Handled, IdSource, Namespace
 use crate::{
     claim::Claim,
     config::ShardConfig,
+    driver::Call,
     entry::{Applied, Entry, Pending, ReplyTo, Waiting, Watcher},
     history::{self, HistoryQuery, PageJob},
     lanes::Lanes,
     log::{ShardLog, frame},
     lookahead::Lookahead,
+    trace::Caller,
 };
 
 /// What all shards of a node share.
@@ -173,9 +175,10 @@ impl Core {
     }
 
     /// A call from outside.
-    pub(crate) fn call(&mut self, chain: ChainKey, command: Command, reply: ReplyTo, now: Timestamp) {
+    pub(crate) fn call(&mut self, call: Call, now: Timestamp) {
         self.now = self.now.max(now);
-        self.enqueue(chain, Pending::Call { command: Box::new(command), reply: Some(reply) });
+        let Call { chain, command, reply, caller } = call;
+        self.enqueue(chain, Pending::Call { command: Box::new(command), reply: Some(reply), caller });
     }
 
     /// The result of a call to another entity.
@@ -211,7 +214,7 @@ impl Core {
             scheduled_event_id: offer.scheduled_event_id,
             attempt: offer.attempt,
         });
-        self.enqueue(key, Pending::Call { command: Box::new(command), reply: None });
+        self.enqueue(key, Pending::Call { command: Box::new(command), reply: None, caller: Caller::default() });
     }
 
     fn enqueue(&mut self, key: ChainKey, pending: Pending) {
@@ -229,7 +232,9 @@ impl Core {
                     // Before the input: what it brings about, it emits itself.
                     self.resume(key);
                     match input {
-                        Pending::Call { command, reply } => self.handle(key, *command, reply),
+                        Pending::Call { command, reply, caller } => {
+                            caller.within(|| self.handle(key, *command, reply));
+                        }
                         Pending::Wake { run_id, at } => self.woken(key, &run_id, at),
                     }
                 }
@@ -378,7 +383,7 @@ impl Core {
                 Answer::Reject(error) => self.hold_reply(key, after, fence, reply, Err(error)),
                 Answer::Watch(watch) => {
                     let is_limited =
-                        matches!(watch, Watch::Update { .. } | Watch::Activity { .. } | Watch::Revision { .. });
+                        matches!(watch, Watch::Update { .. } | Watch::Execution { .. } | Watch::Revision { .. });
                     let id = self.watch(key, Waiting::Core(watch), reply);
                     limited = is_limited.then_some(id);
                 }

@@ -16,6 +16,7 @@ use super::{Core, Output};
 use crate::{
     entry::{Pending, ReplyTo},
     history::PageJob,
+    trace::Caller,
 };
 
 /// Something that waits for coverage.
@@ -168,7 +169,7 @@ impl Core {
 
     fn offer_undelivered(&mut self, key: ChainKey, token: TaskToken) {
         let command = Command::TaskUndelivered(TaskUndelivered { token: Some(token) });
-        self.enqueue(key, Pending::Call { command: Box::new(command), reply: None });
+        self.enqueue(key, Pending::Call { command: Box::new(command), reply: None, caller: Caller::default() });
     }
 
     /// No task that was started for one of these polls has reached a worker: they are offered again at once. A start that is

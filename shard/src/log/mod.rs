@@ -24,7 +24,7 @@ use perdure_persistence::StoreError;
 use perdure_types::{Seq, SessionId};
 use tokio::sync::Notify;
 
-use crate::watched::Watched;
+use crate::{trace::Append, watched::Watched};
 
 /// Who waits for longer than this makes sure that the store is there.
 const LONG_WAIT: Duration = Duration::from_secs(2);
@@ -66,6 +66,7 @@ struct RowEnd {
 struct Item {
     record: Bytes,
     wake: Arc<Notify>,
+    append: Append,
 }
 
 #[derive(Default)]
@@ -358,6 +359,7 @@ impl ShardLog {
         let bytes = record.len();
         // Before the ticket is taken: a flusher that sees the ticket must see the mark, too.
         self.shared.mark_dirty();
+        let append = Append::begin(bytes);
         let ticket = {
             let mut queue = self.shared.queue();
             if queue.closed {
@@ -366,7 +368,7 @@ impl ShardLog {
             let ticket = Ticket(queue.next_ticket);
             queue.next_ticket += 1;
             queue.bytes += bytes;
-            queue.items.push_back(Item { record, wake: self.wake.clone() });
+            queue.items.push_back(Item { record, wake: self.wake.clone(), append });
             self.shared.queued_bytes.store(queue.bytes as u64, Ordering::Relaxed);
             ticket
         };

@@ -20,7 +20,7 @@ use super::{
     coverage::{Coverage, FenceRead},
     session::Backoff,
 };
-use crate::{config::ShardConfig, telemetry};
+use crate::{config::ShardConfig, telemetry, trace::Append};
 
 /// Between looks whether a store that is not asked for anything is there.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +31,8 @@ struct SentRow {
     tickets_end: u64,
     /// Shards that have records in it.
     wakes: Vec<Arc<Notify>>,
+    /// Of those records that are traced; they end with the row.
+    appends: Vec<Append>,
     sent_at: Instant,
 }
 
@@ -39,6 +41,7 @@ struct Batch {
     bytes: Bytes,
     tickets_end: u64,
     wakes: Vec<Arc<Notify>>,
+    appends: Vec<Append>,
 }
 
 pub(crate) struct Writer {
@@ -156,7 +159,7 @@ impl Writer {
     fn send_rows(&mut self) {
         while self.coverage.in_flight() < self.config.rows_in_flight {
             let least = if self.coverage.in_flight() == 0 { 1 } else { self.config.eager_row_bytes };
-            let Some(Batch { bytes: batch, tickets_end, wakes }) = self.take_batch(least) else {
+            let Some(Batch { bytes: batch, tickets_end, wakes, appends }) = self.take_batch(least) else {
                 return;
             };
             let Some(seq) = self.coverage.issue() else { return };
@@ -165,7 +168,8 @@ impl Writer {
             self.segment_rows += 1;
             let record_count = tickets_end - self.sent.back().map_or(self.published_end(), |row| row.tickets_end);
             self.shared.queue().rows.push_back(RowEnd { seq, segment: self.segment, tickets_end });
-            self.sent.push_back(SentRow { seq, tickets_end, wakes, sent_at: Instant::now() });
+            appends.iter().for_each(|append| append.sent(seq.0, record_count));
+            self.sent.push_back(SentRow { seq, tickets_end, wakes, appends, sent_at: Instant::now() });
             telemetry::row_sent(record_count as usize, batch.len(), self.sent.len());
             let row = LogRow { segment: self.segment, seq, acknowledged: self.coverage.acked(), batch };
             self.appends.push(append(self.store.clone(), self.shared.session, row));
@@ -203,13 +207,17 @@ impl Writer {
         drop(queue);
         let mut wakes: Vec<Arc<Notify>> = Vec::new();
         let mut batch = BytesMut::with_capacity(bytes);
+        let mut appends = Vec::new();
         for item in taken {
+            if item.append.is_traced() {
+                appends.push(item.append);
+            }
             batch.extend_from_slice(&item.record);
             if !wakes.iter().any(|wake| Arc::ptr_eq(wake, &item.wake)) {
                 wakes.push(item.wake);
             }
         }
-        Some(Batch { bytes: batch.freeze(), tickets_end, wakes })
+        Some(Batch { bytes: batch.freeze(), tickets_end, wakes, appends })
     }
 
     fn roll_segment(&mut self) {
@@ -283,6 +291,7 @@ impl Writer {
             let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
             self.shared.commit_latency_ns.store(latency_ns, Ordering::Relaxed);
             end = Some(row.tickets_end);
+            drop(row.appends);
             wakes.extend(row.wakes);
         }
         if let Some(end) = end {
