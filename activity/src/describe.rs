@@ -16,7 +16,7 @@ use perdure_proto::{
     },
 };
 use perdure_types::{Duration, Timestamp};
-use perdure_workflow::{ActivityWait, Answer, Reply, Watch};
+use perdure_workflow::{Answer, DescribeExecution, ExecutionWait, Reply, Step};
 use prost::Message;
 
 use crate::run::Run;
@@ -26,28 +26,24 @@ fn reply(reply: activity_reply::Reply) -> Reply {
 }
 
 /// Tells a caller who has waited long enough that nothing has happened.
-pub(crate) fn nothing_yet(wait: &ActivityWait) -> Reply {
+pub(crate) fn nothing_yet(wait: &ExecutionWait) -> Reply {
     reply(match wait {
-        ActivityWait::Closed => activity_reply::Reply::Poll(PollActivityExecutionResponse::default()),
-        ActivityWait::Changed { .. } => activity_reply::Reply::Describe(DescribeActivityExecutionResponse::default()),
+        ExecutionWait::Started | ExecutionWait::Closed => {
+            activity_reply::Reply::Poll(PollActivityExecutionResponse::default())
+        }
+        ExecutionWait::Changed { .. } => activity_reply::Reply::Describe(DescribeActivityExecutionResponse::default()),
     })
 }
 
 impl Run {
-    /// The outcome, when there is one.
-    pub(crate) fn poll(&self) -> Answer {
-        let wait = ActivityWait::Closed;
-        match self.check(&wait) {
-            Some(reply) => Answer::Reply(Box::new(reply)),
-            None => Answer::Watch(Watch::Activity { run_id: self.run_id.clone(), wait }),
-        }
-    }
-
-    pub(crate) fn describe(&self, request: DescribeActivityExecutionRequest, now: Timestamp) -> Result<Answer, Error> {
+    pub(crate) fn describe(
+        self,
+        request: DescribeActivityExecutionRequest,
+        now: Timestamp,
+    ) -> Result<Step<Self>, Error> {
         if request.long_poll_token.is_empty() {
-            return Ok(Answer::Reply(Box::new(reply(activity_reply::Reply::Describe(
-                self.description(&request, now),
-            )))));
+            let described = activity_reply::Reply::Describe(self.description(&request, now));
+            return Ok(Step::answered(self, Answer::Reply(Box::new(reply(described)))));
         }
         let refused = |message: &str| Error::invalid_argument(message);
         let token =
@@ -55,25 +51,25 @@ impl Run {
         if token.run_id != self.run_id {
             return Err(refused("long poll token does not match execution"));
         }
-        let wait = ActivityWait::Changed { seen: token.next_event_id, request: Box::new(request) };
-        Ok(match self.check(&wait) {
-            Some(reply) => Answer::Reply(Box::new(reply)),
-            None => Answer::Watch(Watch::Activity { run_id: self.run_id.clone(), wait }),
-        })
+        let request = DescribeExecution::Activity(Box::new(request));
+        Ok(Step::awaited(self, ExecutionWait::Changed { seen: token.next_event_id, request }))
     }
 
     /// What a caller waits for, if it is there.
-    pub(crate) fn check(&self, wait: &ActivityWait) -> Option<Reply> {
+    pub(crate) fn check(&self, wait: &ExecutionWait) -> Option<Reply> {
         match wait {
-            ActivityWait::Closed => (!self.is_open()).then(|| {
+            ExecutionWait::Started | ExecutionWait::Closed => (!self.is_open()).then(|| {
                 reply(activity_reply::Reply::Poll(PollActivityExecutionResponse {
                     run_id: self.run_id.clone(),
                     outcome: self.state.outcome.clone(),
                 }))
             }),
             // The time stands in the description only while an attempt waits for it, and then it is not over.
-            ActivityWait::Changed { seen, request } => (self.state.transition_count > *seen)
-                .then(|| reply(activity_reply::Reply::Describe(self.description(request, Timestamp::ZERO)))),
+            ExecutionWait::Changed { seen, request: DescribeExecution::Activity(request) } => {
+                (self.state.transition_count > *seen)
+                    .then(|| reply(activity_reply::Reply::Describe(self.description(request, Timestamp::ZERO))))
+            }
+            ExecutionWait::Changed { request: DescribeExecution::NexusOperation(_), .. } => None,
         }
     }
 
@@ -93,7 +89,7 @@ impl Run {
             input: self.request().input.clone().filter(|_| request.include_input),
             outcome: self.state.outcome.clone().filter(|_| request.include_outcome),
             long_poll_token: if self.is_open() { token.encode_to_vec().into() } else { bytes::Bytes::new() },
-            callbacks: Vec::new(),
+            callbacks: self.described_callbacks(),
         }
     }
 

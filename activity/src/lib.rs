@@ -4,6 +4,7 @@
 //! The entity ([`Activities`]) is an activity id. It has any number of runs, of which the last may be open; closed ones stay
 //! until the end of the namespace's retention.
 
+mod callbacks;
 mod describe;
 mod entity;
 mod operations;

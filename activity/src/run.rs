@@ -15,7 +15,7 @@ use perdure_proto::{
 };
 use perdure_types::{ChainKey, Duration, Timestamp};
 use perdure_workflow::{
-    Effect, Env,
+    Callbacks, Effect, Env,
     attempts::{backoff, bounded, deadline, delivery, is_retryable, requested_delay, timeout_failure, timeout_name},
 };
 use prost::Message;
@@ -24,7 +24,7 @@ use prost::Message;
 pub(crate) const TASK: i64 = 1;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Run {
+pub struct Run {
     pub(crate) key: ChainKey,
     pub(crate) run_id: String,
     pub(crate) state: ActivityState,
@@ -278,7 +278,8 @@ impl Run {
     /// When there is something to do; `None`: it waits to be called.
     pub(crate) fn next_timer(&self) -> Option<Timestamp> {
         if !self.is_open() {
-            return Some(Timestamp(self.state.retention_deadline_ns));
+            let callback = Callbacks::next_attempt(&self.state.callbacks);
+            return [self.retention_end(), callback].into_iter().flatten().min();
         }
         let offer = (self.waits() && !self.offered).then(|| Timestamp(self.info().scheduled_time_ns));
         let deadline = self.deadline().map(|(at, _)| at);
@@ -287,11 +288,24 @@ impl Run {
 
     /// When a new owner has to load it.
     pub(crate) fn wake_at(&self) -> Option<Timestamp> {
+        if Callbacks::are_under_way(&self.state.callbacks) {
+            return Some(Timestamp(self.state.close_time_ns));
+        }
         let offer = self.waits().then(|| Timestamp(self.info().scheduled_time_ns));
         offer.into_iter().chain(self.next_timer()).min()
     }
 
+    /// When a closed run may be deleted. Not while somebody is told of its end.
+    pub(crate) fn retention_end(&self) -> Option<Timestamp> {
+        let kept = self.is_open() || Callbacks::are_under_way(&self.state.callbacks);
+        (!kept).then_some(Timestamp(self.state.retention_deadline_ns))
+    }
+
     pub(crate) fn on_timer(&mut self, env: &Env) {
+        if !self.is_open() {
+            self.call_back_when_due(env.now);
+            return;
+        }
         if let Some((_, kind)) = self.deadline().filter(|(at, _)| *at <= env.now) {
             self.time_out(kind, env);
         }
@@ -333,6 +347,7 @@ impl Run {
         self.state.outcome = Some(outcome);
         self.state.close_time_ns = env.now.as_nanos();
         self.state.retention_deadline_ns = (env.now + retention).as_nanos();
+        self.call_back(env);
     }
 }
 

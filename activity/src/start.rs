@@ -9,7 +9,6 @@ use perdure_proto::{
     temporal::api::{
         activity::v1::ActivityOptions,
         command::v1::ScheduleActivityTaskCommandAttributes,
-        common::v1::{Link, link},
         enums::v1::{
             ActivityExecutionStatus as Status, ActivityIdConflictPolicy as ConflictPolicy,
             ActivityIdReusePolicy as ReusePolicy,
@@ -20,40 +19,43 @@ use perdure_proto::{
 };
 use perdure_types::{ChainKey, Duration, Limits};
 use perdure_workflow::{
-    Env, Reply,
+    Callbacks, Env,
     attempts::{check_duration, validate_and_complete},
 };
 
 use crate::run::{Run, TASK};
+
+/// What has callbacks, in texts.
+const HOLDER: &str = "an activity";
 
 /// What becomes of a start.
 pub(crate) enum Started {
     /// The id is free.
     New(Box<Run>),
     /// The current run answers it. True: because of the same request.
-    Existing(bool),
+    Existing(Box<Run>, bool),
 }
 
 /// `current`: the last run of the id, open or closed.
 pub(crate) fn start(
     key: &ChainKey,
-    current: Option<&mut Run>,
+    current: Option<Run>,
     mut request: StartActivityExecutionRequest,
     env: &mut Env,
 ) -> Result<Started, Error> {
     complete(&mut request, env.limits)?;
-    if let Some(run) = current {
+    if let Some(mut run) = current {
         let same = run.request().request_id == request.request_id;
         if same || run.state.attached_request_ids.contains(&request.request_id) {
-            return Ok(Started::Existing(same));
+            return Ok(Started::Existing(Box::new(run), same));
         }
         let refused = || Error::activity_already_started(&run.request().request_id, &run.run_id);
         if run.is_open() {
             if request.id_conflict_policy() != ConflictPolicy::UseExisting {
                 return Err(refused());
             }
-            attach(run, &request);
-            return Ok(Started::Existing(false));
+            attach(&mut run, &request, env)?;
+            return Ok(Started::Existing(Box::new(run), false));
         }
         match request.id_reuse_policy() {
             ReusePolicy::RejectDuplicate => return Err(refused()),
@@ -61,20 +63,28 @@ pub(crate) fn start(
             ReusePolicy::AllowDuplicateFailedOnly | ReusePolicy::AllowDuplicate | ReusePolicy::Unspecified => {}
         }
     }
-    Ok(Started::New(Box::new(begin(key, request, env))))
+    Ok(Started::New(Box::new(begin(key, request, env)?)))
 }
 
-fn attach(run: &mut Run, request: &StartActivityExecutionRequest) {
-    let Some(options) = &request.on_conflict_options else { return };
+fn attach(run: &mut Run, request: &StartActivityExecutionRequest, env: &Env) -> Result<(), Error> {
+    let Some(options) = &request.on_conflict_options else { return Ok(()) };
+    if options.attach_completion_callbacks {
+        let from = (request.request_id.as_str(), request.completion_callbacks.as_slice());
+        Callbacks::attach(&mut run.state.callbacks, from, HOLDER, env)?;
+    }
     if options.attach_links {
         run.state.attached_links.extend(request.links.iter().cloned());
     }
     if options.attach_request_id || options.attach_links {
         run.state.attached_request_ids.push(request.request_id.clone());
     }
+    Ok(())
 }
 
-fn begin(key: &ChainKey, request: StartActivityExecutionRequest, env: &mut Env) -> Run {
+fn begin(key: &ChainKey, mut request: StartActivityExecutionRequest, env: &mut Env) -> Result<Run, Error> {
+    let mut callbacks = Vec::new();
+    let attached = std::mem::take(&mut request.completion_callbacks);
+    Callbacks::attach(&mut callbacks, (&request.request_id, &attached), HOLDER, env)?;
     let options = options_of(&request);
     let state = ActivityState {
         request: Some(request),
@@ -86,6 +96,7 @@ fn begin(key: &ChainKey, request: StartActivityExecutionRequest, env: &mut Env) 
             attempt: 1,
             ..ActivityInfo::default()
         }),
+        callbacks,
         ..ActivityState::default()
     };
     let mut run = Run::new(key.clone(), env.ids.uuid(), state);
@@ -95,7 +106,7 @@ fn begin(key: &ChainKey, request: StartActivityExecutionRequest, env: &mut Env) 
     info.first_scheduled_time_ns = at.as_nanos();
     info.scheduled_time_ns = at.as_nanos();
     run.offer_if_due(env.now);
-    run
+    Ok(run)
 }
 
 /// As the start asked for them.
@@ -142,18 +153,7 @@ fn complete(request: &mut StartActivityExecutionRequest, limits: &Limits) -> Res
     Ok(())
 }
 
-pub(crate) fn reply(run: &Run, started: bool) -> Reply {
-    let link = link::Activity {
-        namespace: run.request().namespace.clone(),
-        activity_id: run.key.workflow_id.to_string(),
-        run_id: run.run_id.clone(),
-    };
-    let response = StartActivityExecutionResponse {
-        run_id: run.run_id.clone(),
-        started,
-        link: Some(Link { variant: Some(link::Variant::Activity(link)) }),
-    };
-    Reply::new(workflow_reply::Reply::Activity(Box::new(ActivityReply {
-        reply: Some(activity_reply::Reply::Start(response)),
-    })))
+pub(crate) fn reply(run: &Run, started: bool) -> workflow_reply::Reply {
+    let response = StartActivityExecutionResponse { run_id: run.run_id.clone(), started, link: Some(run.link()) };
+    workflow_reply::Reply::Activity(Box::new(ActivityReply { reply: Some(activity_reply::Reply::Start(response)) }))
 }

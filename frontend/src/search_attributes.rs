@@ -62,8 +62,10 @@ pub(crate) async fn parse_query_of(
         accept(&query)?;
         Ok(query)
     };
-    let of_kind = |attributes: Attributes| {
-        if kind == EntityKind::Activity { attributes.of_activities() } else { attributes }
+    let of_kind = |attributes: Attributes| match kind {
+        EntityKind::Activity => attributes.of_activities(),
+        EntityKind::NexusOperation => attributes.of_nexus_operations(),
+        _ => attributes,
     };
     let known = of_kind(attributes(namespace));
     let error: QueryError = match parse(&known) {

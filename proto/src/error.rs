@@ -118,6 +118,19 @@ impl Error {
         )
     }
 
+    /// The same of a standalone Nexus operation.
+    pub fn nexus_operation_already_started(start_request_id: &str, run_id: &str) -> Self {
+        Self::with(
+            Code::AlreadyExists,
+            format!("nexus operation execution already started: request_id={start_request_id}, run_id={run_id}"),
+            "NexusOperationExecutionAlreadyStartedFailure",
+            &details::NexusOperationExecutionAlreadyStartedFailure {
+                start_request_id: start_request_id.to_owned(),
+                run_id: run_id.to_owned(),
+            },
+        )
+    }
+
     /// ALREADY_EXISTS: cancellation was requested before.
     pub fn cancellation_already_requested(message: impl Into<String>) -> Self {
         Self::with(
@@ -145,6 +158,16 @@ impl Error {
 
     pub fn failed_precondition(message: impl Into<String>) -> Self {
         Self::new(Code::FailedPrecondition, message)
+    }
+
+    /// OUT_OF_RANGE: a worker's build id has been superseded by another one that is compatible.
+    pub fn newer_build_exists(default_build_id: &str) -> Self {
+        Self::with(
+            Code::OutOfRange,
+            format!("Task queue has a newer compatible build: {default_build_id:?}"),
+            "NewerBuildExistsFailure",
+            &details::NewerBuildExistsFailure { default_build_id: default_build_id.to_owned() },
+        )
     }
 
     pub fn resource_exhausted(

@@ -9,15 +9,18 @@ use futures::{StreamExt, stream};
 use perdure_cluster::{Cluster, Namespace, Namespaces};
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{
-        ActivityCommand, BatchCommand, ScheduleCommand, WorkflowCall, activity_command, batch_command,
-        schedule_command, workflow_call::Command,
+    perdure::{
+        nexus::v1::{OperationCommand, operation_command},
+        node::v1::{
+            ActivityCommand, BatchCommand, ScheduleCommand, WorkflowCall, activity_command, batch_command,
+            schedule_command, workflow_call::Command,
+        },
     },
     temporal::api::{
         common::v1::WorkflowExecution,
         workflowservice::v1::{
-            DeleteActivityExecutionRequest, DeleteScheduleRequest, DeleteWorkflowExecutionRequest,
-            StopBatchOperationRequest,
+            DeleteActivityExecutionRequest, DeleteNexusOperationExecutionRequest, DeleteScheduleRequest,
+            DeleteWorkflowExecutionRequest, StopBatchOperationRequest,
         },
     },
 };
@@ -37,7 +40,8 @@ const AT_ONCE: usize = 16;
 const EMPTY_LOOKS: u32 = 2;
 
 /// What a namespace's entities are deleted in this order: what starts others first.
-const KINDS: [EntityKind; 4] = [EntityKind::Schedule, EntityKind::Batch, EntityKind::Workflow, EntityKind::Activity];
+const KINDS: [EntityKind; 5] =
+    [EntityKind::Schedule, EntityKind::Batch, EntityKind::Workflow, EntityKind::Activity, EntityKind::NexusOperation];
 
 /// Works in the background for as long as the server runs.
 pub struct Deletion {
@@ -155,6 +159,11 @@ fn deletion_of(kind: EntityKind, namespace: &Namespace, run: &ListedRun) -> Opti
             let request = DeleteActivityExecutionRequest { namespace: name, activity_id: id.clone(), run_id };
             let command = Some(activity_command::Command::Delete(request));
             Command::Activity(Box::new(ActivityCommand { command }))
+        }
+        EntityKind::NexusOperation => {
+            let request = DeleteNexusOperationExecutionRequest { namespace: name, operation_id: id.clone(), run_id };
+            let command = Some(operation_command::Command::Delete(request));
+            Command::NexusOperation(Box::new(OperationCommand { command }))
         }
         // A job that is over goes by itself.
         EntityKind::Batch if run.row.close_time.is_none() => {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use perdure_proto::temporal::api::enums::v1::IndexedValueType;
+use perdure_types::nexus;
 
 pub type Kind = IndexedValueType;
 
@@ -102,14 +103,22 @@ pub struct Attribute {
     pub(crate) of_row: bool,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Rows {
+    #[default]
+    Workflows,
+    Activities,
+    NexusOperations,
+}
+
 /// The custom attributes of a namespace.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attributes {
     custom: BTreeMap<String, Kind>,
     /// There are no others: the rows are no runs.
     only_these: bool,
-    /// The rows are those of activities, whose id and type have names of their own.
-    of_activities: bool,
+    /// What the rows are of: their ids and types have names of their own.
+    rows: Rows,
 }
 
 impl Attributes {
@@ -122,12 +131,17 @@ impl Attributes {
     /// Of rows that are no runs: these and no others.
     pub fn only<'a>(attributes: impl IntoIterator<Item = (&'a str, Kind)>) -> Self {
         let custom = attributes.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect();
-        Self { custom, only_these: true, of_activities: false }
+        Self { custom, only_these: true, ..Self::default() }
     }
 
     /// Of the list of activities that no workflow has scheduled.
     pub fn of_activities(self) -> Self {
-        Self { of_activities: true, ..self }
+        Self { rows: Rows::Activities, ..self }
+    }
+
+    /// Of the list of Nexus operations that no workflow has scheduled.
+    pub fn of_nexus_operations(self) -> Self {
+        Self { rows: Rows::NexusOperations, ..self }
     }
 
     pub(crate) fn are_of_runs(&self) -> bool {
@@ -151,13 +165,19 @@ impl Attributes {
                 of_row: set_by == SetBy::Row,
             })
         };
-        if self.of_activities {
-            match name {
-                "ActivityId" => return of_system("WorkflowId"),
-                "ActivityType" => return of_system("WorkflowType"),
-                "ActivityStatus" => return of_system("ExecutionStatus"),
-                _ => {}
+        let of_server = |name: &str| Some(Attribute { name: name.to_owned(), kind: Keyword, of_row: false });
+        match (self.rows, name) {
+            (Rows::Activities, "ActivityId") | (Rows::NexusOperations, "OperationId") => {
+                return of_system("WorkflowId");
             }
+            (Rows::Activities, "ActivityType") | (Rows::NexusOperations, "Operation") => {
+                return of_system("WorkflowType");
+            }
+            (Rows::Activities, "ActivityStatus") => return of_system("ExecutionStatus"),
+            (Rows::NexusOperations, "Endpoint") => return of_server(nexus::ENDPOINT_ATTRIBUTE),
+            (Rows::NexusOperations, "Service") => return of_server(nexus::SERVICE_ATTRIBUTE),
+            (Rows::NexusOperations, "RequestId") => return of_server(nexus::REQUEST_ID_ATTRIBUTE),
+            _ => {}
         }
         if self.are_of_runs()
             && let Some(found) = of_system(name)
@@ -249,5 +269,10 @@ mod tests {
         check("ActivityId", None);
         let of_activities = attributes.clone().of_activities();
         assert_eq!(of_activities.resolve("ActivityType").map(|found| found.name).as_deref(), Some("WorkflowType"));
+        check("Endpoint", None);
+        let of_operations = attributes.clone().of_nexus_operations();
+        let named = |name: &str| of_operations.resolve(name).map(|found| found.name);
+        assert_eq!(named("Operation").as_deref(), Some("WorkflowType"));
+        assert_eq!(named("Endpoint").as_deref(), Some(nexus::ENDPOINT_ATTRIBUTE));
     }
 }

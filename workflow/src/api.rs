@@ -13,7 +13,7 @@ use perdure_proto::{
         history::v1::HistoryEvent,
         rules::v1::{WorkflowRule, WorkflowRuleSpec},
         workflow::v1::WorkflowExecutionInfo,
-        workflowservice::v1::DescribeActivityExecutionRequest,
+        workflowservice::v1::{DescribeActivityExecutionRequest, DescribeNexusOperationExecutionRequest},
     },
 };
 use perdure_types::{Duration, Limits, Timestamp};
@@ -205,19 +205,25 @@ pub enum Watch {
     Query { run_id: String, query_id: u64 },
     /// Of an entity that is no workflow: it has come to this revision. The reply, if it is known already.
     Revision { revision: i64, reply: Option<Box<Reply>> },
-    /// A standalone activity has ended, or has changed.
-    Activity { run_id: String, wait: ActivityWait },
+    /// An execution that is no workflow has ended, or has changed.
+    Execution { run_id: String, wait: ExecutionWait },
 }
 
-/// What somebody waits for who looks at a standalone activity.
+/// What somebody waits for who looks at a standalone activity or Nexus operation.
 #[derive(Debug, Clone, PartialEq)]
-pub enum ActivityWait {
+pub enum ExecutionWait {
+    /// That its handler has it; or its end.
+    Started,
     Closed,
     /// More transitions than the caller has seen.
-    Changed {
-        seen: i64,
-        request: Box<DescribeActivityExecutionRequest>,
-    },
+    Changed { seen: i64, request: DescribeExecution },
+}
+
+/// How those who wait for a change want to hear of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DescribeExecution {
+    Activity(Box<DescribeActivityExecutionRequest>),
+    NexusOperation(Box<DescribeNexusOperationExecutionRequest>),
 }
 
 /// In which form the update's outcome is to be given.

@@ -383,7 +383,7 @@ impl Chain {
     /// Whether a watch is satisfied now; [`Watch::History`] is the driver's to answer.
     pub fn check(&mut self, watch: &Watch) -> Option<Outcome> {
         match watch {
-            Watch::History { .. } | Watch::Activity { .. } | Watch::Revision { .. } => None,
+            Watch::History { .. } | Watch::Execution { .. } | Watch::Revision { .. } => None,
             Watch::Update { run_id, update_id, stage, kind } => self.check_update(run_id, update_id, *stage, kind),
             Watch::Query { run_id, query_id } => self.runs.get_mut(run_id)?.check_query(*query_id),
         }
@@ -392,7 +392,7 @@ impl Chain {
     /// What a caller gets who has waited as long as the server lets it. `None` if only its own deadline ends the wait.
     pub fn give_up(&mut self, watch: &Watch) -> Option<Outcome> {
         match watch {
-            Watch::History { .. } | Watch::Query { .. } | Watch::Activity { .. } | Watch::Revision { .. } => None,
+            Watch::History { .. } | Watch::Query { .. } | Watch::Execution { .. } | Watch::Revision { .. } => None,
             Watch::Update { run_id, update_id, kind, .. } => {
                 self.check_update(run_id, update_id, Stage::Unspecified as i32, kind)
             }

@@ -13,7 +13,7 @@ use perdure_proto::{
         },
     },
 };
-use perdure_types::Duration;
+use perdure_types::{Duration, nexus::RESERVED_HEADERS};
 use prost::Message;
 
 use crate::{
@@ -27,19 +27,6 @@ use crate::{
 
 const CAUSE: Cause = Cause::BadScheduleNexusOperationAttributes;
 const COMMAND: &str = "ScheduleNexusOperationCommandAttributes";
-
-/// Headers that the server sets itself.
-const RESERVED_HEADERS: [&str; 9] = [
-    "request-timeout",
-    "xdc-redirection",
-    "xdc-redirection-api",
-    "xdc-redirection-source-cell",
-    "caller-name",
-    "caller-type",
-    "call-initiation",
-    "temporal-principal-type",
-    "temporal-principal-name",
-];
 
 impl Run {
     pub(crate) fn schedule_nexus_operation_command(

@@ -123,6 +123,8 @@ pub(super) fn capabilities(limits: &Limits) -> Capabilities {
         standalone_activities: true,
         standalone_activity_start_delay: true,
         standalone_activity_operator_commands: true,
+        standalone_nexus_operation: true,
+        workflow_update_callbacks: true,
         ..Default::default()
     }
 }

@@ -63,7 +63,7 @@ fn prepare(request: &mut SignalWithStartWorkflowExecutionRequest, limits: &Limit
     );
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, &[])?;
-    refuse_unbuilt(&[], request.versioning_override.as_ref(), request.time_skipping_config.as_ref(), limits)?;
+    refuse_unbuilt(request.versioning_override.as_ref(), request.time_skipping_config.as_ref(), limits)?;
     validate::payloads(request.input.as_ref(), limits)?;
     validate::payloads(request.signal_input.as_ref(), limits)?;
     memo(validate::size(request.memo.as_ref()), limits)

@@ -49,16 +49,14 @@ fn check_start(request: &mut StartActivityExecutionRequest, limits: &Limits) -> 
     }
     validate::blob_size(validate::size(request.user_metadata.as_ref()), limits)?;
     validate::links(&request.links, &request.completion_callbacks)?;
-    if !request.completion_callbacks.is_empty() {
-        return Err(Error::unimplemented("CompletionCallbacks"));
-    }
+    validate::completion_callbacks(&mut request.completion_callbacks, limits)?;
     let Some(options) = &request.on_conflict_options else { return Ok(()) };
     if options.attach_completion_callbacks && !options.attach_request_id {
         return Err(Error::invalid_argument(
             "on_conflict_options: attach_completion_callbacks requires attach_request_id to be set",
         ));
     }
-    if options.attach_request_id && request.links.is_empty() {
+    if options.attach_request_id && request.links.is_empty() && request.completion_callbacks.is_empty() {
         return Err(Error::invalid_argument(
             "on_conflict_options: attach_request_id requires at least one completion callback or link",
         ));

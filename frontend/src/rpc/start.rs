@@ -4,7 +4,7 @@ use perdure_proto::{
     Error,
     perdure::node::v1::{StartWorkflow, workflow_call, workflow_reply},
     temporal::api::{
-        common::v1::{Callback, TimeSkippingConfig, WorkflowType},
+        common::v1::{TimeSkippingConfig, WorkflowType},
         enums::v1::{WorkflowIdConflictPolicy, WorkflowIdReusePolicy},
         workflow::v1::VersioningOverride,
         workflowservice::v1::{StartWorkflowExecutionRequest, StartWorkflowExecutionResponse},
@@ -72,7 +72,7 @@ pub(crate) fn prepare(request: &mut StartWorkflowExecutionRequest, limits: &Limi
     validate::links(&request.links, &request.completion_callbacks)?;
     validate::completion_callbacks(&mut request.completion_callbacks, limits)?;
     drop_links_of_callbacks(request);
-    refuse_unbuilt(&[], request.versioning_override.as_ref(), request.time_skipping_config.as_ref(), limits)?;
+    refuse_unbuilt(request.versioning_override.as_ref(), request.time_skipping_config.as_ref(), limits)?;
     validate::payloads(request.input.as_ref(), limits)?;
     memo(validate::size(request.memo.as_ref()), limits)
 }
@@ -155,14 +155,10 @@ fn drop_links_of_callbacks(request: &mut StartWorkflowExecutionRequest) {
 
 /// What is not built is refused: a start that dropped it silently would do something else than asked.
 pub(crate) fn refuse_unbuilt(
-    callbacks: &[Callback],
     versioning: Option<&VersioningOverride>,
     time_skipping: Option<&TimeSkippingConfig>,
     limits: &Limits,
 ) -> Result<(), Error> {
-    if !callbacks.is_empty() {
-        return Err(Error::unimplemented("CompletionCallbacks"));
-    }
     if let Some(over) = versioning {
         versions::check_override(over, limits.max_id_length).map_err(Error::invalid_argument)?;
     }

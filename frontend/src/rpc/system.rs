@@ -113,7 +113,6 @@ mod tests {
             system.server_scaled_deployments,
             system.server_scaled_provider_cloud_run,
             namespace.worker_commands,
-            namespace.workflow_update_callbacks,
             namespace.workflow_task_completion_pagination,
         ];
         assert!(!off.contains(&true));

@@ -21,7 +21,7 @@ use perdure_proto::{
 use perdure_types::Limits;
 use prost::Message;
 
-use crate::{call::Call, ids::new_id, rpc::start::refuse_unbuilt, validate};
+use crate::{call::Call, ids::new_id, validate};
 
 /// The owner's own limit ends a wait first; this is for an owner that hangs.
 const GRACE: Duration = Duration::from_secs(2);
@@ -71,10 +71,15 @@ pub(crate) fn prepare(request: &mut UpdateWorkflowExecutionRequest, limits: &Lim
             "UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.",
         ));
     }
-    let (links, callbacks) =
-        request.request.as_ref().map_or((&[][..], &[][..]), |u| (&u.links[..], &u.completion_callbacks[..]));
-    validate::links(links, callbacks)?;
-    refuse_unbuilt(callbacks, None, None, limits)
+    let Some(update) = request.request.as_mut() else { return Ok(()) };
+    validate::completion_callbacks(&mut update.completion_callbacks, limits)?;
+    if !update.completion_callbacks.is_empty() && update.request_id.is_empty() {
+        return refuse("request_id is required when completion_callbacks are set");
+    }
+    // SDKs say the links of a callback twice, for older servers.
+    let callbacks = &update.completion_callbacks;
+    update.links.retain(|link| !callbacks.iter().any(|callback| callback.links.contains(link)));
+    validate::links(&update.links, callbacks)
 }
 
 fn not_permitted(message: &str) -> Error {

@@ -131,7 +131,7 @@ fn insert(entry: &mut Entry, key: &ChainKey, job: &LoadJob, loaded: Loaded) -> R
         entry.chain = Some(match head {
             Some(row) => kinds::from_head(key, decode("head", key, &row.head)?),
             None => kinds::from_head(key, ChainHead::default()),
-        }?);
+        });
     }
     if let Some(run) = &job.run
         && !loaded.runs.iter().any(|(run_id, _)| run_id == run)
@@ -226,7 +226,7 @@ fn listings_of_deleted(
     records: &[(Position, ChainRecord)],
 ) -> Vec<Listing> {
     let head = ChainHead { current_run_id: run_id.to_owned(), ..ChainHead::default() };
-    let mut entry = Entry { chain: kinds::from_head(key, head).ok(), ..Entry::default() };
+    let mut entry = Entry { chain: Some(kinds::from_head(key, head)), ..Entry::default() };
     if let Some((_, row)) = rows.iter().find(|(id, _)| id == run_id)
         && let Err(error) = insert_run(&mut entry, key, run_id.to_owned(), row)
     {

@@ -16,7 +16,6 @@ const REASONS: &[(&str, &str)] = &[
     ("PollWorkflowExecutionTimeSkipping", "refused: for tests, which skip time; Temporal's server has it switched off"),
     ("FetchWorkerConfig", "Temporal's newest server answers `UNIMPLEMENTED`, too"),
     ("UpdateWorkerConfig", "Temporal's newest server answers `UNIMPLEMENTED`, too"),
-    ("*NexusOperationExecution*", "Nexus operations without workflows are not built yet"),
 ];
 const NO_REASON: &str = "not built yet";
 
@@ -121,7 +120,7 @@ mod tests {
 
     const SERVICE: &str = "macro_rules! service { }\n\nservice! {\n    WorkflowService, DONE, OPEN\n    implemented {\n        \
         b::b(BRequest) -> BResponse;\n        a::a(ARequest) -> AResponse;\n    }\n    unimplemented {\n        \
-        c(StartNexusOperationExecutionRequest) -> CResponse;\n    }\n}\n";
+        c(UpdateWorkerConfigRequest) -> CResponse;\n    }\n}\n";
 
     #[test]
     fn the_texts_follow_the_source() {
@@ -132,7 +131,7 @@ mod tests {
         let page = rewrite_page(&stale, SERVICE).unwrap();
         assert!(
             page.contains(
-                "| A | served | |\n| B | served | |\n| StartNexusOperationExecution | `UNIMPLEMENTED` | Nexus"
+                "| A | served | |\n| B | served | |\n| UpdateWorkerConfig | `UNIMPLEMENTED` | Temporal"
             ),
             "{page}"
         );
