@@ -49,16 +49,20 @@ const SHORTEST_GAP: Duration = Duration::from_millis(50);
 pub(crate) type Registry = Arc<RwLock<BTreeMap<ShardId, ShardHandle>>>;
 
 /// A request for a round now.
-pub(crate) type FlushRequest = oneshot::Sender<Flushed>;
+pub(crate) struct FlushRequest {
+    /// One shard, which is about to move and does not wait for the others; `None`: all of them.
+    pub shard: Option<ShardId>,
+    pub done: oneshot::Sender<Flushed>,
+}
 
 /// What a round has brought to the tables.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flushed {
-    /// All shards were served, and nothing that had changed before is missing.
+    /// All shards of the node were served, and nothing that had changed before is missing.
     pub complete: bool,
-    /// Rows of the log up to here are materialized, for the shards that are not left out.
+    /// Rows of the log up to here are materialized, for these shards.
     pub materialized: Seq,
-    pub left_out: BTreeSet<ShardId>,
+    pub shards: BTreeSet<ShardId>,
 }
 
 /// Rows of the own log that others still need, by shard (M3): handed over, with an open source.
@@ -79,6 +83,8 @@ pub(crate) struct Flusher {
     session_row: Arc<std::sync::Mutex<SessionRow>>,
     requests: mpsc::Receiver<FlushRequest>,
     lent: Lent,
+    /// When what is dirty is to be in the tables. Rounds for single shards do not put it off.
+    due: Option<Instant>,
 }
 
 /// Why a round ended early.
@@ -104,7 +110,7 @@ impl Flusher {
         requests: mpsc::Receiver<FlushRequest>,
         lent: Lent,
     ) -> Self {
-        Self { store, log, registry, config, session_row, requests, lent }
+        Self { store, log, registry, config, session_row, requests, lent, due: None }
     }
 
     /// Runs until the session ends.
@@ -113,30 +119,42 @@ impl Flusher {
             tracing::warn!(%error, "old sessions are not cleaned up");
         }
         while self.log.is_live() {
-            let waited = self.wait().await;
-            // One round answers all that asked before it began.
-            let mut requests = Vec::new();
-            while let Ok(request) = self.requests.try_recv() {
-                requests.push(request);
-            }
-            let flushed = match waited {
-                Ok(request) => self.round().await.map(|done| (request, done)),
+            let flushed = match self.wait().await {
+                Ok(wanted) => self.serve(wanted).await,
                 Err(stop) => Err(stop),
             };
-            let (request, done) = match flushed {
-                Ok(flushed) => flushed,
+            match flushed {
+                Ok(()) => {}
                 Err(Stop::Session) => return,
                 Err(Stop::Store(error)) => {
                     tracing::error!(%error, "the tables cannot be written, serving ends");
                     self.log.fail(error);
                     return;
                 }
-            };
-            for request in request.into_iter().chain(requests) {
-                let _ = request.send(done.clone());
             }
             tokio::time::sleep(SHORTEST_GAP).await;
         }
+    }
+
+    /// One round, which answers all that asked before it began. `wanted`: who asked; `None`: a round of all shards is due.
+    async fn serve(&mut self, wanted: Option<FlushRequest>) -> Result<(), Stop> {
+        let mut whole = wanted.is_none();
+        let mut requests: Vec<FlushRequest> = wanted.into_iter().collect();
+        while let Ok(request) = self.requests.try_recv() {
+            requests.push(request);
+        }
+        whole |= requests.iter().any(|request| request.shard.is_none());
+        let flushed = if whole {
+            self.due = None;
+            self.round().await?
+        } else {
+            let asked: BTreeSet<ShardId> = requests.iter().filter_map(|request| request.shard).collect();
+            self.round_of(&asked).await?
+        };
+        for request in requests {
+            let _ = request.done.send(flushed.clone());
+        }
+        Ok(())
     }
 
     /// Returns when a round is due: asked for, or something has been dirty for long enough. Meanwhile it keeps the list
@@ -151,7 +169,8 @@ impl Flusher {
             Some(request) = self.requests.recv() => return Ok(Some(request)),
             () = self.log.dirty() => {}
         }
-        let due = tokio::time::sleep(self.config.flush_interval);
+        let interval = self.config.flush_interval;
+        let due = tokio::time::sleep_until(*self.due.get_or_insert_with(|| Instant::now() + interval));
         tokio::pin!(due);
         loop {
             let list_due = async {
@@ -161,9 +180,9 @@ impl Flusher {
             tokio::select! {
                 biased;
                 _ = &mut ended => return Ok(None),
-                Some(request) = self.requests.recv() => return Ok(Some(request)),
                 () = self.log.flush_wanted() => return Ok(None),
                 () = &mut due => return Ok(None),
+                Some(request) = self.requests.recv() => return Ok(Some(request)),
                 () = list_due => {}
             }
             self.bring_list_up_to_date().await?;
@@ -196,26 +215,51 @@ impl Flusher {
 
     /// One flush of all shards. The base stays while a shard is not serving.
     async fn round(&self) -> Result<Flushed, Stop> {
-        let started = Instant::now();
         // In this order: what is submitted from here on is for the next round.
         self.log.begin_flush();
         self.log.begin_listing();
         let cut = self.log.next_ticket();
         let shards = self.shards();
-        let mut left_out = BTreeSet::new();
+        let written = self.flush(&shards).await?;
+        let complete = written.len() == shards.len();
+        let materialized = self.materialized(cut);
+        if complete {
+            self.move_base(cut, &shards).await?;
+        }
+        Ok(Flushed { complete, materialized, shards: written })
+    }
+
+    /// A flush of some shards: it says nothing about the others, so the base stays, and what is dirty stays due.
+    async fn round_of(&self, asked: &BTreeSet<ShardId>) -> Result<Flushed, Stop> {
+        let cut = self.log.next_ticket();
+        let shards: Vec<ShardHandle> =
+            self.shards().into_iter().filter(|shard| asked.contains(&shard.claim().shard)).collect();
+        let written = self.flush(&shards).await?;
+        Ok(Flushed { complete: false, materialized: self.materialized(cut), shards: written })
+    }
+
+    /// The last row in front of the first that a record from the cut on can be in.
+    fn materialized(&self, cut: u64) -> Seq {
+        self.log.base_for(cut).map_or(Seq::ZERO, |(seq, _)| Seq(seq.0 - 1))
+    }
+
+    /// Writes all that has changed in these shards. Gives those that were serving, to the end.
+    async fn flush(&self, shards: &[ShardHandle]) -> Result<BTreeSet<ShardId>, Stop> {
+        let started = Instant::now();
+        let mut written = BTreeSet::new();
         let mut bytes = 0;
         let mut batch = Batch::default();
-        for shard in &shards {
+        for shard in shards {
             if shard.ownership() != Ownership::Serving {
-                left_out.insert(shard.claim().shard);
                 continue;
             }
             let mut begin = true;
-            while !begin || shard.is_dirty() {
-                let Some(slice) = shard.gather(begin, SLICE_BYTES).await else {
-                    left_out.insert(shard.claim().shard);
+            loop {
+                if begin && !shard.is_dirty() {
+                    written.insert(shard.claim().shard);
                     break;
-                };
+                }
+                let Some(slice) = shard.gather(begin, SLICE_BYTES).await else { break };
                 begin = false;
                 let more = slice.more;
                 bytes += slice.bytes;
@@ -224,19 +268,21 @@ impl Flusher {
                     self.write(std::mem::take(&mut batch)).await?;
                 }
                 if !more {
+                    written.insert(shard.claim().shard);
                     break;
                 }
             }
         }
         self.write(batch).await?;
-        let complete = left_out.is_empty();
-        let materialized = self.log.base_for(cut).map_or(Seq::ZERO, |(seq, _)| Seq(seq.0 - 1));
-        if complete {
-            self.move_base(cut, &shards).await?;
-        }
         telemetry::flushed(bytes, started.elapsed());
-        tracing::debug!(bytes, elapsed_ms = started.elapsed().as_millis() as u64, complete, "flushed");
-        Ok(Flushed { complete, materialized, left_out })
+        tracing::debug!(
+            bytes,
+            elapsed_ms = started.elapsed().as_millis() as u64,
+            shards = shards.len(),
+            left_out = shards.len() - written.len(),
+            "flushed"
+        );
+        Ok(written)
     }
 
     /// Writes rows once all that they reflect is covered (M1).
@@ -309,7 +355,7 @@ impl Flusher {
     /// Everything below the cut is in the tables: old sources and old segments are not needed any more.
     async fn move_base(&self, cut: u64, shards: &[ShardHandle]) -> Result<(), Stop> {
         let base = self.log.base_for(cut);
-        let materialized = base.map_or(Seq::ZERO, |(seq, _)| Seq(seq.0 - 1));
+        let materialized = self.materialized(cut);
         let stale: Vec<&ShardHandle> = shards.iter().filter(|shard| shard.claim().row.sources.len() > 1).collect();
         if !stale.is_empty() {
             self.drop_sources(&stale, materialized).await?;

@@ -239,9 +239,9 @@ pub(crate) async fn flush_before(ground: &Ground, shard: ShardId) -> Option<Seq>
     for _ in 0..2 {
         let started = Instant::now();
         let (done, written) = oneshot::channel();
-        ground.flushes.send(done).await.ok()?;
+        ground.flushes.send(FlushRequest { shard: Some(shard), done }).await.ok()?;
         let flushed = written.await.ok()?;
-        if !flushed.left_out.contains(&shard) {
+        if flushed.shards.contains(&shard) {
             latest = Some(flushed.materialized);
         }
         if started.elapsed() < LONG_FLUSH {

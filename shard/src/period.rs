@@ -447,7 +447,7 @@ impl Period {
         let mut flushed = false;
         for _ in 0..3 {
             let (done, written) = oneshot::channel();
-            if self.flushes.send(done).await.is_err() {
+            if self.flushes.send(FlushRequest { shard: None, done }).await.is_err() {
                 break;
             }
             flushed = written.await.is_ok_and(|flushed| flushed.complete);
