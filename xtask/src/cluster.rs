@@ -195,10 +195,11 @@ impl Servers {
     }
 
     /// Asks a server as an operator does.
-    pub fn ask(&mut self, number: u8, what: &str) -> Result<serde_json::Value> {
+    pub fn ask(&mut self, number: u8, what: &[&str]) -> Result<serde_json::Value> {
         let place = self.get(number)?.place.clone();
         let output = Command::new(&self.binary)
-            .args(["admin", "--address", &place.admin_address(), "--json", what])
+            .args(["admin", "--address", &place.admin_address(), "--json"])
+            .args(what)
             .output()
             .with_context(|| format!("cannot run {}", self.binary.display()))?;
         if !output.status.success() {

@@ -142,6 +142,12 @@ pub async fn run(options: &Options) -> Result<()> {
         journal::write(&calls, path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let runs = read::all(&shared, driver.started()).await.context("reading the histories")?;
+    for run in runs.iter().filter(|run| run.is_open()) {
+        match read::why_open(&shared, run).await {
+            Ok(why) => println!("open: {why}"),
+            Err(error) => println!("open: {}: {error}", run.workflow_id),
+        }
+    }
     let violations = check::check(&calls, &runs);
     let report = Report::new(&shared, &driver, begun..ended, &happened, &calls, &runs, &violations);
     report.print();

@@ -39,8 +39,8 @@ struct Waiting {
 struct State {
     workflows: HashMap<String, Waiting>,
     stalls: Vec<Stall>,
-    /// Of all that were measured, in ms.
-    lengths_ms: Vec<u32>,
+    /// Of all that were measured: when each ended, and how long it was, in ms.
+    lengths_ms: Vec<(Instant, u32)>,
     last: Option<Instant>,
     /// Times without progress of any workflow.
     gaps: Vec<(Instant, Instant)>,
@@ -106,7 +106,7 @@ impl Progress {
         }
         let Some(from) = from else { return };
         let stall = Stall { from, until: now, allowed, workflow_id: workflow_id.to_owned(), trail };
-        state.lengths_ms.push(u32::try_from(stall.length().as_millis()).unwrap_or(u32::MAX));
+        state.lengths_ms.push((now, u32::try_from(stall.length().as_millis()).unwrap_or(u32::MAX)));
         if stall.length() > WORTH_KEEPING {
             state.stalls.push(stall);
         }
@@ -133,10 +133,8 @@ impl Progress {
         self.state().gaps.clone()
     }
 
-    /// How long steps took, in ms, sorted.
-    pub fn lengths_ms(&self) -> Vec<u32> {
-        let mut lengths = self.state().lengths_ms.clone();
-        lengths.sort_unstable();
-        lengths
+    /// When each step came, and how long it took, in ms.
+    pub fn lengths_ms(&self) -> Vec<(Instant, u32)> {
+        self.state().lengths_ms.clone()
     }
 }

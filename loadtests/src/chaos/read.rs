@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use perdure_proto::temporal::api::common::v1::WorkflowExecution;
 use perdure_proto::temporal::api::workflowservice::v1::{
-    GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest,
+    DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest, GetWorkflowExecutionHistoryReverseRequest,
+    ListWorkflowExecutionsRequest,
 };
 use tonic::{Code, Status};
 
@@ -16,6 +17,8 @@ use super::story::{self, Kind, Run};
 
 const PAGE: i32 = 500;
 const AT_ONCE: usize = 16;
+/// Of a run that stays open.
+const LAST_EVENTS: i32 = 8;
 
 /// Every run that a list shows, that is the current one of an id, or that another one names.
 pub async fn all(shared: &Arc<Shared>, workflow_ids: u64) -> Result<Vec<Run>, Status> {
@@ -108,7 +111,6 @@ async fn history(shared: &Shared, client: &Client, workflow_id: String, run_id: 
 }
 
 async fn current(shared: &Shared, client: &Client, workflow_id: &str) -> Result<Option<String>, Status> {
-    use perdure_proto::temporal::api::workflowservice::v1::DescribeWorkflowExecutionRequest;
     let request = DescribeWorkflowExecutionRequest {
         namespace: shared.nodes.namespace(),
         execution: Some(WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: String::new() }),
@@ -122,6 +124,47 @@ async fn current(shared: &Shared, client: &Client, workflow_id: &str) -> Result<
         Err(error) if error.code() == Code::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What is known of a run that stays open: its last events, and what it waits for.
+pub async fn why_open(shared: &Shared, run: &Run) -> Result<String, Status> {
+    let client = shared.nodes.client();
+    let execution = Some(WorkflowExecution { workflow_id: run.workflow_id.clone(), run_id: run.run_id.clone() });
+    let request = GetWorkflowExecutionHistoryReverseRequest {
+        namespace: shared.nodes.namespace(),
+        execution: execution.clone(),
+        maximum_page_size: LAST_EVENTS,
+        ..Default::default()
+    };
+    let page = client.call(|mut client| {
+        let request = request.clone();
+        async move { client.get_workflow_execution_history_reverse(request).await }
+    });
+    let events: Vec<String> = page
+        .await
+        .result?
+        .history
+        .iter()
+        .flat_map(|history| &history.events)
+        .map(|event| {
+            let seconds = event.event_time.map_or(0.0, |at| (at.seconds % 3600) as f64 + f64::from(at.nanos) / 1e9);
+            format!("{} {} at {seconds:.3}", event.event_id, event.event_type().as_str_name())
+        })
+        .collect();
+    let request = DescribeWorkflowExecutionRequest { namespace: shared.nodes.namespace(), execution };
+    let described = client.call(|mut client| {
+        let request = request.clone();
+        async move { client.describe_workflow_execution(request).await }
+    });
+    let described = described.await.result?;
+    Ok(format!(
+        "{} {}: last events {}; pending workflow task {:?}; {} pending activities",
+        run.workflow_id,
+        run.run_id,
+        events.join(", "),
+        described.pending_workflow_task,
+        described.pending_activities.len()
+    ))
 }
 
 fn named(run: &Run) -> Vec<String> {

@@ -64,6 +64,8 @@ struct Window {
     longest_gap_ms: u64,
     /// Stalls of more than two seconds.
     long_stalls: usize,
+    step_ms_p50: u32,
+    step_ms_p99: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,9 +92,9 @@ impl Report {
         let mut stalls = shared.progress.stalls();
         stalls.sort_by_key(|stall| std::cmp::Reverse(stall.length()));
         let gaps = shared.progress.gaps();
-        let events = windows(&time, happened, &stalls, &gaps);
         let steps = shared.progress.lengths_ms();
-        let quantile = |of: f64| steps.get(((steps.len() as f64 * of) as usize).min(steps.len().saturating_sub(1)));
+        let events = windows(&time, happened, &stalls, &gaps, &steps);
+        let steps = sorted(steps.into_iter());
         let counter = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Self {
             seconds: time.end.duration_since(time.start).as_secs_f64(),
@@ -102,8 +104,8 @@ impl Report {
             retries: counter(&shared.nodes.retries),
             failed_calls: counter(&shared.nodes.failed),
             unknown_outcomes: calls.iter().filter(|call| matches!(call.outcome, Outcome::Unknown(_))).count(),
-            step_ms_p50: quantile(0.5).copied().unwrap_or(0),
-            step_ms_p99: quantile(0.99).copied().unwrap_or(0),
+            step_ms_p50: quantile(&steps, 0.5),
+            step_ms_p99: quantile(&steps, 0.99),
             step_ms_max: steps.last().copied().unwrap_or(0),
             longest_gap_ms: gaps.iter().map(|gap| ms(gap.1.duration_since(gap.0))).max().unwrap_or(0),
             longest_stall_ms: stalls.first().map_or(0, |stall| ms(stall.length())),
@@ -120,15 +122,20 @@ impl Report {
     pub fn print(&self) {
         println!("\nthe slowest steps:");
         self.worst.iter().for_each(|stall| println!("  {stall}"));
-        println!("\n{:<28} {:>8} {:>12} {:>10} {:>12}", "event", "at s", "stall ms", "gap ms", "stalls > 2 s");
+        println!(
+            "\n{:<28} {:>8} {:>12} {:>10} {:>12} {:>10} {:>10}",
+            "event", "at s", "stall ms", "gap ms", "stalls > 2 s", "p50 ms", "p99 ms"
+        );
         for window in &self.events {
             println!(
-                "{:<28} {:>8.1} {:>12} {:>10} {:>12}",
+                "{:<28} {:>8.1} {:>12} {:>10} {:>12} {:>10} {:>10}",
                 window.what,
                 window.at_ms as f64 / 1000.0,
                 window.longest_stall_ms,
                 window.longest_gap_ms,
-                window.long_stalls
+                window.long_stalls,
+                window.step_ms_p50,
+                window.step_ms_p99
             );
         }
         for (name, kind) in &self.kinds {
@@ -188,12 +195,19 @@ impl Report {
 }
 
 /// What stood still from one event to the next.
-fn windows(time: &Range<Instant>, happened: &[Happened], stalls: &[Stall], gaps: &[(Instant, Instant)]) -> Vec<Window> {
+fn windows(
+    time: &Range<Instant>,
+    happened: &[Happened],
+    stalls: &[Stall],
+    gaps: &[(Instant, Instant)],
+    steps: &[(Instant, u32)],
+) -> Vec<Window> {
     let mut windows = Vec::new();
     for (index, event) in happened.iter().enumerate() {
         let end = happened.get(index + 1).map_or(time.end, |next| next.at);
         let inside = |from: Instant, until: Instant| until > event.at && from < end;
         let stalls: Vec<&Stall> = stalls.iter().filter(|stall| inside(stall.from, stall.until)).collect();
+        let steps = sorted(steps.iter().copied().filter(|(at, _)| (event.at..end).contains(at)));
         let gaps = gaps.iter().filter(|gap| inside(gap.0, gap.1)).map(|gap| ms(gap.1.duration_since(gap.0)));
         windows.push(Window {
             what: event.what.clone(),
@@ -201,9 +215,23 @@ fn windows(time: &Range<Instant>, happened: &[Happened], stalls: &[Stall], gaps:
             longest_stall_ms: stalls.iter().map(|stall| ms(stall.length())).max().unwrap_or(0),
             longest_gap_ms: gaps.max().unwrap_or(0),
             long_stalls: stalls.iter().filter(|stall| stall.length() > LONG).count(),
+            step_ms_p50: quantile(&steps, 0.5),
+            step_ms_p99: quantile(&steps, 0.99),
         });
     }
     windows
+}
+
+fn sorted(steps: impl Iterator<Item = (Instant, u32)>) -> Vec<u32> {
+    let mut lengths: Vec<u32> = steps.map(|(_, length)| length).collect();
+    lengths.sort_unstable();
+    lengths
+}
+
+/// Of sorted values; 0 of none.
+fn quantile<T: Copy + Default>(sorted: &[T], of: f64) -> T {
+    let index = ((sorted.len() as f64 * of) as usize).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 /// Events whose first word is the same are of one kind.
@@ -216,12 +244,11 @@ fn kinds(windows: &[Window]) -> BTreeMap<String, Kind> {
     let summary = |windows: Vec<&Window>| {
         let mut longest: Vec<u64> = windows.iter().map(|window| window.longest_stall_ms).collect();
         longest.sort_unstable();
-        let quantile = |of: f64| longest[((longest.len() as f64 * of) as usize).min(longest.len() - 1)];
         Kind {
             count: longest.len(),
-            longest_stall_ms_p50: quantile(0.5),
-            longest_stall_ms_p99: quantile(0.99),
-            longest_stall_ms_max: quantile(1.0),
+            longest_stall_ms_p50: quantile(&longest, 0.5),
+            longest_stall_ms_p99: quantile(&longest, 0.99),
+            longest_stall_ms_max: quantile(&longest, 1.0),
             longest_gap_ms_max: windows.iter().map(|window| window.longest_gap_ms).max().unwrap_or(0),
         }
     };

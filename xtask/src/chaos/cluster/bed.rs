@@ -1,6 +1,6 @@
 //! What every scene needs: a cluster, and the load on it that is told what happens.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -101,15 +101,17 @@ impl Bed {
         }
     }
 
-    /// Ends the load; an error if it found anything wrong. Servers must not have panicked.
-    pub fn verdict(mut self, scene: &str) -> Result<()> {
-        let mut outcome = Ok(());
+    /// Ends the load, and gives its report; an error if it found anything wrong. Servers must not have panicked.
+    pub fn verdict(mut self, scene: &str) -> Result<Value> {
+        let mut outcome = Ok(Value::Null);
         if let Some((mut child, input)) = self.load.take() {
             drop(input);
             let status = child.wait()?;
-            if !status.success() {
-                outcome = Err(anyhow::anyhow!("{scene}: the load found something wrong, see above"));
-            }
+            outcome = if status.success() {
+                Ok(serde_json::from_reader(File::open(self.directory.join("report.json"))?)?)
+            } else {
+                Err(anyhow::anyhow!("{scene}: the load found something wrong, see above"))
+            };
         }
         let panics: usize = self.servers.all.iter().map(crate::cluster::Server::panics).sum();
         if panics > 0 {
@@ -130,7 +132,8 @@ impl Bed {
             if begun.elapsed() > within {
                 bail!("after {:.1} s the ring is wrong: {wrong}", begun.elapsed().as_secs_f64());
             }
-            sleep(Duration::from_millis(50));
+            // Each look starts some processes, on a machine that has other things to do.
+            sleep(Duration::from_millis(250));
         }
     }
 
@@ -143,12 +146,12 @@ impl Bed {
             self.servers.all.iter().filter(|server| server.is_running()).map(|server| server.place.number).collect();
         let mut first: Option<Value> = None;
         for number in &running {
-            let members = self.servers.ask(*number, "members")?;
+            let members = self.servers.ask(*number, &["members"])?;
             let known = members["members"].as_array().map_or(0, Vec::len);
             if known != running.len() {
                 return Ok(Some(format!("server {number} knows {known} members of {}", running.len())));
             }
-            let shards = self.servers.ask(*number, "shards")?;
+            let shards = self.servers.ask(*number, &["shards"])?;
             let none = Vec::new();
             let listed = shards["shards"].as_array().unwrap_or(&none);
             if listed.is_empty() {

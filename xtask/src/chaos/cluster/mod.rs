@@ -69,6 +69,8 @@ enum Scene {
     Freeze,
     /// Cut networks: from the peers, from Cassandra, one way
     Cut,
+    /// Each shard split in two
+    Split,
     /// Servers that join, leave and die in a row
     Flap,
     /// Everything above
@@ -76,7 +78,7 @@ enum Scene {
 }
 
 impl Scene {
-    const EACH: [Self; 6] = [Self::Kill, Self::Rolling, Self::Add, Self::Freeze, Self::Cut, Self::Flap];
+    const EACH: [Self; 7] = [Self::Kill, Self::Rolling, Self::Add, Self::Freeze, Self::Cut, Self::Split, Self::Flap];
 
     fn name(self) -> &'static str {
         match self {
@@ -85,6 +87,7 @@ impl Scene {
             Self::Add => "add",
             Self::Freeze => "freeze",
             Self::Cut => "cut",
+            Self::Split => "split",
             Self::Flap => "flap",
             Self::All => "all",
         }

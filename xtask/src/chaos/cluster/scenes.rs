@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use serde_json::Value;
 
 use super::bed::Bed;
 use super::{Options, Scene};
@@ -43,10 +44,17 @@ pub fn play(scene: Scene, options: &Options, binaries: &Path, seeds: &str) -> Re
             bed.load(options, Some(options.servers), &strict)?;
             cut(&mut bed, options.servers, settle)?
         }
+        Scene::Split => {
+            bed.load(options, None, &strict)?;
+            split(&mut bed, settle)?
+        }
         Scene::Flap => flap(&mut bed, options.servers, options.flaps)?,
         Scene::All => bail!("not one scene"),
     };
-    bed.verdict(scene.name())?;
+    let report = bed.verdict(scene.name())?;
+    if scene == Scene::Split {
+        return Ok(format!("{line}; {}", not_much_slower(&report)?));
+    }
     Ok(line)
 }
 
@@ -160,6 +168,42 @@ fn cut(bed: &mut Bed, victim: u8, settle: Duration) -> Result<String> {
         sleep(settle);
     }
     Ok(format!("healed without a restart: {}", healed.join(", ")))
+}
+
+/// As many shards again, while they are served.
+fn split(bed: &mut Bed, settle: Duration) -> Result<String> {
+    bed.tell("steady")?;
+    sleep(2 * settle);
+    let number = bed.numbers()[0];
+    let before = shards(bed, number)?;
+    bed.tell("split")?;
+    let begun = Instant::now();
+    bed.servers.ask(number, &["split"])?;
+    while shards(bed, number)? != 2 * before {
+        ensure!(begun.elapsed() < Duration::from_secs(120), "the shards are not split: see the servers' logs");
+        sleep(Duration::from_millis(250));
+    }
+    let took = begun.elapsed();
+    bed.wait_ring_somewhen()?;
+    bed.tell("after")?;
+    sleep(settle);
+    Ok(format!("{before} shards became {} within {:.1} s", 2 * before, took.as_secs_f64()))
+}
+
+fn shards(bed: &mut Bed, number: u8) -> Result<usize> {
+    let answer = bed.servers.ask(number, &["shards"])?;
+    Ok(answer["shards"].as_array().map_or(0, Vec::len))
+}
+
+/// The steps of workflows while shards are split, beside those before.
+fn not_much_slower(report: &Value) -> Result<String> {
+    let p99 = |what: &str| {
+        let events = report["events"].as_array().into_iter().flatten();
+        events.filter(|event| event["what"] == what).find_map(|event| event["step_ms_p99"].as_u64())
+    };
+    let (Some(before), Some(during)) = (p99("steady"), p99("split")) else { bail!("the report has no such figures") };
+    ensure!(during <= 2 * before.max(1), "steps took {before} ms at p99, and {during} ms during the split");
+    Ok(format!("steps took {before} ms at p99 before, {during} ms meanwhile"))
 }
 
 /// Half of the servers stay; the rest come and go as fast as they can.
