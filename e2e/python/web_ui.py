@@ -28,7 +28,7 @@ READY_SECONDS = 30
 PAGE_SECONDS = 20
 
 
-def _screenshots() -> Path:
+def screenshots() -> Path:
     given = os.environ.get("PERDURE_SCREENSHOTS")
     return Path(given) if given else Path(__file__).parents[2] / "target/e2e/screenshots"
 
@@ -78,14 +78,14 @@ def _serve(program: str, address: str, directory: Path) -> Iterator[str]:
         process.wait()
 
 
-def _browser(chromium: str, driver: str) -> webdriver.Chrome:
+def open_browser(chromium: str, driver: str) -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     # No sandbox: in containers there is none to be had, and it shows our own pages only.
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(argument)
     options.add_argument("--window-size=1600,1200")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     return webdriver.Chrome(options=options, service=Service(driver))
 
 
@@ -104,7 +104,7 @@ class WebUi:
         ui, chromium, driver = _programs()
         with ExitStack() as stack:
             root = stack.enter_context(_serve(ui, address, directory))
-            browser = _browser(chromium, driver)
+            browser = open_browser(chromium, driver)
             stack.callback(browser.quit)
             yield cls(browser, root)
 
@@ -155,7 +155,7 @@ class WebUi:
         return self._browser.find_element(By.TAG_NAME, "main").text
 
     def _picture(self, name: str) -> None:
-        directory = _screenshots()
+        directory = screenshots()
         directory.mkdir(parents=True, exist_ok=True)
         self._browser.save_screenshot(str(directory / f"{name}.png"))
 

@@ -4,8 +4,8 @@ use std::{fmt::Write, net::SocketAddr, time::Duration};
 
 use clap::{Args, Subcommand};
 use perdure_proto::perdure::node::v1::{
-    DrainRequest, MembersRequest, MembersResponse, ShardInfo, ShardRequest, ShardResponse, ShardsRequest,
-    ShardsResponse, SplitRequest, admin_client::AdminClient,
+    DrainRequest, MembersRequest, MembersResponse, QueuesRequest, QueuesResponse, ShardInfo, ShardRequest,
+    ShardResponse, ShardsRequest, ShardsResponse, SplitRequest, admin_client::AdminClient,
 };
 use serde_json::{Value, json};
 use tonic::transport::{Channel, Endpoint};
@@ -40,6 +40,8 @@ enum AdminCommand {
     },
     /// Show one shard
     Shard { shard: u32 },
+    /// List the task queues in memory, the longest backlogs first
+    Queues,
     /// Make a node hand over all its shards and end
     Drain {
         /// Its id or its address, or the beginning of one
@@ -106,6 +108,10 @@ async fn ask(channel: Channel, command: AdminCommand, as_json: bool) -> Result<S
         AdminCommand::Shard { shard } => {
             let found = client.shard(ShardRequest { shard }).await?.into_inner();
             (status_json(&found), status_text(&found))
+        }
+        AdminCommand::Queues => {
+            let found = client.queues(QueuesRequest::default()).await?.into_inner();
+            (queues_json(&found), queues_table(&found))
         }
         AdminCommand::Drain { node } => {
             let node = client.drain(DrainRequest { node, forwarded: false }).await?.into_inner().node;
@@ -214,6 +220,9 @@ fn status_json(response: &ShardResponse) -> Value {
         fields.insert("checkpoint".to_owned(), checkpoint);
         fields.insert("loaded".to_owned(), json!(status.loaded));
         fields.insert("dirty".to_owned(), json!(status.dirty));
+        fields.insert("waiting".to_owned(), json!(status.waiting));
+        fields.insert("uncommitted".to_owned(), json!(status.uncommitted));
+        fields.insert("commitLatencyNs".to_owned(), json!(status.commit_latency_ns));
     }
     json
 }
@@ -236,6 +245,43 @@ fn status_text(response: &ShardResponse) -> String {
         line("checkpoint", format!("epoch {} row {}", status.checkpoint_epoch, status.checkpoint_seq));
         line("loaded", format!("{} executions", status.loaded));
         line("dirty", status.dirty.to_string());
+        line("waiting", format!("{} calls", status.waiting));
+        line("uncommitted", format!("{} answers and effects", status.uncommitted));
+        line("commit", format!("{:.1}ms", status.commit_latency_ns as f64 / 1e6));
+    }
+    text
+}
+
+fn queues_json(response: &QueuesResponse) -> Value {
+    let queues = response.queues.iter().map(|queue| {
+        json!({
+            "name": queue.name, "kind": queue.kind, "namespaceId": queue.namespace_id, "home": queue.node,
+            "pollers": queue.pollers, "lastPollTimeNs": queue.last_poll_ns, "backlog": queue.backlog,
+            "backlogAgeNs": queue.backlog_age_ns, "addedPerSecond": queue.added_per_second,
+            "dispatchedPerSecond": queue.dispatched_per_second,
+        })
+    });
+    json!({ "total": response.total, "silent": response.silent, "queues": queues.collect::<Value>() })
+}
+
+fn queues_table(response: &QueuesResponse) -> String {
+    let heads = ["TASK QUEUE", "KIND", "NAMESPACE", "POLLERS", "BACKLOG", "OLDEST", "HOME"].map(str::to_owned);
+    let mut rows = vec![heads.to_vec()];
+    for queue in &response.queues {
+        rows.push(vec![
+            queue.name.clone(),
+            queue.kind.clone(),
+            queue.namespace_id.clone(),
+            queue.pollers.to_string(),
+            queue.backlog.to_string(),
+            format!("{:.1}s", queue.backlog_age_ns as f64 / 1e9),
+            queue.node.clone(),
+        ]);
+    }
+    let mut text = table(&rows);
+    for node in &response.silent {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "no answer from {node}");
     }
     text
 }

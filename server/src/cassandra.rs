@@ -19,6 +19,7 @@ pub async fn run(config: ServerConfig) -> Result<(), Failure> {
         grpc: config.port,
         http: config.http_port,
         metrics: config.metrics_port,
+        console: config.console.address(),
     })
     .await?;
     let cluster = ClusterPort::bind(config.cluster.clone(), &config.cassandra.addresses()).await?;

@@ -8,7 +8,7 @@ use perdure_types::Limits;
 use perdure_visibility::{CUSTOM_KINDS, Kind, is_reserved, kind_name};
 use serde::Deserialize;
 
-use crate::{admin::AdminArgs, config::Flags, health::HealthArgs, log_level::LogLevelArgs};
+use crate::{admin::AdminArgs, config::Flags, health::HealthArgs, log_level::LogLevelArgs, traces::TracesConfig};
 
 /// Durable execution: speaks Temporal's API, so Temporal's SDKs, CLI and UI work with it unmodified.
 #[derive(Debug, Parser)]
@@ -75,6 +75,15 @@ pub struct DevArgs {
     /// the system, and logged
     #[arg(long)]
     pub admin_port: Option<u16>,
+    /// Port of the console; when not given, 8233 beside the default gRPC port, else chosen by the system, and logged
+    #[arg(long)]
+    pub ui_port: Option<u16>,
+    /// Address to serve the console on; --ip when not given
+    #[arg(long)]
+    pub ui_ip: Option<IpAddr>,
+    /// Serve no console
+    #[arg(long, conflicts_with_all = ["ui_port", "ui_ip"])]
+    pub headless: bool,
     /// Namespace to create at start, besides `default`; may be repeated
     #[arg(long, short, value_name = "NAME")]
     pub namespace: Vec<String>,
@@ -94,6 +103,9 @@ pub struct DevArgs {
     /// Form of log lines
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
+    /// Where to send traces: an OpenTelemetry collector that takes OTLP by gRPC, like http://127.0.0.1:4317
+    #[arg(long, value_name = "URL", env = "PERDURE_TRACES_ENDPOINT")]
+    pub traces_endpoint: Option<String>,
     /// Set a knob by Temporal's dynamic configuration key; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub dynamic_config_value: Vec<String>,
@@ -127,6 +139,10 @@ fn search_attribute(pair: &str) -> Result<(String, Kind), String> {
 }
 
 impl DevArgs {
+    pub fn traces(&self) -> TracesConfig {
+        TracesConfig { endpoint: self.traces_endpoint.clone(), one_in: 1 }
+    }
+
     /// The limits with all knobs of the command line set.
     pub fn limits(&self) -> Result<Limits, perdure_types::ConfigError> {
         let mut limits = Limits::default();
@@ -171,6 +187,14 @@ mod tests {
         for bad in ["Customer", "Customer=Word", "WorkflowId=Keyword", "=Int"] {
             assert!(Cli::try_parse_from(["perdure", "dev", "--search-attribute", bad]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_console_can_be_elsewhere_or_nowhere() {
+        let args = dev(&["--ui-port", "1", "--ui-ip", "127.0.0.2"]);
+        assert_eq!((args.ui_port, args.ui_ip.map(|ip| ip.to_string()).as_deref()), (Some(1), Some("127.0.0.2")));
+        assert!(dev(&["--headless"]).headless);
+        assert!(Cli::try_parse_from(["perdure", "dev", "--headless", "--ui-port", "1"]).is_err());
     }
 
     #[test]

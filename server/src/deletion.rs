@@ -112,7 +112,7 @@ impl Deletion {
     }
 
     async fn delete(&self, call: WorkflowCall) -> Result<(), Error> {
-        match self.cluster.workflow(call).await {
+        match self.cluster.workflow(&call).await {
             // It is gone already, or ends by itself.
             Err(error) if !matches!(error.grpc_code(), Code::NotFound | Code::FailedPrecondition) => Err(error),
             _ => Ok(()),

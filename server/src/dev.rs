@@ -1,6 +1,6 @@
 //! `perdure dev`: every role in one process, on the embedded store.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use perdure_persistence::embedded::{Config, Embedded, OpenError};
 use perdure_shard::ShardConfig;
@@ -17,6 +17,8 @@ use crate::{
 const ANY_ADDRESS: &str = r#"[{"Pattern":"*","AllowInsecure":true}]"#;
 /// What SDKs and tools use when they are told nothing.
 const DEFAULT_NAMESPACE: &str = "default";
+/// Where `temporal server start-dev` has its UI.
+const CONSOLE_PORT: u16 = 8233;
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(args: DevArgs) -> Result<(), Failure> {
@@ -24,9 +26,14 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
     if limits.callback_addresses.is_empty() {
         ANY_ADDRESS.clone_into(&mut limits.callback_addresses);
     }
-    let endpoints =
-        Endpoints::bind(Ports { ip: args.ip, grpc: args.port, http: args.http_port, metrics: args.metrics_port })
-            .await?;
+    let endpoints = Endpoints::bind(Ports {
+        ip: args.ip,
+        grpc: args.port,
+        http: args.http_port,
+        metrics: args.metrics_port,
+        console: console_address(&args),
+    })
+    .await?;
     let admin = AdminPort::bind(args.admin_port, args.port == GRPC_PORT).await?;
     let store = Arc::new(open(&args)?);
     let namespaces = std::iter::once(DEFAULT_NAMESPACE.to_owned()).chain(args.namespace.iter().cloned()).collect();
@@ -39,6 +46,11 @@ pub async fn run(args: DevArgs) -> Result<(), Failure> {
         store_name: "embedded",
     };
     serve(endpoints, store, plan, &data_name(&args)).await
+}
+
+fn console_address(args: &DevArgs) -> Option<SocketAddr> {
+    let port = args.ui_port.unwrap_or(if args.port == GRPC_PORT { CONSOLE_PORT } else { 0 });
+    (!args.headless).then(|| SocketAddr::new(args.ui_ip.unwrap_or(args.ip), port))
 }
 
 fn open(args: &DevArgs) -> Result<Embedded, Failure> {

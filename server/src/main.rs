@@ -24,6 +24,7 @@ mod process;
 mod serve;
 mod signals;
 mod telemetry;
+mod traces;
 mod wiring;
 
 use std::process::ExitCode;
@@ -31,9 +32,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, SchemaCommand},
+    cli::{Cli, Command, ConfigCommand, LogFormat, LogLevel, SchemaCommand},
     config::{Flags, Loaded},
     exit::Failure,
+    traces::{Traces, TracesConfig},
 };
 
 fn main() -> ExitCode {
@@ -49,13 +51,13 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(args) => {
-            telemetry::init_logs(args.log_level, args.log_format);
-            block_on(dev::run(args))
+            let (level, format, traces) = (args.log_level, args.log_format, args.traces());
+            block_on(watched(level, format, traces, dev::run(args)))
         }
         Command::Server(flags) => {
             let config = load(&flags)?.config;
-            telemetry::init_logs(config.log_level, config.log_format);
-            block_on(cassandra::run(config))
+            let (level, format, traces) = (config.log_level, config.log_format, config.traces.clone());
+            block_on(watched(level, format, traces, cassandra::run(config)))
         }
         Command::Admin(args) => block_on(admin::run(args)),
         Command::Health(args) => block_on(health::run(args)),
@@ -74,7 +76,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Schema(SchemaCommand::Apply(flags)) => {
             let config = load(&flags)?.config;
-            telemetry::init_logs(config.log_level, config.log_format);
+            telemetry::init_logs(config.log_level, config.log_format, None);
             block_on(cassandra::apply_schema(&config.cassandra))
         }
     }
@@ -82,6 +84,22 @@ fn run(command: Command) -> Result<(), Failure> {
 
 fn load(flags: &Flags) -> Result<Loaded, Failure> {
     Loaded::load(flags).map_err(|error| Failure::new(Failure::USAGE, error.to_string()))
+}
+
+/// Serves with logs and traces.
+async fn watched(
+    level: LogLevel,
+    format: LogFormat,
+    traces: TracesConfig,
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let traces = Traces::start(&traces)?;
+    telemetry::init_logs(level, format, traces.as_ref());
+    let outcome = work.await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
+    outcome
 }
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

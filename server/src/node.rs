@@ -7,6 +7,7 @@ use perdure_frontend::{ClusterInfo, Frontend};
 use perdure_matching::{Matching, MatchingConfig};
 use perdure_nexus::{AddressRules, Dispatcher, Settings};
 use perdure_persistence::{ClusterSettings, Store, StoreError};
+use perdure_proto::perdure::node::v1::admin_server::Admin;
 use perdure_shard::{Clock, Joining, Setup, ShardConfig, Shards, StartError};
 use perdure_types::{Limits, SlotCount};
 use perdure_visibility::Kind;
@@ -56,6 +57,8 @@ pub struct Node {
     pub frontend: Frontend,
     pub shards: Shards,
     pub matching: Matching,
+    /// What operators can ask.
+    pub admin: Arc<dyn Admin>,
     /// None: this node is the whole cluster.
     pub joined: Option<Joined>,
     drain_asked: Arc<Notify>,
@@ -82,12 +85,12 @@ impl Node {
         let shards = Shards::new();
         let shards_here = Arc::new(ShardsHere(shards.clone()));
         let matching_here = Arc::new(MatchingHere(matching.clone()));
-        let (cluster, joined, drain_asked) = match reached {
+        let (cluster, joined, drain_asked, alone) = match reached {
             Reached::Alone(port) => {
                 let cluster = Cluster::new(settings.slots, shards_here, matching_here);
                 let node = alone(&settings, port.address(), &address);
-                let drain_asked = port.serve(&cluster, node);
-                (cluster, None, drain_asked)
+                let drain_asked = port.serve(&cluster, node.clone());
+                (cluster, None, drain_asked, Some(node))
             }
             Reached::AsMember(port) => {
                 let membership = node_service::join(&port, &settings, store.clone(), address.clone()).await?;
@@ -95,10 +98,11 @@ impl Node {
                 let cluster = Cluster::joined(membership.clone(), shards_here, matching_here);
                 let joined = node_service::serve(port, membership, &cluster)?;
                 let drain_asked = joined.drain_asked.clone();
-                (cluster, Some(joined), drain_asked)
+                (cluster, Some(joined), drain_asked, None)
             }
         };
         uplink.connect(cluster.clone());
+        let admin = admin(&cluster, alone, &drain_asked)?;
         let clock = Arc::new(Clock::system());
         let (nexus, nexus_clock) = (nexus_settings(&limits, http), clock.clone());
         let dispatcher = Dispatcher::new(cluster.clone(), namespaces.clone(), nexus, move || nexus_clock.now());
@@ -148,7 +152,7 @@ impl Node {
         tokio::spawn(deletion.run());
         let frontend = Frontend::new(cluster, namespaces, limits, info, watch_draining).with_lists(rows);
         uplink.serve_lists(frontend.clone());
-        Ok(Self { frontend, shards, matching, joined, drain_asked, draining })
+        Ok(Self { frontend, shards, matching, admin, joined, drain_asked, draining })
     }
 
     /// Has what it knows measured whenever metrics are read.
@@ -184,6 +188,14 @@ impl Node {
             }
         }
     }
+}
+
+fn admin(cluster: &Cluster, alone: Option<Alone>, drain: &Arc<Notify>) -> Result<Arc<dyn Admin>, Failure> {
+    let admin = match alone {
+        Some(node) => Some(cluster.admin_alone(node, drain.clone())),
+        None => cluster.admin(drain.clone()),
+    };
+    admin.ok_or_else(|| Failure::new(Failure::OTHER, "this node is neither alone nor a member"))
 }
 
 fn alone(settings: &ClusterSettings, admin: SocketAddr, frontend_address: &str) -> Alone {

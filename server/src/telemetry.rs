@@ -10,14 +10,15 @@ use std::{
 use axum::{Router, routing::get};
 use metrics::Unit::Count;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use perdure_types::Placement;
+use perdure_types::{Placement, TRACE_TARGET};
 use tokio::net::TcpListener;
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{
     cli::{LogFormat, LogLevel},
     exit::Failure,
     log_level, process,
+    traces::Traces,
 };
 
 /// Upper bounds of latencies: from an append to a fast disk to a long poll, then to workflows that run for days.
@@ -56,17 +57,17 @@ const UPKEEP: Duration = Duration::from_secs(10);
 /// The level in force, and the way to change it.
 static FILTER: OnceLock<Mutex<(LogLevel, reload::Handle<EnvFilter, Registry>)>> = OnceLock::new();
 
-/// Sends log lines to standard error.
-pub fn init_logs(level: LogLevel, format: LogFormat) {
+/// Sends log lines to standard error, and spans that are traced where traces go.
+pub fn init_logs(level: LogLevel, format: LogFormat, traces: Option<&Traces>) {
     let (filter, handle) = reload::Layer::new(filter(level));
     // Set once; a second call would only fail to change anything.
     let _ = FILTER.set(Mutex::new((level, handle)));
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    match format {
-        LogFormat::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
-    }
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+    };
+    tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)).init();
 }
 
 /// From now on lines of this level and above are logged.
@@ -83,15 +84,16 @@ pub fn log_level() -> LogLevel {
     FILTER.get().map_or(LogLevel::Never, |current| current.lock().unwrap_or_else(PoisonError::into_inner).0)
 }
 
-/// The libraries below speak up from `warn` on.
+/// The libraries below speak up from `warn` on. Spans of traces are not for log lines.
 fn filter(level: LogLevel) -> EnvFilter {
-    EnvFilter::new(match level {
-        LogLevel::Debug => "debug,h2=info,hyper=info,scylla=info,tonic=info,tower=info",
-        LogLevel::Info => "info,h2=warn,hyper=warn,scylla=error,tonic=warn,tower=warn",
+    let levels = match level {
+        LogLevel::Debug => "debug,h2=info,hyper=info,scylla=info,tonic=info,tower=info,opentelemetry=info",
+        LogLevel::Info => "info,h2=warn,hyper=warn,scylla=error,tonic=warn,tower=warn,opentelemetry=warn",
         LogLevel::Warn => "warn,scylla=error",
         LogLevel::Error => "error",
         LogLevel::Never => "off",
-    })
+    };
+    EnvFilter::new(format!("{levels},{TRACE_TARGET}=off"))
 }
 
 type Measure = Box<dyn Fn() + Send + Sync>;

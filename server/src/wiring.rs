@@ -104,7 +104,7 @@ impl Uplink {
             kind: EntityKind::TaskQueue.number(),
             command: Some(workflow_call::Command::TaskQueue(Box::new(command))),
         };
-        let Some(workflow_reply::Reply::TaskQueue(state)) = self.cluster()?.workflow(read).await?.reply else {
+        let Some(workflow_reply::Reply::TaskQueue(state)) = self.cluster()?.workflow(&read).await?.reply else {
             return Err(Error::internal("a task queue answered with something else"));
         };
         let known = state.deployments.iter().filter(|deployment| deployment.name == version.deployment_name);
@@ -123,7 +123,7 @@ impl Uplink {
 #[async_trait]
 impl TaskStarter for Uplink {
     async fn start(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
-        self.cluster()?.workflow(call).await
+        self.cluster()?.workflow(&call).await
     }
 
     fn namespace_name(&self, namespace_id: &str) -> Option<Arc<str>> {
@@ -144,20 +144,20 @@ impl EntityCaller for Uplink {
         if let Some(workflow_call::Command::Nexus(call)) = call.command {
             return self.nexus(*call).await;
         }
-        self.cluster()?.workflow(self.with_inheritance(call).await?).await
+        self.cluster()?.workflow(&self.with_inheritance(call).await?).await
     }
 }
 
 #[async_trait]
 impl TaskSink for Uplink {
     async fn offer(&self, offer: Offer) -> Result<OfferReply, Error> {
-        let call = MatchingCall {
+        let answer = self.cluster()?.matching(MatchingCall {
             namespace_id: offer.namespace_id.clone(),
             task_queue: offer.task_queue.clone(),
             command: Some(matching_call::Command::Offer(offer)),
             ..MatchingCall::default()
-        };
-        match self.cluster()?.matching(call).await?.reply {
+        });
+        match answer.await?.reply {
             Some(matching_reply::Reply::Offer(reply)) => Ok(reply),
             other => Err(Error::internal(format!("offer was answered with {other:?}"))),
         }
@@ -176,7 +176,7 @@ pub struct ShardsHere(pub Shards);
 
 #[async_trait]
 impl LocalShards for ShardsHere {
-    async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+    async fn call(&self, shard: ShardId, call: &WorkflowCall) -> Result<WorkflowReply, Error> {
         self.0.call(shard, call).await
     }
 

@@ -6,7 +6,13 @@
 mod options;
 mod source;
 
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use perdure_persistence::cassandra::CassandraConfig;
 use perdure_shard::ShardConfig;
@@ -19,6 +25,7 @@ pub use source::Flags;
 use crate::{
     cli::{LogFormat, LogLevel},
     cluster_tls::ClusterTls,
+    traces::TracesConfig,
 };
 use options::{Kind, SETTINGS};
 use source::{DYNAMIC, Gathered, Origin};
@@ -33,6 +40,8 @@ pub struct ServerConfig {
     pub namespace: Vec<String>,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
+    pub console: ConsoleConfig,
+    pub traces: TracesConfig,
     pub cluster: ClusterConfig,
     pub cassandra: CassandraConfig,
     pub shards: ShardSettings,
@@ -56,6 +65,21 @@ impl ServerConfig {
         let flush_interval = Duration::from_millis(flush_interval_ms);
         let limits = self.limits.clone();
         ShardConfig { limits, cache_bytes, flush_interval, flush_log_bytes, ..ShardConfig::default() }
+    }
+}
+
+/// Where the console is served.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleConfig {
+    pub port: Option<u16>,
+    pub ip: IpAddr,
+}
+
+impl ConsoleConfig {
+    /// Nowhere, unless a port is given: who runs a cluster decides which ports there are.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.port.map(|port| SocketAddr::new(self.ip, port))
     }
 }
 

@@ -132,6 +132,16 @@ fn the_description_has_no_secret_and_loads_again() {
 }
 
 #[test]
+fn the_console_is_served_where_it_is_told_and_else_nowhere() {
+    let address = |arguments: &[&str], text: &str| load(arguments, &[], text).expect("loads").config.console.address();
+    assert_eq!(address(&[], ""), None);
+    assert_eq!(address(&["--console-ip", "0.0.0.0"], ""), None);
+    assert_eq!(address(&["--console-port", "8233"], "").map(|at| at.to_string()).as_deref(), Some("127.0.0.1:8233"));
+    let text = "[console]\nport = 80\nip = \"::\"";
+    assert_eq!(address(&[], text).map(|at| at.to_string()).as_deref(), Some("[::]:80"));
+}
+
+#[test]
 fn nodes_have_tls_when_all_of_it_is_set() {
     let tls = |text: &str| load(&[], &[], text).map(|loaded| loaded.config.cluster.tls);
     assert_eq!(tls("").expect("loads"), None);

@@ -42,6 +42,12 @@ async fn a_node_on_its_own_answers_operators() {
         })
         .sum();
     assert!(loaded >= 20, "{loaded} entities in memory");
+    let queues = json(&address, &["queues"]);
+    let queue = &queues["queues"][0];
+    assert_eq!((&queue["name"], &queue["kind"]), (&Value::from("queue"), &Value::from("workflow")));
+    assert_eq!((&queue["backlog"], &queue["pollers"]), (&Value::from(20), &Value::from(0)), "{queues}");
+    let latency = |shard: u64| json(&address, &["shard", &shard.to_string()])["commitLatencyNs"].as_u64().unwrap();
+    assert!((0..64).any(|shard| latency(shard) > 0), "20 commits took some time");
     let (ok, text) = ask(&address, &["shard", "64"]);
     assert!(!ok && text.contains("no shard 64"), "{text}");
     let (ok, text) = ask(&address, &["drain", "nobody"]);

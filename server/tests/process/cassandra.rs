@@ -12,11 +12,11 @@ use tonic::Code;
 
 use crate::common::{BINARY, NAMESPACE, Server, describe, run, start_request};
 
-const SEEDS: &str = "PERDURE_TEST_CASSANDRA_SEEDS";
+pub const SEEDS: &str = "PERDURE_TEST_CASSANDRA_SEEDS";
 const SECURE_SEEDS: &str = "PERDURE_TEST_SECURE_CASSANDRA_SEEDS";
 const SECURE_CA: &str = "PERDURE_TEST_SECURE_CASSANDRA_CA";
 
-fn given(name: &str) -> Option<String> {
+pub fn given(name: &str) -> Option<String> {
     let value = std::env::var(name).ok();
     if value.is_none() {
         eprintln!("SKIPPED: needs {name} (cargo xtask cassandra up)");
@@ -32,13 +32,13 @@ fn perdure(arguments: &[&str]) -> Command {
 }
 
 /// A server on ports that the system chooses.
-fn server(seeds: &str, arguments: &[&str]) -> Command {
+pub fn server(seeds: &str, arguments: &[&str]) -> Command {
     let mut command = perdure(&["server", "--port", "0", "--cluster-port", "0", "--cassandra-seeds", seeds]);
     command.args(arguments);
     command
 }
 
-fn keyspace(purpose: &str) -> String {
+pub fn keyspace(purpose: &str) -> String {
     format!("process_{purpose}_{}", std::process::id())
 }
 

@@ -13,3 +13,4 @@ mod filesystem;
 mod refusals;
 mod retention;
 mod stopping;
+mod traces;
