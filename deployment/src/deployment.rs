@@ -238,12 +238,13 @@ impl Single for Deployment {
 
     fn on_call_result(&mut self, id: &CallId, result: Result<WorkflowReply, Error>, env: &mut Env) -> Change {
         let before = self.state.revision;
+        let mut effects = Vec::new();
         match id.kind {
-            sync::SYNC => self.synced(id.event_id, result),
+            sync::SYNC => effects.extend(self.synced(id, result)),
             drainage::LIST => self.drainage_checked(id.event_id, result, env),
             _ => {}
         }
-        self.commit(Answer::default(), Vec::new(), &id.run_id, before)
+        self.commit(Answer::default(), effects, &id.run_id, before)
     }
 
     fn next_timer(&self) -> Option<Timestamp> {

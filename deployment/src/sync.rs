@@ -70,20 +70,19 @@ impl Deployment {
         }
     }
 
-    /// What a queue knows now.
-    pub(crate) fn synced(&mut self, number: i64, result: Result<WorkflowReply, Error>) {
+    /// What a queue knows now. A change that was made while the call was under way has made none of its own, since only one
+    /// is made at a time to each queue: the next one follows here.
+    pub(crate) fn synced(&mut self, id: &CallId, result: Result<WorkflowReply, Error>) -> Option<Effect> {
         let known = match result {
             Ok(WorkflowReply { reply: Some(workflow_reply::Reply::TaskQueue(known)) }) => known,
-            Ok(_) => return,
+            Ok(_) => return None,
             Err(error) => {
                 tracing::warn!(deployment = %self.name(), %error, "a task queue does not take a deployment's routing");
-                return;
+                return None;
             }
         };
         let name = self.name().to_owned();
-        let Some(queue) = self.state.queues.iter_mut().find(|queue| queue.number == number) else {
-            return;
-        };
+        let queue = self.state.queues.iter_mut().find(|queue| queue.number == id.event_id)?;
         let revision = known.deployments.iter().find(|told| told.name == name).map_or(0, |told| told.revision);
         if revision > queue.revision {
             queue.revision = revision;
@@ -93,5 +92,7 @@ impl Deployment {
         let (current, versions) = (self.state.revision, &self.state.versions);
         let used = |name: &str| versions.iter().flat_map(|version| &version.queues).any(|queue| queue.name == name);
         self.state.queues.retain(|queue| queue.revision < current || used(&queue.name));
+        let behind = self.state.queues.iter().find(|queue| queue.number == id.event_id && queue.revision < current)?;
+        Some(self.sync_call(behind, &id.run_id))
     }
 }

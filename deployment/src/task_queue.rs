@@ -1,4 +1,5 @@
-//! What is durable of a task queue: the deployments whose workers poll it, and what operators have set. One entity for the
+//! What is durable of a task queue: the deployments whose workers poll it, and what operators have set, sets and rules of
+//! build ids among it. One entity for the
 //! queue's name; its types are told apart inside. The queue's home follows it: it asks for what is newer than what it has.
 
 use bytes::Bytes;
@@ -16,6 +17,8 @@ use perdure_proto::{
 use perdure_types::{ChainKey, Timestamp};
 use perdure_workflow::{Answer, CallId, Change, Effect, Env, Outcome, Release, Reply, Single, Watch};
 use prost::Message;
+
+use crate::{rules, version_sets};
 
 /// Weights that operators may set for fairness keys of one queue.
 const MOST_WEIGHTS: usize = 1000;
@@ -40,6 +43,27 @@ impl TaskQueue {
             None => deployments.push(told),
         }
         true
+    }
+
+    /// What operators ask for. On error it may have been done in part.
+    fn update(&mut self, command: C, env: &Env) -> Result<bool, Error> {
+        match command {
+            C::UpdateConfig(request) => return self.update_config(request, env).map(|()| true),
+            C::UpdateVersionSets(request) => {
+                let build_ids = self.state.build_ids.get_or_insert_default();
+                if !version_sets::update(build_ids, request, env.now, env.limits)? {
+                    return Ok(false);
+                }
+            }
+            C::UpdateRules(update) => {
+                rules::update(self.state.build_ids.get_or_insert_default(), update, env.now, env.limits)?;
+            }
+            C::Follow(_) | C::Sync(_) => return Ok(false),
+        }
+        if let Some(build_ids) = &mut self.state.build_ids {
+            build_ids.revision += 1;
+        }
+        Ok(true)
     }
 
     fn update_config(&mut self, request: UpdateTaskQueueConfigRequest, env: &Env) -> Result<(), Error> {
@@ -109,13 +133,15 @@ impl Single for TaskQueue {
             }
             C::Follow(_) => false,
             C::Sync(told) => self.sync(told),
-            C::UpdateConfig(request) => {
+            command @ (C::UpdateConfig(_) | C::UpdateVersionSets(_) | C::UpdateRules(_)) => {
                 let before = self.state.clone();
-                if let Err(error) = self.update_config(request, env) {
-                    self.state = before;
-                    return Err(error);
+                match self.update(command, env) {
+                    Ok(changed) => changed,
+                    Err(error) => {
+                        self.state = before;
+                        return Err(error);
+                    }
                 }
-                true
             }
         };
         if changed {

@@ -322,3 +322,16 @@ fn a_queue_is_followed_from_revision_to_revision() {
     send(&mut queue, task_queue_command::Command::Sync(told));
     assert!(queue.check(&again).is_none(), "the same news are none");
 }
+
+#[test]
+fn a_change_made_while_a_queue_is_being_told_of_the_last_one_gets_there_too() {
+    let mut world = World::new();
+    world.register("1", "q");
+    // One call to a queue is under way at a time: what the same id names is not called again meanwhile.
+    let under_way = world.calls.clone();
+    let set = watch(world.set_current("1"));
+    world.calls = under_way;
+    world.deliver();
+    assert!(world.deployment.check(&set).is_some());
+    assert_eq!(world.info().routing_config_update_state(), RoutingConfigUpdateState::Completed);
+}

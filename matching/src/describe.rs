@@ -3,13 +3,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use perdure_proto::{
-    Error,
+    Error, build_ids,
     perdure::node::v1::{QueueInfo, QueueInfos},
     temporal::api::{
         deployment::v1::WorkerDeploymentVersion as Version,
         enums::v1::{DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType},
         taskqueue::v1::{
-            TaskIdBlock, TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo,
+            PollerInfo, TaskIdBlock, TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo,
             TaskQueueVersionInfo,
         },
         workflowservice::v1::{
@@ -28,6 +28,7 @@ use crate::{
     pollers::UNLIMITED_PER_SECOND,
     queue::QueueStats,
     registry::{QueueCell, QueueKind},
+    routing::Routing,
     shell::Shell,
 };
 
@@ -54,6 +55,22 @@ fn stats_message(stats: &QueueStats) -> TaskQueueStats {
         tasks_dispatch_rate: stats.dispatched_per_second,
         rate_limiting_active: stats.rate_limited,
     }
+}
+
+/// What a text names: unversioned workers, those of a deployment's version, or those of a build id, which may look like
+/// the older text form of a version.
+fn named(text: &str, routing: &Routing) -> Option<Version> {
+    let version = versions::parse(text).ok().flatten();
+    let version = version.filter(|version| text.contains(':') || routing.has(version));
+    version.or_else(|| (!text.is_empty()).then(|| build_ids::as_version(text)))
+}
+
+fn version_of(poller: &PollerInfo) -> Option<Version> {
+    let deployment = poller.deployment_options.as_ref();
+    #[allow(deprecated)]
+    let capabilities = poller.worker_version_capabilities.as_ref();
+    versions::of_worker(deployment)
+        .or_else(|| build_ids::of_worker(capabilities, deployment).map(build_ids::as_version))
 }
 
 fn sum(stats: &[(Priority, QueueStats)]) -> QueueStats {
@@ -92,7 +109,7 @@ impl Shell {
         };
         let mut pollers = core.queue.pollers(now, self.config.poller_history);
         if let Some(version) = version {
-            pollers.retain(|poller| versions::of_worker(poller.deployment_options.as_ref()).as_ref() == version);
+            pollers.retain(|poller| version_of(poller).as_ref() == version);
         }
         Snapshot {
             info: TaskQueueTypeInfo { pollers, stats: Some(stats_message(&sum(&stats))) },
@@ -122,7 +139,9 @@ impl Shell {
             if sticky {
                 return Err(Error::invalid_argument("Sticky task queues cannot be described in enhanced mode."));
             }
-            return Ok(self.describe_enhanced(namespace_id, name, request));
+            let known = self.known(namespace_id, QueueKind::Workflow, name).await;
+            let routing = known.map(|known| Arc::clone(&known.routing)).unwrap_or_default();
+            return Ok(self.describe_enhanced(namespace_id, name, &routing, request));
         }
         let kind = queue_kind(request.task_queue_type(), sticky);
         let mut snapshot = self.snapshot(namespace_id, kind, name, None);
@@ -160,13 +179,14 @@ impl Shell {
         })
     }
 
-    /// All types in one answer, under each version asked for (`deployment:build`; the empty one is that of unversioned
-    /// workers).
+    /// All types in one answer, under each version asked for (`deployment:build`, or a build id alone; the empty one is that
+    /// of unversioned workers).
     #[allow(deprecated)]
     fn describe_enhanced(
         &self,
         namespace_id: &str,
         name: &str,
+        routing: &Routing,
         request: &DescribeTaskQueueRequest,
     ) -> DescribeTaskQueueResponse {
         let mut types: Vec<_> = request.task_queue_types().filter(|t| *t != TaskQueueType::Unspecified).collect();
@@ -193,14 +213,13 @@ impl Shell {
         let mut versions_info = HashMap::new();
         let selection = request.versions.as_ref();
         for build_id in selection.map(|s| s.build_ids.as_slice()).unwrap_or_default() {
-            let version = versions::parse(build_id).ok().flatten();
-            let named = if build_id.is_empty() { Some(None) } else { Some(version.as_ref()) };
-            // A build id alone names no version: nothing is there.
-            let nothing = version.is_none() && !build_id.is_empty();
-            let info = if nothing { TaskQueueVersionInfo::default() } else { infos(named) };
-            versions_info.insert(build_id.clone(), info);
+            versions_info.insert(build_id.clone(), infos(Some(named(build_id, routing).as_ref())));
         }
-        if selection.is_none_or(|s| s.unversioned || s.all_active || s.build_ids.is_empty()) {
+        let default_build_id = routing.default_build_id();
+        if selection.is_none() && !default_build_id.is_empty() {
+            let version = build_ids::as_version(default_build_id);
+            versions_info.insert(default_build_id.to_owned(), infos(Some(Some(&version))));
+        } else if selection.is_none_or(|s| s.unversioned || s.all_active || s.build_ids.is_empty()) {
             let all = selection.is_none_or(|s| s.build_ids.is_empty() && !s.unversioned);
             versions_info.insert(String::new(), infos(if all { None } else { Some(None) }));
         }

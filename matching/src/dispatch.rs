@@ -196,13 +196,16 @@ impl Shell {
         let offer = &queued.offer;
         let known = cell.family().and_then(|family| family.known(cell.key.kind.task_type()));
         let routing = known.map(|known| Arc::clone(&known.routing)).filter(|routing| !routing.is_plain());
-        let (_, routed) = routing.as_ref().map_or((None, 0), |routing| {
-            routing.route(cell.key.kind.task_type(), offer.workflow_id(), offer.directive())
-        });
+        let (_, routed) =
+            routing.as_ref().map_or((None, 0), |routing| routing.route(cell.key.kind.task_type(), offer.asked()));
+        // What a sticky queue hands out stays where it is.
+        let assigned = request.build_id().filter(|_| cell.key.kind == QueueKind::Workflow);
+        let is_assigned = |build_id: &&str| routing.as_ref().is_none_or(|routing| routing.is_assigned(build_id));
+        let build_id = assigned.filter(is_assigned).unwrap_or_default().to_owned();
         match request {
             PollRequest::Workflow(poll) => {
                 let target = routing.map_or((None, 0), |routing| routing.target(offer.workflow_id(), false));
-                offer.start_workflow_task(namespace_id, (id, poll.clone()), routed, target)
+                offer.start_workflow_task(namespace_id, (id, poll.clone()), routed, target, build_id)
             }
             PollRequest::Activity(poll) => {
                 let own = offer.directive().and_then(|directive| directive.version.as_ref());

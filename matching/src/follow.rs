@@ -43,6 +43,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What is known of one type.
 #[derive(Default)]
 pub(crate) struct Known {
+    pub revision: i64,
     pub routing: Arc<Routing>,
     pub settings: Arc<QueueSettings>,
     pub config: Option<TaskQueueConfig>,
@@ -59,7 +60,8 @@ impl Loaded {
         let known = |kind: TaskQueueType| {
             let config = state.types.iter().find(|t| t.r#type == kind as i32).and_then(|t| t.config.clone());
             let settings = config.as_ref().map(settings).unwrap_or_default();
-            Arc::new(Known { routing: Arc::new(Routing::of(state, kind)), settings: Arc::new(settings), config })
+            let routing = Arc::new(Routing::of(state, kind));
+            Arc::new(Known { revision: state.revision, routing, settings: Arc::new(settings), config })
         };
         Self {
             workflow: known(TaskQueueType::Workflow),
@@ -224,6 +226,13 @@ impl Shell {
                 self.apply(&cell, &known);
             }
         }
+    }
+
+    /// Who has just changed what is durable of a queue waits here, so that what it does next finds that done.
+    pub async fn await_revision(self: &Arc<Self>, namespace_id: &str, name: &str, revision: i64) {
+        let family = self.family(namespace_id, name);
+        let soon = Instant::now() + LONGEST_PAUSE;
+        family.wait(TaskQueueType::Workflow, soon, |known| known.revision >= revision).await;
     }
 
     /// Makes sure that the deployment and the queue know that workers of this version poll. False: not in time.

@@ -118,6 +118,10 @@ impl Matching {
             Command::ListWorkers(_) => {
                 Reply::Workers(WorkerHeartbeats { heartbeats: self.workers.of_namespace(&namespace_id) })
             }
+            Command::AwaitRevision(revision) => {
+                self.shell.await_revision(&namespace_id, &task_queue, revision).await;
+                Reply::Empty(Empty {})
+            }
             Command::ListQueues(_) => Reply::Queues(self.shell.list_queues(&namespace_id)),
             Command::Nexus(call) => self.shell.nexus(&namespace_id, &task_queue, *call, timeout_ns).await?,
             Command::ShutdownWorker(request) => {

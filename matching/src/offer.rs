@@ -10,7 +10,10 @@ use perdure_proto::{
 use perdure_types::Timestamp;
 use uuid::Uuid;
 
-use crate::{fairness, routing::Target};
+use crate::{
+    fairness,
+    routing::{Asked, Target, share},
+};
 
 /// Urgency of a task: 1 goes first, 5 last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -58,6 +61,13 @@ impl RunId {
         }
     }
 
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Uuid(uuid) => uuid.as_bytes(),
+            Self::Text(text) => text.as_bytes(),
+        }
+    }
+
     fn to_text(&self) -> String {
         match self {
             Self::Uuid(uuid) => uuid.hyphenated().to_string(),
@@ -80,6 +90,8 @@ pub(crate) struct TaskOffer {
     workflow_id: Box<str>,
     /// Of entity: where the start is recorded.
     entity_kind: u8,
+    /// The rules of its queue may give it a build id.
+    unassigned: bool,
     attempt: i32,
     stamp: i32,
     pub priority: Priority,
@@ -128,6 +140,7 @@ impl TaskOffer {
             key: TaskKey { run_id: RunId::new(offer.run_id), scheduled_event_id: offer.scheduled_event_id },
             workflow_id: offer.workflow_id.into(),
             entity_kind: u8::try_from(offer.entity_kind).unwrap_or(u8::MAX),
+            unassigned: offer.unassigned,
             attempt: offer.attempt,
             stamp: offer.stamp,
             priority: Priority::from_key(offer.priority.map_or(0, |p| p.priority_key)),
@@ -163,7 +176,14 @@ impl TaskOffer {
         self.extra.as_ref()?.directive.as_deref()
     }
 
+    /// What routing looks at.
+    pub fn asked(&self) -> Asked<'_> {
+        let place = self.unassigned.then(|| share(self.key.run_id.bytes()));
+        Asked { workflow_id: &self.workflow_id, directive: self.directive(), place }
+    }
+
     pub fn without_version(mut self) -> Self {
+        self.unassigned = false;
         if let Some(extra) = &mut self.extra {
             extra.directive = None;
         }
@@ -184,13 +204,15 @@ impl TaskOffer {
         }
     }
 
-    /// `routed`: the revision by which the task came to this poll. `target`: where tasks that are not pinned go.
+    /// `routed`: the revision by which the task came to this poll. `target`: where tasks that are not pinned go. `build_id`:
+    /// what a rule has assigned to it.
     pub fn start_workflow_task(
         &self,
         namespace_id: &str,
         (request_id, poll): (String, PollWorkflowTaskQueueRequest),
         routed: i64,
         target: Target,
+        build_id: String,
     ) -> WorkflowCall {
         let command = RecordWorkflowTaskStarted {
             run_id: self.key.run_id.to_text(),
@@ -202,6 +224,7 @@ impl TaskOffer {
             routing_revision: routed,
             target_version: target.0,
             target_revision: target.1,
+            build_id,
         };
         self.call(namespace_id, Command::RecordWorkflowTaskStarted(command))
     }

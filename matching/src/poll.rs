@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use perdure_proto::{
-    Error,
+    Error, build_ids,
     perdure::{
         nexus::v1::{NexusTaskReply, nexus_task_reply},
         node::v1::matching_reply::Reply,
@@ -23,6 +23,7 @@ use perdure_types::PollName;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
+    follow::Known,
     pollers::PollerView,
     queue::{Leave, PollId},
     registry::{QueueCell, QueueKind},
@@ -101,6 +102,16 @@ impl PollRequest {
     /// The version of its worker.
     pub fn version(&self) -> Option<Version> {
         versions::of_worker(self.deployment_options())
+    }
+
+    /// What its worker has in the place of a version, if it uses an older form of versioning.
+    pub fn build_id(&self) -> Option<&str> {
+        build_ids::of_worker(self.view().capabilities, self.deployment_options())
+    }
+
+    /// Which tasks it gets.
+    fn lane(&self) -> Option<Version> {
+        self.version().or_else(|| self.build_id().map(build_ids::as_version))
     }
 
     fn deployment_options(&self) -> Option<&WorkerDeploymentOptions> {
@@ -219,6 +230,14 @@ impl Drop for PollWait {
     }
 }
 
+/// Workers whose build id has been superseded get nothing.
+fn check_build_id(request: &PollRequest, known: &Known) -> Result<(), Error> {
+    match request.build_id().and_then(|build_id| known.routing.newer_build_id(build_id)) {
+        Some(newer) => Err(Error::newer_build_exists(&newer)),
+        None => Ok(()),
+    }
+}
+
 impl Shell {
     /// True if a poll must not wait: workers should go elsewhere, or this one said goodbye.
     pub fn refuses(&self, namespace_id: &str, request: &PollRequest) -> bool {
@@ -281,12 +300,19 @@ impl Shell {
                 return Ok(true);
             };
             let family = Arc::clone(cell.follow(|| self.family(namespace_id, normal)));
-            return Ok(family.wait(kind.task_type(), deadline, |_| true).await.is_some());
+            let known = family.wait(kind.task_type(), deadline, |_| true).await;
+            known.as_ref().map_or(Ok(()), |known| check_build_id(request, known))?;
+            return Ok(known.is_some());
         }
-        let Some(version) = request.version() else {
+        let Some(family) = cell.family().cloned() else {
             return Ok(true);
         };
-        let Some(family) = cell.family().cloned() else {
+        if request.build_id().is_some() {
+            let known = family.wait(kind.task_type(), deadline, |_| true).await;
+            known.as_ref().map_or(Ok(()), |known| check_build_id(request, known))?;
+            return Ok(known.is_some());
+        }
+        let Some(version) = request.version() else {
             return Ok(true);
         };
         self.register(&family, request.sender(), &version, kind.task_type(), deadline).await
@@ -302,7 +328,7 @@ impl Shell {
     ) -> Result<Option<PollWait>, Departed> {
         let kind = request.kind();
         let cell = self.queue(namespace_id, kind, name);
-        let version = request.version().filter(|_| kind != QueueKind::Sticky);
+        let version = request.lane().filter(|_| kind != QueueKind::Sticky);
         let (sender, reply) = oneshot::channel();
         let entered = self.step(&cell, |queue, now| {
             // Under the queue's lock: see `Shell::drain` and `Shell::depart`.

@@ -1,9 +1,12 @@
 //! Who polled a queue, and when.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
-use perdure_proto::temporal::api::{
-    common::v1::WorkerVersionCapabilities, deployment::v1::WorkerDeploymentOptions, taskqueue::v1::PollerInfo,
+use perdure_proto::{
+    temporal::api::{
+        common::v1::WorkerVersionCapabilities, deployment::v1::WorkerDeploymentOptions, taskqueue::v1::PollerInfo,
+    },
+    versions,
 };
 use perdure_types::{Duration, Timestamp};
 
@@ -28,7 +31,7 @@ struct Poller {
     deployment: Option<Box<WorkerDeploymentOptions>>,
 }
 
-/// The pollers of one queue by identity.
+/// The pollers of one queue by identity, and those with a version by that too: one process may have workers of several.
 #[derive(Default)]
 pub(crate) struct Pollers {
     by_identity: HashMap<Box<str>, Poller>,
@@ -41,9 +44,25 @@ fn update<T: Clone + PartialEq>(slot: &mut Option<Box<T>>, value: Option<&T>) {
     }
 }
 
+const SEPARATOR: char = '\0';
+
+fn key<'a>(view: &PollerView<'a>) -> Cow<'a, str> {
+    let versioned = view.capabilities.filter(|capabilities| capabilities.use_versioning);
+    match (versions::of_worker(view.deployment), versioned) {
+        (Some(version), _) => format!("{}{SEPARATOR}{}", view.identity, versions::text(&version)).into(),
+        (None, Some(older)) => format!("{}{SEPARATOR}{}", view.identity, older.build_id).into(),
+        (None, None) => view.identity.into(),
+    }
+}
+
+fn identity_of(key: &str) -> &str {
+    key.split(SEPARATOR).next().unwrap_or(key)
+}
+
 impl Pollers {
     pub fn seen(&mut self, now: Timestamp, view: &PollerView) {
-        if let Some(poller) = self.by_identity.get_mut(view.identity) {
+        let key = key(view);
+        if let Some(poller) = self.by_identity.get_mut(&*key) {
             poller.last_access = now;
             poller.rate_per_second = view.rate_per_second;
             update(&mut poller.capabilities, view.capabilities);
@@ -61,11 +80,11 @@ impl Pollers {
             capabilities: view.capabilities.cloned().map(Box::new),
             deployment: view.deployment.cloned().map(Box::new),
         };
-        self.by_identity.insert(view.identity.into(), poller);
+        self.by_identity.insert(key.into(), poller);
     }
 
     pub fn forget(&mut self, identity: &str) {
-        self.by_identity.remove(identity);
+        self.by_identity.retain(|key, _| identity_of(key) != identity);
     }
 
     pub fn forget_all(&mut self) {
@@ -85,7 +104,7 @@ impl Pollers {
         recent.sort_by(|(a, x), (b, y)| y.last_access.cmp(&x.last_access).then_with(|| a.cmp(b)));
         let info = |(identity, poller): (&str, &Poller)| PollerInfo {
             last_access_time: poller.last_access.to_proto(),
-            identity: identity.to_owned(),
+            identity: identity_of(identity).to_owned(),
             rate_per_second: poller.rate_per_second.unwrap_or(UNLIMITED_PER_SECOND),
             worker_version_capabilities: poller.capabilities.as_deref().cloned(),
             deployment_options: poller.deployment.as_deref().cloned(),

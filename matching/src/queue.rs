@@ -33,7 +33,7 @@ use crate::{
     limiter::Limiter,
     offer::{Priority, TaskOffer},
     pollers::{PollerView, Pollers},
-    routing::Routing,
+    routing::{Asked, Routing},
     stats::Rates,
 };
 
@@ -237,7 +237,8 @@ impl<W> Queue<W> {
         if directive.is_none() && self.routing.is_plain() {
             return LaneId::default();
         }
-        let (version, _) = self.routing.route(self.kind, workflow_id, directive);
+        let asked = Asked { workflow_id, directive, place: None };
+        let (version, _) = self.routing.route(self.kind, asked);
         self.lane_of(version.as_ref())
     }
 
@@ -245,7 +246,7 @@ impl<W> Queue<W> {
         if offer.directive().is_none() && self.routing.is_plain() {
             return LaneId::default();
         }
-        let (version, _) = self.routing.route(self.kind, offer.workflow_id(), offer.directive());
+        let (version, _) = self.routing.route(self.kind, offer.asked());
         self.lane_of(version.as_ref())
     }
 

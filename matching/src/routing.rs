@@ -1,12 +1,17 @@
 //! Which workers get a task: decided by the routing of the deployments whose workers poll the queue, and by what the task's
-//! execution says of itself.
+//! execution says of itself. Where no deployment has a say, build ids may have one: they are what older workers use in the
+//! place of versions, and stand among them as versions of a deployment without a name.
 
 #![allow(deprecated, reason = "older clients look at what newer ones replaced")]
 
 use std::collections::BTreeSet;
 
 use perdure_proto::{
-    perdure::{node::v1::VersionDirective, state::v1::TaskQueueState},
+    build_ids,
+    perdure::{
+        node::v1::VersionDirective,
+        state::v1::{BuildIds, TaskQueueState},
+    },
     temporal::api::{
         deployment::v1::{RoutingConfig, WorkerDeploymentVersion as Version},
         enums::v1::{TaskQueueType, VersioningBehavior},
@@ -29,6 +34,16 @@ pub(crate) struct Routing {
     ramp_since: Timestamp,
     /// `(deployment, build id)` of all versions whose workers poll here.
     members: BTreeSet<(String, String)>,
+    build_ids: Option<BuildIds>,
+}
+
+/// What is asked of a routing: where a task goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked<'a> {
+    pub workflow_id: &'a str,
+    pub directive: Option<&'a VersionDirective>,
+    /// Set if no build id has to do with it yet: a place on the way from 0 to 100, for the ramps of rules.
+    pub place: Option<f64>,
 }
 
 /// Where a task goes; `None`: to unversioned workers. And the revision of the routing that says so.
@@ -36,7 +51,7 @@ pub(crate) type Target = (Option<Version>, i64);
 
 impl Routing {
     pub fn of(state: &TaskQueueState, kind: TaskQueueType) -> Self {
-        let mut routing = Self::default();
+        let mut routing = Self { build_ids: state.build_ids.clone(), ..Self::default() };
         for deployment in &state.deployments {
             let here = deployment.versions.iter().filter(|version| version.types.contains(&(kind as i32)));
             routing.members.extend(here.map(|version| (deployment.name.clone(), version.build_id.clone())));
@@ -71,9 +86,9 @@ impl Routing {
         self.members.iter().any(|(name, build)| *name == version.deployment_name && *build == version.build_id)
     }
 
-    /// No deployment has to do with this queue.
+    /// Neither a deployment nor a build id has to do with this queue.
     pub fn is_plain(&self) -> bool {
-        self.members.is_empty()
+        self.members.is_empty() && self.build_ids.is_none()
     }
 
     /// Where tasks of a workflow go that is not pinned.
@@ -83,15 +98,50 @@ impl Routing {
         } else if self.ramp_percentage <= 0.0 {
             false
         } else {
-            self.ramp_percentage >= 100.0 || share(workflow_id) <= f64::from(self.ramp_percentage)
+            self.ramp_percentage >= 100.0 || share(workflow_id.as_bytes()) <= f64::from(self.ramp_percentage)
         };
         if ramps { (self.ramping.clone(), self.ramp_revision) } else { (self.current.clone(), self.current_revision) }
     }
 
     /// Where a task goes.
-    pub fn route(&self, kind: TaskQueueType, workflow_id: &str, directive: Option<&VersionDirective>) -> Target {
+    pub fn route(&self, kind: TaskQueueType, asked: Asked<'_>) -> Target {
+        let target = self.route_by_deployments(kind, asked);
+        let behavior = asked.directive.map_or(VersioningBehavior::Unspecified, VersionDirective::behavior);
+        if target.0.is_some() || behavior != VersioningBehavior::Unspecified {
+            return target;
+        }
+        (self.route_by_build_ids(asked).map(build_ids::as_version), target.1)
+    }
+
+    fn route_by_build_ids<'a>(&'a self, asked: Asked<'a>) -> Option<&'a str> {
+        let own = asked.directive.map(|directive| directive.build_id.as_str()).filter(|own| !own.is_empty());
+        match (&self.build_ids, own) {
+            (Some(build_ids), Some(own)) => Some(build_ids::served_by(build_ids, own)),
+            (Some(build_ids), None) => build_ids::assign(build_ids, asked.place?),
+            (None, own) => own,
+        }
+    }
+
+    /// The build id whose workers have taken the place of this one's, if there is one.
+    pub fn newer_build_id(&self, build_id: &str) -> Option<String> {
+        let served_by = build_ids::served_by(self.build_ids.as_ref()?, build_id);
+        (served_by != build_id).then(|| served_by.to_owned())
+    }
+
+    /// Whether it is by a rule that a worker of this build id gets a task, and not by a set.
+    pub fn is_assigned(&self, build_id: &str) -> bool {
+        self.build_ids.as_ref().is_none_or(|build_ids| !build_ids::is_in_sets(build_ids, build_id))
+    }
+
+    /// Which build id new workflows go to when no ramp is under way. Empty: unversioned workers.
+    pub fn default_build_id(&self) -> &str {
+        self.build_ids.as_ref().map_or("", build_ids::default_of)
+    }
+
+    fn route_by_deployments(&self, kind: TaskQueueType, asked: Asked<'_>) -> Target {
+        let Asked { workflow_id, directive, .. } = asked;
         let Some(directive) = directive else {
-            return if self.is_plain() { (None, 0) } else { self.target(workflow_id, false) };
+            return if self.members.is_empty() { (None, 0) } else { self.target(workflow_id, false) };
         };
         let own = directive.version.as_ref();
         if directive.behavior() == VersioningBehavior::Pinned {
@@ -115,8 +165,12 @@ impl Routing {
         if directive.is_some_and(|directive| directive.behavior() == VersioningBehavior::Pinned) {
             return true;
         }
-        let target = self.route(TaskQueueType::Workflow, workflow_id, directive).0;
-        target.as_ref() == directive.and_then(|directive| directive.version.as_ref())
+        let target = self.route(TaskQueueType::Workflow, Asked { workflow_id, directive, place: None }).0;
+        let own = directive.and_then(|directive| match &directive.version {
+            None if !directive.build_id.is_empty() => Some(build_ids::as_version(&directive.build_id)),
+            version => version.clone(),
+        });
+        target == own
     }
 
     pub fn info(&self) -> Option<TaskQueueVersioningInfo> {
@@ -145,14 +199,14 @@ fn ramp_since(config: &RoutingConfig) -> Timestamp {
     Timestamp::from_proto(config.ramping_version_percentage_changed_time.as_ref())
 }
 
-/// A place on the way from 0 to 100 that is the workflow's for good: a rising percentage takes ever more of them along.
-fn share(workflow_id: &str) -> f64 {
-    100.0 * (xxh3_64(workflow_id.as_bytes()) as f64 / u64::MAX as f64)
+/// A place on the way from 0 to 100 that is an id's for good: a rising percentage takes ever more of them along.
+pub(crate) fn share(id: &[u8]) -> f64 {
+    100.0 * (xxh3_64(id) as f64 / u64::MAX as f64)
 }
 
 #[cfg(test)]
 mod tests {
-    use perdure_proto::perdure::state::v1::{TaskQueueDeployment, TaskQueueVersion};
+    use perdure_proto::perdure::state::v1::{BuildIdSet, TaskQueueDeployment, TaskQueueVersion};
 
     use super::*;
 
@@ -184,19 +238,23 @@ mod tests {
         Routing::of(&TaskQueueState { deployments: vec![deployment], ..Default::default() }, WORKFLOW)
     }
 
+    fn asked(directive: Option<&VersionDirective>) -> Asked<'_> {
+        Asked { workflow_id: "w", directive, place: None }
+    }
+
     fn directive(behavior: VersioningBehavior, build_id: &str, revision: i64) -> VersionDirective {
-        VersionDirective { behavior: behavior as i32, version: Some(v(build_id)), revision, use_ramping_version: false }
+        VersionDirective { behavior: behavior as i32, version: Some(v(build_id)), revision, ..Default::default() }
     }
 
     #[test]
     fn new_and_upgrading_workflows_go_to_the_current_version_and_pinned_ones_stay() {
         let routing = routing(Some("2"), None, 0.0, &["1", "2"]);
-        assert_eq!(routing.route(WORKFLOW, "w", None), (Some(v("2")), 7));
+        assert_eq!(routing.route(WORKFLOW, asked(None)), (Some(v("2")), 7));
         let upgrading = directive(VersioningBehavior::AutoUpgrade, "1", 6);
-        assert_eq!(routing.route(WORKFLOW, "w", Some(&upgrading)), (Some(v("2")), 7));
+        assert_eq!(routing.route(WORKFLOW, asked(Some(&upgrading))), (Some(v("2")), 7));
         assert!(!routing.may_stick("w", Some(&upgrading)));
         let pinned = directive(VersioningBehavior::Pinned, "1", 6);
-        assert_eq!(routing.route(WORKFLOW, "w", Some(&pinned)).0, Some(v("1")));
+        assert_eq!(routing.route(WORKFLOW, asked(Some(&pinned))).0, Some(v("1")));
         assert!(routing.may_stick("w", Some(&pinned)));
     }
 
@@ -204,12 +262,12 @@ mod tests {
     fn a_task_that_knows_of_a_later_routing_is_not_sent_back() {
         let routing = routing(Some("2"), None, 0.0, &["1", "2", "3"]);
         let ahead = directive(VersioningBehavior::AutoUpgrade, "3", 8);
-        assert_eq!(routing.route(WORKFLOW, "w", Some(&ahead)), (Some(v("3")), 8));
+        assert_eq!(routing.route(WORKFLOW, asked(Some(&ahead))), (Some(v("3")), 8));
     }
 
     #[test]
     fn a_version_that_no_worker_of_the_queue_has_is_none_of_it() {
-        assert_eq!(routing(Some("2"), None, 0.0, &["1"]).route(WORKFLOW, "w", None), (None, 0));
+        assert_eq!(routing(Some("2"), None, 0.0, &["1"]).route(WORKFLOW, asked(None)), (None, 0));
         assert!(routing(None, None, 0.0, &["1"]).may_stick("w", None));
     }
 
@@ -226,5 +284,26 @@ mod tests {
         assert!(some.is_subset(&more));
         let routing = routing(Some("1"), Some("2"), 0.0, &["1", "2"]);
         assert_eq!(routing.target("w", true).0, Some(v("2")));
+    }
+
+    #[test]
+    fn build_ids_decide_where_no_deployment_does() {
+        let set = |ids: &[&str]| BuildIdSet {
+            build_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            default_since_ns: 0,
+        };
+        let build_ids = BuildIds { sets: vec![set(&["1.0", "1.1"]), set(&["2.0"])], ..Default::default() };
+        let state = TaskQueueState { build_ids: Some(build_ids), ..Default::default() };
+        let routing = Routing::of(&state, WORKFLOW);
+        let on = |build_id: &str| VersionDirective { build_id: build_id.into(), ..Default::default() };
+        let of = |asked| routing.route(WORKFLOW, asked).0.map(|version| version.build_id);
+        assert_eq!(of(Asked { place: Some(50.0), ..asked(None) }).as_deref(), Some("2.0"), "new ones to the default");
+        assert_eq!(of(asked(None)), None, "what unversioned workers began they go on with");
+        assert_eq!(of(asked(Some(&on("1.0")))).as_deref(), Some("1.1"));
+        assert!(!routing.may_stick("w", Some(&on("1.0"))) && routing.may_stick("w", Some(&on("1.1"))));
+        assert_eq!(routing.newer_build_id("1.0").as_deref(), Some("1.1"));
+        assert!(routing.newer_build_id("1.1").is_none() && !routing.is_assigned("1.1") && routing.is_assigned("9"));
+        let nothing = Routing::default();
+        assert_eq!(nothing.route(WORKFLOW, asked(Some(&on("7")))).0, Some(build_ids::as_version("7")));
     }
 }

@@ -69,6 +69,10 @@ const TABLE: [(&str, Kind, SetBy); 33] = [
     ("WorkflowType", Keyword, SetBy::Row),
 ];
 
+/// What the server puts among the search attributes of their rows.
+const OF_NEXUS_OPERATIONS: [&str; 3] =
+    [nexus::ENDPOINT_ATTRIBUTE, nexus::SERVICE_ATTRIBUTE, nexus::REQUEST_ID_ATTRIBUTE];
+
 const PREFIX: &str = "Temporal";
 /// Rows that have it are listed only when a query names it.
 pub(crate) const DIVISION: &str = "TemporalNamespaceDivision";
@@ -154,6 +158,9 @@ impl Attributes {
 
     /// The kind of an attribute that can be set, custom or of the system.
     pub fn kind(&self, name: &str) -> Option<Kind> {
+        if self.rows == Rows::NexusOperations && OF_NEXUS_OPERATIONS.contains(&name) {
+            return Some(Keyword);
+        }
         system(name).map(|(_, kind, _)| kind).or_else(|| self.custom.get(name).copied())
     }
 
@@ -274,5 +281,7 @@ mod tests {
         let named = |name: &str| of_operations.resolve(name).map(|found| found.name);
         assert_eq!(named("Operation").as_deref(), Some("WorkflowType"));
         assert_eq!(named("Endpoint").as_deref(), Some(nexus::ENDPOINT_ATTRIBUTE));
+        assert_eq!(of_operations.kind(nexus::ENDPOINT_ATTRIBUTE), Some(Keyword));
+        assert_eq!(attributes.kind(nexus::ENDPOINT_ATTRIBUTE), None);
     }
 }

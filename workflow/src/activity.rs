@@ -132,6 +132,7 @@ impl Run {
             && env.namespaces.rules(&self.key.namespace_id).is_empty()
     }
 
+    #[allow(deprecated, reason = "older workers say where their activities go")]
     fn add_activity(&mut self, env: &Env, ctx: &CommandContext, activity: ScheduleActivityTaskCommandAttributes) {
         let eager = self.is_eager(env, activity.request_eager_execution);
         let event = ctx.event(Attributes::ActivityTaskScheduledEventAttributes(ActivityTaskScheduledEventAttributes {
@@ -147,7 +148,7 @@ impl Run {
             workflow_task_completed_event_id: ctx.completed_event_id,
             retry_policy: activity.retry_policy,
             priority: activity.priority,
-            ..ActivityTaskScheduledEventAttributes::default()
+            use_workflow_build_id: activity.use_workflow_build_id,
         }));
         let id = self.add_prepared(env.now, event);
         let Some(event) = self.last_new_event() else {
@@ -305,6 +306,7 @@ impl Run {
 
     pub(crate) fn activity_offer(&self, activity: &Activity) -> Offer {
         let info = &activity.info;
+        let (directive, unassigned) = self.activity_directive(activity);
         Offer {
             kind: TaskKind::Activity as i32,
             namespace_id: self.key.namespace_id.to_string(),
@@ -316,7 +318,8 @@ impl Run {
             stamp: info.stamp,
             scheduled_time_ns: info.scheduled_time_ns,
             priority: priority::merged(self.info.priority.as_ref(), activity.priority()),
-            directive: self.version_directive(),
+            directive,
+            unassigned,
             normal_task_queue: self.queue_if_other(activity.task_queue()),
             ..Offer::default()
         }

@@ -193,7 +193,7 @@ impl Run {
     /// Tasks that were started for one of these polls, and have not ended since.
     pub(crate) fn started_for(&self, polls: &BTreeSet<PollName>) -> Vec<TaskToken> {
         let is_for = |request_id: &str| PollName::of_request(request_id).is_some_and(|poll| polls.contains(&poll));
-        let activities = self.activities.values().map(|activity| &activity.info);
+        let activities = self.activities.values().filter(|_| self.is_open()).map(|activity| &activity.info);
         let activities = activities.filter(|info| info.started_time_ns != 0 && is_for(&info.request_id));
         let workflow_task = self.workflow_task().filter(|task| task.started_event_id != 0 && is_for(&task.request_id));
         let tokens = activities.map(|info| self.activity_token(info));

@@ -216,7 +216,10 @@ pub enum ExecutionWait {
     Started,
     Closed,
     /// More transitions than the caller has seen.
-    Changed { seen: i64, request: DescribeExecution },
+    Changed {
+        seen: i64,
+        request: DescribeExecution,
+    },
 }
 
 /// How those who wait for a change want to hear of it.
@@ -232,10 +235,7 @@ pub enum UpdateWatch {
     Update(UpdateAsker),
     Poll,
     /// The second operation of an ExecuteMultiOperation whose first one answered this.
-    MultiOperation(
-        Box<perdure_proto::temporal::api::workflowservice::v1::StartWorkflowExecutionResponse>,
-        UpdateAsker,
-    ),
+    MultiOperation(Box<perdure_proto::temporal::api::workflowservice::v1::StartWorkflowExecutionResponse>, UpdateAsker),
 }
 
 /// Who gets a link to an update that was asked for.

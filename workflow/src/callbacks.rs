@@ -124,7 +124,9 @@ impl Run {
         let waiting = self.callbacks.values().filter(|info| info.update_id == update_id);
         let numbers: Vec<i64> = waiting.map(|info| info.number).collect();
         for number in numbers {
-            self.callbacks.get_mut(&number).map(|info| info.set_state(State::Succeeded));
+            if let Some(info) = self.callbacks.get_mut(&number) {
+                info.set_state(State::Succeeded)
+            }
         }
     }
 

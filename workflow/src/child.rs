@@ -100,6 +100,7 @@ impl Run {
         };
         let task_queue = attributes.task_queue.as_ref().map_or("", |queue| &queue.name);
         self.tell_child(&mut parent, &attributes.namespace_id, task_queue);
+        self.tell_child_build_id(&mut parent, attributes);
         let command =
             Command::Start(Box::new(StartWorkflow { request: Some(request), parent: Some(parent), schedule: None }));
         let call = call(&attributes.namespace_id, &attributes.workflow_id, command);

@@ -162,9 +162,10 @@ impl Run {
         self.call_back(env);
     }
 
-    /// What has been begun is not waited for any more; what has not even been sent is not sent.
+    /// What has been begun is not waited for any more; what has not even been sent is not sent. Activities stay to be seen in
+    /// descriptions: nothing becomes of them.
     fn drop_pending(&mut self) {
-        clear(&mut self.activities);
+        self.delayed.activities.clear();
         clear(&mut self.timers);
         clear(&mut self.external_signals);
         clear(&mut self.external_cancels);

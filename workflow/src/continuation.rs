@@ -99,6 +99,7 @@ impl Run {
             ..WorkflowExecutionStartedEventAttributes::default()
         };
         attributes.set_initiator(next.initiator);
+        self.retry_build_id(&mut attributes);
         self.succeed_with(env, next.run_id, attributes, ContinueAsNewVersioningBehavior::Unspecified);
     }
 
@@ -135,6 +136,7 @@ impl Run {
         self.successor = Some(Box::new(successor));
     }
 
+    #[allow(deprecated, reason = "older workers say that they want their build id to be inherited")]
     pub(crate) fn continue_as_new_command(
         &mut self,
         env: &mut Env,
@@ -156,7 +158,7 @@ impl Run {
 
         let start = self.start();
         let retry = command.initiator() == ContinueAsNewInitiator::Retry;
-        let attributes = WorkflowExecutionStartedEventAttributes {
+        let mut attributes = WorkflowExecutionStartedEventAttributes {
             attempt: if retry { start.attempt + 1 } else { 1 },
             initiator: command.initiator,
             completion_callbacks: self.callbacks_for_successor(),
@@ -176,6 +178,9 @@ impl Run {
             priority: self.info.priority.clone(),
             ..WorkflowExecutionStartedEventAttributes::default()
         };
+        if command.inherit_build_id {
+            self.bequeath_build_id(&mut attributes);
+        }
         self.succeed_with(env, run_id, attributes, versioning);
         Ok(())
     }

@@ -42,6 +42,7 @@ impl Run {
         DescribeWorkflowExecutionResponse {
             execution_config: Some(self.execution_config()),
             workflow_execution_info: Some(self.execution_info()),
+            // Those of a closed run, too: they tell what it did not wait for.
             pending_activities: self.activities.values().map(|activity| pending_activity(activity, now)).collect(),
             pending_children: self.children.values().filter(|_| self.is_open()).map(pending_child).collect(),
             pending_workflow_task: self.workflow_task().map(pending_workflow_task),
@@ -67,6 +68,7 @@ impl Run {
     }
 
     /// The list form of a run. Its execution time is when its first workflow task is due.
+    #[allow(deprecated, reason = "older clients look at what newer ones replaced")]
     pub fn execution_info(&self) -> WorkflowExecutionInfo {
         let start = self.start();
         let start_time = self.start_time();
@@ -94,9 +96,11 @@ impl Run {
             external_payload_count: self.info.external_payload_count,
             external_payload_size_bytes: self.info.external_payload_size_bytes,
             versioning_info: self.versioning_info(),
+            assigned_build_id: self.assigned_build_id(),
+            inherited_build_id: self.inherited_build_id(),
+            most_recent_worker_version_stamp: self.info.most_recent_worker_version.clone(),
             worker_deployment_name: self.worker_deployment_name(),
             auto_reset_points: Some((*self.reset_points).clone()).filter(|points| !points.points.is_empty()),
-            ..WorkflowExecutionInfo::default()
         }
     }
 

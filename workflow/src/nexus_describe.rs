@@ -2,9 +2,7 @@
 
 use perdure_proto::{
     perdure::state::v1::NexusCancelInfo,
-    temporal::api::{
-        workflow::v1::{NexusOperationCancellationInfo, PendingNexusOperationInfo},
-    },
+    temporal::api::workflow::v1::{NexusOperationCancellationInfo, PendingNexusOperationInfo},
 };
 use perdure_types::Timestamp;
 

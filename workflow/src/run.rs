@@ -150,7 +150,7 @@ impl Run {
         if self.deleted {
             return Some(RunDelta { run_id: self.run_id.clone(), deleted: true, ..RunDelta::default() });
         }
-        self.admitted.commit();
+        self.admitted.settle();
         let info_changed = self.info.before().is_some_and(|before| durable(before) != durable(&self.info));
         let others_clean = self.new_events.is_empty()
             && self.activities.is_clean()
@@ -167,12 +167,12 @@ impl Run {
             && self.search_attributes.before().is_none()
             && self.reset_points.before().is_none();
         if others_clean && !info_changed {
-            self.info.commit();
+            self.info.settle();
             return None;
         }
         self.info.edit().state_transition_count += 1;
-        self.info.commit();
-        self.close_event.commit();
+        self.info.settle();
+        self.close_event.settle();
         let mut delta = RunDelta {
             run_id: self.run_id.clone(),
             info: Some(durable(&self.info).into_owned()),

@@ -196,7 +196,8 @@ impl Run {
     /// After loading: offers that [`Run::resume`] leaves out.
     pub(crate) fn restore_delayed_offers(&mut self, activities: impl Iterator<Item = i64>) {
         for id in activities {
-            let Some(activity) = self.activities.get(&id).filter(|activity| activity.waits()) else {
+            let waits = self.activities.get(&id).filter(|activity| activity.waits() && self.is_open());
+            let Some(activity) = waits else {
                 continue;
             };
             let at = activity.info.scheduled_time_ns;

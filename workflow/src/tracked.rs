@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, ops::Deref};
 #[derive(Debug, Clone)]
 pub(crate) struct Tracked<K, V> {
     map: BTreeMap<K, V>,
-    /// What stood at each touched key before the transition.
-    before: BTreeMap<K, Option<V>>,
+    /// What stood at each touched key before the transition. Boxed: a node has room for eleven, and most transitions touch one.
+    before: BTreeMap<K, Option<Box<V>>>,
 }
 
 impl<K, V> Default for Tracked<K, V> {
@@ -19,7 +19,7 @@ impl<K, V> Default for Tracked<K, V> {
 impl<K: Ord + Clone, V: Clone> Tracked<K, V> {
     fn touch(&mut self, key: &K) {
         if !self.before.contains_key(key) {
-            self.before.insert(key.clone(), self.map.get(key).cloned());
+            self.before.insert(key.clone(), self.map.get(key).cloned().map(Box::new));
         }
     }
 
@@ -59,7 +59,7 @@ impl<K: Ord + Clone, V: Clone> Tracked<K, V> {
     pub fn roll_back(&mut self) {
         for (key, before) in std::mem::take(&mut self.before) {
             match before {
-                Some(value) => self.map.insert(key, value),
+                Some(value) => self.map.insert(key, *value),
                 None => self.map.remove(&key),
             };
         }
@@ -114,6 +114,11 @@ impl<T: Clone + PartialEq> Value<T> {
     pub fn commit(&mut self) -> Option<T> {
         let before = self.before.take()?;
         (*before != self.value).then(|| self.value.clone())
+    }
+
+    /// Ends the transition; its after-image is read elsewhere, or not at all.
+    pub fn settle(&mut self) {
+        self.before = None;
     }
 
     pub fn roll_back(&mut self) {

@@ -26,7 +26,7 @@ use perdure_proto::{
 };
 use perdure_types::Timestamp;
 
-use crate::{api::Env, run::Run, start::json_text};
+use crate::{api::Env, build_id::inherit_build_id, run::Run, start::json_text};
 
 /// How tasks of a run are routed: by its behavior, and by the version that it is on.
 pub(crate) type Effective = (Behavior, Option<Version>);
@@ -41,7 +41,7 @@ impl Run {
         self.info.versioning.as_ref().and_then(|versioning| versioning.info.as_ref()).unwrap_or(&NONE)
     }
 
-    fn edit_versioning(&mut self) -> &mut VersioningState {
+    pub(crate) fn edit_versioning(&mut self) -> &mut VersioningState {
         self.info.edit().versioning.get_or_insert_default()
     }
 
@@ -80,7 +80,7 @@ impl Run {
         }
         let (behavior, version) = self.effective();
         if behavior == Behavior::Unspecified {
-            return None;
+            return self.build_id_directive();
         }
         let info = self.version_info();
         let first = self.info.last_completed_workflow_task_started_id == 0;
@@ -91,6 +91,7 @@ impl Run {
             version,
             revision: info.revision_number,
             use_ramping_version: first && ramping,
+            build_id: String::new(),
         }))
     }
 
@@ -154,6 +155,7 @@ impl Run {
     /// What a completed workflow task says about its worker. True if tasks are routed in another way now.
     pub(crate) fn follow_completion(&mut self, a: &WorkflowTaskCompletedEventAttributes) -> bool {
         let behavior = a.versioning_behavior();
+        self.note_stamp(a);
         if behavior == Behavior::Unspecified && self.is_plain() {
             return false;
         }
@@ -276,6 +278,7 @@ impl Run {
             info.set_behavior(Behavior::AutoUpgrade);
             info.continue_as_new_initial_versioning_behavior = inherited.continue_as_new_initial_versioning_behavior;
         }
+        self.begin_build_id(attributes);
         if !self.is_plain() {
             self.show_version();
         }
@@ -341,6 +344,9 @@ impl Run {
         }
         let mut info = self.version_info().clone();
         info.versioning_override = self.versioning_override().cloned();
+        if info == WorkflowExecutionVersioningInfo::default() {
+            return None;
+        }
         Some(versions::with_legacy(info))
     }
 
@@ -360,11 +366,11 @@ impl Run {
         let name = version.as_ref().map(|v| v.deployment_name.clone()).unwrap_or_default();
         let text = version.as_ref().map(versions::text).unwrap_or_default();
         let (shown, first) = match behavior {
-            Behavior::Pinned => ("Pinned", format!("pinned:{text}")),
-            Behavior::AutoUpgrade => ("AutoUpgrade", String::new()),
-            Behavior::Unspecified => ("", "unversioned".to_owned()),
+            Behavior::Pinned => ("Pinned", vec![format!("pinned:{text}")]),
+            Behavior::AutoUpgrade => ("AutoUpgrade", Vec::new()),
+            Behavior::Unspecified => ("", self.shown_build_ids()),
         };
-        let build_ids = std::iter::once(first).filter(|id| !id.is_empty()).chain(used.iter().cloned()).collect();
+        let build_ids = first.into_iter().chain(used.iter().cloned()).collect();
         let values = [
             ("TemporalWorkerDeployment", keyword(&name)),
             ("TemporalWorkerDeploymentVersion", keyword(&text)),
@@ -389,6 +395,7 @@ impl Run {
 
 /// What a child says in its first event of what it takes over from its parent.
 pub(crate) fn inherit_from_parent(attributes: &mut WorkflowExecutionStartedEventAttributes, parent: &ParentInfo) {
+    inherit_build_id(attributes, parent);
     if !parent.queue_has_version {
         return;
     }
@@ -419,7 +426,12 @@ fn upgrade_from(
 }
 
 fn keyword(text: &str) -> Option<Payload> {
-    (!text.is_empty()).then(|| payload("Keyword", json_text(text)))
+    (!text.is_empty()).then(|| keyword_value(text))
+}
+
+/// A search attribute of that kind.
+pub fn keyword_value(text: &str) -> Payload {
+    payload("Keyword", json_text(text))
 }
 
 fn keywords(texts: Vec<String>) -> Option<Payload> {

@@ -12,7 +12,7 @@ use perdure_proto::{
         state::v1::{WorkflowTaskInfo, workflow_task_info::Kind},
     },
     temporal::api::{
-        common::v1::WorkflowExecution,
+        common::v1::{WorkerVersionStamp, WorkflowExecution},
         deployment::v1::WorkerDeploymentVersion,
         enums::v1::{SuggestContinueAsNewReason, TaskQueueKind},
         history::v1::{
@@ -138,6 +138,7 @@ impl Run {
             scheduled_time_ns: task.scheduled_time_ns,
             priority: self.info.priority.clone(),
             directive: self.version_directive(),
+            unassigned: self.is_unassigned(),
             ..Offer::default()
         })
     }
@@ -184,26 +185,28 @@ impl Run {
             return Err(stale());
         }
         let target = Some((request.target_version.clone(), request.target_revision));
-        self.start_task_with(env, &poll.identity, &request.request_id, target);
+        self.start_task_with(env, &poll.identity, &request.request_id, (target, Self::stamp_of(&poll)));
         // A speculative task leaves no trace: what its completion says of the worker is enough.
         if !speculative {
             self.note_worker(request, worker);
+            self.note_assigned(request);
         }
         Ok((self.workflow_task_reply(env), Release::Prior))
     }
 
     /// Starts the scheduled task. Also used for tasks that start where they are scheduled (eager, heartbeats).
     pub(crate) fn start_workflow_task(&mut self, env: &Env, identity: &str, request_id: &str) {
-        self.start_task_with(env, identity, request_id, None);
+        self.start_task_with(env, identity, request_id, (None, None));
     }
 
-    /// `target`: where tasks of this run would go if it were not pinned, and since which revision of the routing.
+    /// `target`: where tasks of this run would go if it were not pinned, and since which revision of the routing. `stamp`: of
+    /// the worker, if it uses an older form of versioning.
     fn start_task_with(
         &mut self,
         env: &Env,
         identity: &str,
         request_id: &str,
-        target: Option<(Option<WorkerDeploymentVersion>, i64)>,
+        (target, stamp): (Option<(Option<WorkerDeploymentVersion>, i64)>, Option<WorkerVersionStamp>),
     ) {
         let Some(mut task) = self.workflow_task().cloned() else {
             return;
@@ -220,6 +223,7 @@ impl Run {
         task.started_time_ns = env.now.as_nanos();
         task.request_id = request_id.to_owned();
         task.identity = identity.to_owned();
+        task.worker_version = stamp;
         task.history_size_bytes = self.info.history_size_bytes;
         task.suggest_continue_as_new_reasons = self.continue_as_new_reasons(env);
         task.suggest_continue_as_new = !task.suggest_continue_as_new_reasons.is_empty();
@@ -378,6 +382,7 @@ fn scheduled_attributes(task: &WorkflowTaskInfo, normal_queue: &str) -> Attribut
     })
 }
 
+#[allow(deprecated, reason = "histories show what older workers say of themselves")]
 fn started_attributes(task: &WorkflowTaskInfo) -> Attributes {
     Attributes::WorkflowTaskStartedEventAttributes(WorkflowTaskStartedEventAttributes {
         scheduled_event_id: task.scheduled_event_id,
@@ -387,6 +392,7 @@ fn started_attributes(task: &WorkflowTaskInfo) -> Attributes {
         suggest_continue_as_new_reasons: task.suggest_continue_as_new_reasons.clone(),
         history_size_bytes: task.history_size_bytes,
         target_worker_deployment_version_changed: task.target_version_changed,
+        worker_version: task.worker_version.clone(),
         ..WorkflowTaskStartedEventAttributes::default()
     })
 }

@@ -60,6 +60,7 @@ impl Versioned {
             routing_revision: revision,
             target_version: Some(v(build_id)),
             target_revision: revision,
+            build_id: String::new(),
         }))?;
         match reply.message.reply {
             Some(perdure_proto::perdure::node::v1::workflow_reply::Reply::WorkflowTask(response)) => {
@@ -172,6 +173,7 @@ fn a_pinned_run_refuses_workers_of_other_versions_and_tells_its_own_of_the_news(
         routing_revision: 3,
         target_version: Some(v("2")),
         target_revision: 4,
+        build_id: String::new(),
     }));
     match run.0.last() {
         history_event::Attributes::WorkflowTaskStartedEventAttributes(started) => {

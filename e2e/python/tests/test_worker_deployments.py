@@ -490,14 +490,10 @@ async def test_drainage(client: Client) -> None:
         assert status == enums.WorkerDeploymentVersionStatus.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED
 
 
-@pytest.mark.parametrize("name", ["get_worker_build_id_compatibility", "get_worker_versioning_rules"])
-async def test_old_families_are_switched_off(client: Client, name: str) -> None:
-    request = {
-        "get_worker_build_id_compatibility": api.GetWorkerBuildIdCompatibilityRequest,
-        "get_worker_versioning_rules": api.GetWorkerVersioningRulesRequest,
-    }[name](namespace=client.namespace, task_queue="q")
-    with rpc_error(RPCStatusCode.PERMISSION_DENIED):
-        await getattr(client.workflow_service, name)(request)
+async def test_the_first_form_of_deployments_is_gone(client: Client) -> None:
+    request = api.ListDeploymentsRequest(namespace=client.namespace)
+    with rpc_error(RPCStatusCode.UNIMPLEMENTED):
+        await client.workflow_service.list_deployments(request)
 
 
 @pytest.mark.kills_server

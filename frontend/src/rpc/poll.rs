@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use perdure_proto::{
-    Code, Error,
+    Code, Error, build_ids,
     perdure::{
         nexus::v1::{NexusTaskCall, nexus_task_call, nexus_task_reply},
         node::v1::{PollActivityTask, PollWorkflowTask, matching_call, matching_reply},
@@ -37,11 +37,9 @@ pub(crate) async fn poll_workflow_task_queue(
     validate::identity(&request.identity, call.limits())?;
     #[allow(deprecated)]
     versioning(request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref(), call.limits())?;
+    let versioned = is_versioned(&request);
     let queue = validate::task_queue(request.task_queue.as_mut(), call.limits())?;
-    if queue.kind() == TaskQueueKind::Sticky
-        && queue.normal_name.is_empty()
-        && versions::of_worker(request.deployment_options.as_ref()).is_some()
-    {
+    if queue.kind() == TaskQueueKind::Sticky && queue.normal_name.is_empty() && versioned {
         let message = "WorkerVersionCapabilities requires normal_name set on sticky task queue";
         return Err(Error::invalid_argument(message));
     }
@@ -112,7 +110,13 @@ pub(crate) async fn poll_nexus_task_queue(
     }
 }
 
-/// Versions are those of worker deployments; a worker that asks for an older form must not get tasks as if it had not.
+#[allow(deprecated)]
+fn is_versioned(poll: &PollWorkflowTaskQueueRequest) -> bool {
+    let (older, options) = (poll.worker_version_capabilities.as_ref(), poll.deployment_options.as_ref());
+    versions::of_worker(options).is_some() || build_ids::of_worker(older, options).is_some()
+}
+
+/// What a worker says of its version, in the new form or in an older one.
 fn versioning(
     capabilities: Option<&WorkerVersionCapabilities>,
     deployment: Option<&WorkerDeploymentOptions>,
@@ -120,11 +124,19 @@ fn versioning(
 ) -> Result<(), Error> {
     let is_versioned = deployment.is_some_and(|d| d.worker_versioning_mode == WorkerVersioningMode::Versioned as i32);
     // Who knows deployments may say it in the older form too.
-    if capabilities.is_some_and(|c| c.use_versioning) && !is_versioned {
-        return Err(Error::new(
-            Code::PermissionDenied,
-            "Worker versioning in workflow progress APIs is disabled on this namespace.",
-        ));
+    if let Some(older) = capabilities.filter(|older| older.use_versioning && !is_versioned) {
+        if !limits.versioned_workers {
+            let message = "Worker versioning in workflow progress APIs is disabled on this namespace.";
+            return Err(Error::new(Code::PermissionDenied, message));
+        }
+        if older.build_id.is_empty() {
+            let message = "WorkerVersionStamp must be present if UseVersioning is true.";
+            return Err(Error::invalid_argument(message));
+        }
+        if older.build_id.len() as i64 > limits.build_id_length {
+            let message = "Build ID exceeds configured limit.workerBuildIdSize, use a shorter build ID.";
+            return Err(Error::invalid_argument(message));
+        }
     }
     let Some(deployment) = deployment.filter(|_| is_versioned) else { return Ok(()) };
     if deployment.deployment_name.is_empty() || deployment.build_id.is_empty() {
@@ -153,13 +165,18 @@ mod tests {
         check(WorkerVersioningMode::Versioned, "orders", Ok(()));
         check(WorkerVersioningMode::Versioned, "or.ders", Err(Code::InvalidArgument));
         assert!(versioning(None, None, &Limits::default()).is_ok());
-        let old = WorkerVersionCapabilities { use_versioning: true, ..WorkerVersionCapabilities::default() };
+        let mut old = WorkerVersionCapabilities { use_versioning: true, ..WorkerVersionCapabilities::default() };
         let new = WorkerDeploymentOptions {
             deployment_name: "orders".into(),
             build_id: "1".into(),
             worker_versioning_mode: WorkerVersioningMode::Versioned as i32,
         };
         let refused = versioning(Some(&old), None, &Limits::default()).map_err(|e| e.grpc_code());
+        assert_eq!(refused, Err(Code::InvalidArgument));
+        old.build_id = "1".into();
+        assert!(versioning(Some(&old), None, &Limits::default()).is_ok());
+        let off = Limits { versioned_workers: false, ..Limits::default() };
+        let refused = versioning(Some(&old), None, &off).map_err(|e| e.grpc_code());
         assert_eq!(refused, Err(Code::PermissionDenied));
         assert!(versioning(Some(&old), Some(&new), &Limits::default()).is_ok(), "both forms at once");
     }

@@ -12,6 +12,7 @@ use perdure_proto::{
     },
 };
 
+use super::reachability;
 use crate::{call::Call, validate};
 
 #[allow(deprecated)]
@@ -38,10 +39,19 @@ pub(crate) async fn describe_task_queue(
     if request.task_queue_types.is_empty() {
         request.task_queue_types = vec![TaskQueueType::Workflow as i32, TaskQueueType::Activity as i32];
     }
-    match call.matching(namespace.id(), &name, matching_call::Command::Describe(request)).await? {
-        matching_reply::Reply::Describe(reply) => Ok(reply),
-        _ => Err(call.unexpected_reply()),
+    if request.report_task_reachability {
+        let named = request.versions.as_ref().map(|versions| versions.build_ids.as_slice()).unwrap_or_default();
+        reachability::check_describe(named, call.limits())?;
     }
+    let reachability = enhanced && request.report_task_reachability;
+    let mut described = match call.matching(namespace.id(), &name, matching_call::Command::Describe(request)).await? {
+        matching_reply::Reply::Describe(reply) => reply,
+        _ => return Err(call.unexpected_reply()),
+    };
+    if reachability {
+        reachability::add_to(&mut described, call, (namespace.name(), &name)).await?;
+    }
+    Ok(described)
 }
 
 pub(crate) async fn list_task_queue_partitions(

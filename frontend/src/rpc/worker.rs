@@ -38,7 +38,7 @@ pub(crate) async fn shutdown_worker(
     let mut homes = vec![request.sticky_task_queue.clone(), request.task_queue.clone()];
     homes.retain(|home| !home.is_empty());
     for home in homes {
-        let command = matching_call::Command::ShutdownWorker(request.clone());
+        let command = matching_call::Command::ShutdownWorker(Box::new(request.clone()));
         call.matching(namespace.id(), &home, command).await?;
     }
     Ok(ShutdownWorkerResponse::default())

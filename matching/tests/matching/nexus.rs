@@ -188,7 +188,7 @@ async fn a_worker_that_stops_gets_nothing_more() {
         task_queue_types: vec![TaskQueueType::Nexus as i32],
         ..Default::default()
     };
-    matching.call(call("q", matching_call::Command::ShutdownWorker(shutdown))).await.unwrap();
+    matching.call(call("q", matching_call::Command::ShutdownWorker(Box::new(shutdown)))).await.unwrap();
     assert_eq!(polling.await.unwrap(), PollNexusTaskQueueResponse::default());
     assert_eq!(poll(&matching, "q").await, PollNexusTaskQueueResponse::default());
 }

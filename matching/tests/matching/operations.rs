@@ -201,7 +201,7 @@ async fn a_goodbye_ends_the_polls_of_its_worker() {
         ..Default::default()
     };
     let before = Instant::now();
-    matching.call(call("q", Command::ShutdownWorker(goodbye))).await.unwrap();
+    matching.call(call("q", Command::ShutdownWorker(Box::new(goodbye)))).await.unwrap();
     assert!(mine.await.unwrap().task_token.is_empty());
     assert!(sticky.await.unwrap().task_token.is_empty());
     assert!(poll(&matching, keyed("q", "me")).await.task_token.is_empty(), "a late poll takes nothing");
@@ -224,7 +224,7 @@ async fn a_goodbye_sends_sticky_work_to_the_normal_queue() {
     });
     settle().await;
     let goodbye = ShutdownWorkerRequest { sticky_task_queue: "s".into(), ..Default::default() };
-    matching.call(call("s", Command::ShutdownWorker(goodbye))).await.unwrap();
+    matching.call(call("s", Command::ShutdownWorker(Box::new(goodbye)))).await.unwrap();
     settle().await;
     assert_eq!(shard.sticky_unavailable(), ["a"]);
     assert!(is_no_sticky_poller(&asked.await.unwrap().unwrap_err()));

@@ -47,7 +47,7 @@ pub fn try_reset(chain: &mut TestChain, request: ResetWorkflowExecutionRequest) 
             Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(a)) => Some(a.new_execution_run_id.clone()),
             _ => None,
         };
-        histories.push(RunHistory { run_id, history: Some(History { events }) });
+        histories.push(RunHistory { run_id, history: Some(History::new(events)) });
     }
     let command = ResetWorkflow { request: Some(request), histories, options: None };
     match chain.try_call(workflow_call::Command::Reset(Box::new(command)))?.message.reply {
