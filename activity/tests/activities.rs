@@ -2,8 +2,9 @@
 
 use perdure_activity::Activities;
 use perdure_proto::{
-    Code, Error,
+    Code, Error, nexus_token,
     perdure::{
+        nexus::v1::CallbackToken,
         node::v1::{
             ActivityCommand, ActivityOperation, ActivityRef, Offer, RecordActivityTaskStarted, RespondActivityTask,
             TaskToken, activity_command, activity_operation, activity_reply,
@@ -15,8 +16,11 @@ use perdure_proto::{
     },
     temporal::api::{
         activity::v1::activity_execution_outcome::Value,
-        common::v1::{ActivityType, Payloads},
-        enums::v1::{ActivityExecutionStatus as Status, ActivityIdReusePolicy, RetryState},
+        common::v1::{ActivityType, Callback, OnConflictOptions, Payloads, callback},
+        enums::v1::{
+            ActivityExecutionStatus as Status, ActivityIdConflictPolicy, ActivityIdReusePolicy, CallbackState,
+            RetryState,
+        },
         failure::v1::Failure,
         taskqueue::v1::TaskQueue,
         workflowservice::v1::{
@@ -27,7 +31,7 @@ use perdure_proto::{
     },
 };
 use perdure_types::{ChainKey, Duration, EntityKind, Limits, Timestamp};
-use perdure_workflow::{Answer, Effect, Entity, Env, Handled, IdSource, NamespaceInfo, NamespaceView, Watch};
+use perdure_workflow::{Answer, CallKind, Effect, Entity, Env, Handled, IdSource, NamespaceInfo, NamespaceView, Watch};
 use prost::Message;
 
 struct OneNamespace;
@@ -290,4 +294,42 @@ fn a_pause_holds_it_and_a_cancel_ends_it() {
     world.respond(&task, failed("too late")).expect("accepted");
     assert_eq!(world.status(), Status::Failed, "no retry after a request to cancel");
     world.own(activity_command::Command::RequestCancel(cancel)).expect("the same request");
+}
+
+#[test]
+fn those_who_want_it_are_told_the_end() {
+    let token = CallbackToken { workflow_id: "caller".to_owned(), ..CallbackToken::default() };
+    let header = [(nexus_token::HEADER.to_owned(), nexus_token::encode(&token))].into();
+    let nexus = callback::Nexus { url: "temporal://system".to_owned(), header };
+    let callback = Callback { variant: Some(callback::Variant::Nexus(nexus)), ..Callback::default() };
+    let mut world = World::new();
+    let attach = StartActivityExecutionRequest {
+        request_id: "other".to_owned(),
+        completion_callbacks: vec![callback],
+        id_conflict_policy: ActivityIdConflictPolicy::UseExisting as i32,
+        on_conflict_options: Some(OnConflictOptions {
+            attach_request_id: true,
+            attach_completion_callbacks: true,
+            ..Default::default()
+        }),
+        ..request()
+    };
+    world.start(request()).expect("started");
+    world.start(attach.clone()).expect("attached");
+    world.start(attach).expect("the same request");
+    let states = |world: &mut World| -> Vec<CallbackState> {
+        let callbacks = world.describe().callbacks;
+        callbacks.into_iter().map(|callback| callback.info.expect("info").state()).collect()
+    };
+    assert_eq!(states(&mut world), [CallbackState::Standby]);
+    let task = world.take().expect("taken");
+    world.respond(&task, completed()).expect("accepted");
+    assert_eq!(states(&mut world), [CallbackState::Scheduled]);
+    let effects = world.replica.resume();
+    let [Effect::Call { id, call }] = effects.as_slice() else { panic!("not one call: {effects:?}") };
+    assert_eq!((id.kind, call.workflow_id.as_str()), (CallKind::Callback, "caller"));
+    let handled = world.step(|entity, env| entity.on_call_result(id, Ok(Default::default()), env));
+    world.absorb(handled);
+    assert_eq!(states(&mut world), [CallbackState::Succeeded]);
+    assert!(world.replica.resume().is_empty());
 }

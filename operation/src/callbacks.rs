@@ -48,6 +48,6 @@ impl Run {
     pub(crate) fn described_callbacks(&self) -> Vec<Described> {
         let trigger = Trigger { variant: Some(Variant::OperationCompleted(OperationCompleted {})) };
         let described = Callbacks::described(&self.state.callbacks);
-        described.map(|info| Described { trigger: Some(trigger.clone()), info: Some(info) }).collect()
+        described.map(|info| Described { trigger: Some(trigger), info: Some(info) }).collect()
     }
 }

@@ -119,10 +119,8 @@ impl Run {
             CallKind::StartNexusOperation if self.is_open() && self.operation.is_being_started() => {
                 self.on_start_result(StartOutcome::of(result, env.limits), env);
             }
-            CallKind::CancelNexusOperation if self.is_open() => {
-                if self.operation.cancel_call(&self.key).is_some() {
-                    self.operation.end_cancel_attempt(&CancelOutcome::of(result), env);
-                }
+            CallKind::CancelNexusOperation if self.is_open() && self.operation.cancel_call(&self.key).is_some() => {
+                self.operation.end_cancel_attempt(&CancelOutcome::of(result), env);
             }
             CallKind::Callback => Callbacks::on_result(&mut self.state.callbacks, id.event_id, result, env),
             _ => {}
