@@ -3,10 +3,10 @@
 //! Temporal's definitions come as the compiled descriptor set of the crate `temporalio-protos`; nothing of them is
 //! copied into this repository.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{env, fs, io::Write, path::PathBuf, process::Command};
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use protox::file::{
     ChainFileResolver, DescriptorSetFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
 };
@@ -26,7 +26,8 @@ const LEFT_OUT: [&str; 6] = [
 const SERVICES: [&str; 2] =
     ["temporal/api/workflowservice/v1/service.proto", "temporal/api/operatorservice/v1/service.proto"];
 
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
+    "perdure/state/v1/build_ids.proto",
     "perdure/state/v1/state.proto",
     "perdure/log/v1/log.proto",
     "perdure/nexus/v1/nexus.proto",
@@ -37,8 +38,11 @@ const OWN: [&str; 8] = [
     "perdure/node/v1/admin.proto",
 ];
 
+/// Written by hand, in `src/history.rs`.
+const HISTORY: &str = ".temporal.api.history.v1.History";
+
 /// Rare and large fields. Unboxed they would set the size of every event and call: kilobytes to move and keep.
-const BOXED: [&str; 50] = [
+const BOXED: [&str; 51] = [
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_started_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.workflow_execution_continued_as_new_event_attributes",
     ".temporal.api.history.v1.HistoryEvent.attributes.start_child_workflow_execution_initiated_event_attributes",
@@ -88,6 +92,7 @@ const BOXED: [&str; 50] = [
     ".perdure.state.v1.NexusOperationInfo.cancel",
     ".perdure.state.v1.NexusOperationInfo.last_attempt_failure",
     ".perdure.node.v1.MatchingCall.command.nexus",
+    ".perdure.node.v1.MatchingCall.command.shutdown_worker",
     ".perdure.node.v1.MatchingReply.reply.nexus",
 ];
 
@@ -118,9 +123,14 @@ fn main() -> Result<(), Error> {
     }
     builder
         .bytes(".")
+        .codec_path("crate::codec::Codec")
+        .extern_path(HISTORY, "crate::history::History")
         .include_file("all.rs")
         .emit_rerun_if_changed(false)
         .compile_fds(FileDescriptorSet { file: all })?;
+    // Where the generated one would be.
+    let mut of_package = fs::OpenOptions::new().append(true).open(out.join("temporal.api.history.v1.rs"))?;
+    writeln!(of_package, "pub use crate::history::History;")?;
     Ok(())
 }
 
@@ -132,8 +142,10 @@ fn with_http_rules(api: &FileDescriptorSet, served: &FileDescriptorSet) -> Resul
     resolver.add(DescriptorSetFileResolver::new(api.clone()));
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
-    compiler.include_imports(false).include_source_info(true).open_files(SERVICES)?;
-    let others = served.file.iter().filter(|file| !SERVICES.contains(&file.name())).cloned().collect();
+    compiler.include_imports(false).include_source_info(false).open_files(SERVICES)?;
+    // A server keeps these in memory. Comments and places in files would be the most of it.
+    let bare = |file: &FileDescriptorProto| FileDescriptorProto { source_code_info: None, ..file.clone() };
+    let others = served.file.iter().filter(|file| !SERVICES.contains(&file.name())).map(bare).collect();
     // Two encoded sets, one after the other, are the set of both.
     let mut encoded = FileDescriptorSet { file: others }.encode_to_vec();
     encoded.extend(compiler.encode_file_descriptor_set());

@@ -17,7 +17,7 @@ pub use perdure_types::{Member, NodeId, Placement, QueueFilter, Served};
 pub trait LocalShards: Send + Sync + 'static {
     /// Handles the call on `shard`, or on the half of it that the entity is in. [`Error::not_owner`] when this node does not
     /// serve it now and has done nothing: the call goes elsewhere, or waits for the shard. Dropping the future gives up the wait, not the effect.
-    async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error>;
+    async fn call(&self, shard: ShardId, call: &WorkflowCall) -> Result<WorkflowReply, Error>;
 
     /// Handles what another owner of shards asks (hand-over, status).
     async fn shard(&self, call: ShardCall) -> Result<ShardReply, Error> {

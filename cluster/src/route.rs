@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use perdure_proto::{
     Code, Error,
     perdure::nexus::v1::nexus_task_call,
@@ -19,7 +20,7 @@ use perdure_proto::{
         reply_frame, workflow_call,
     },
 };
-use perdure_types::{ChainKey, Layout, NodeId, PollName, ShardId, ShardMap, SlotCount};
+use perdure_types::{EntityKind, Layout, NodeId, PollName, ShardId, ShardMap, SlotCount};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, timeout_at},
@@ -217,28 +218,28 @@ impl Cluster {
     }
 
     /// Calls the entity that `call` names.
-    pub async fn workflow(&self, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+    pub async fn workflow(&self, call: &WorkflowCall) -> Result<WorkflowReply, Error> {
         self.workflow_settling(call, true).await
     }
 
-    async fn workflow_settling(&self, call: WorkflowCall, settling: bool) -> Result<WorkflowReply, Error> {
-        let hash = slot_hash(&call)?;
+    async fn workflow_settling(&self, call: &WorkflowCall, settling: bool) -> Result<WorkflowReply, Error> {
+        let hash = slot_hash(call)?;
         let Some(others) = &self.inner.others else {
             return self.workflow_alone(hash, call).await;
         };
-        let patience = if is_start(&call) { START_PATIENCE } else { PATIENCE };
+        let patience = if is_start(call) { START_PATIENCE } else { PATIENCE };
         let mut pause = Pause::new(others, Instant::now() + patience);
         loop {
             let mut target = self.target(others, hash);
             // The owner as far as is known here, and the one that it names.
             for _ in 0..2 {
                 let Some(node) = target.take() else { break };
-                match self.workflow_at(others, &node, hash, call.clone()).await {
+                match self.workflow_at(others, &node, hash, call).await {
                     Outcome::Done(result) => return result,
                     Outcome::Elsewhere(hint) => target = hint.filter(|hint| *hint != node),
                     Outcome::Unknown => {
-                        if settling && is_start(&call) {
-                            self.settle_start(call);
+                        if settling && is_start(call) {
+                            self.settle_start(call.clone());
                         }
                         return Err(lost());
                     }
@@ -261,11 +262,11 @@ impl Cluster {
     }
 
     /// All shards are here; one that is being split is waited for.
-    async fn workflow_alone(&self, hash: u32, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+    async fn workflow_alone(&self, hash: u32, call: &WorkflowCall) -> Result<WorkflowReply, Error> {
         let shard = ShardMap::default().shard_of(hash, self.inner.first);
         let (until, mut pause) = (Instant::now() + HOLD, FIRST_PAUSE);
         loop {
-            let outcome = self.inner.shards.call(shard, call.clone()).await;
+            let outcome = self.inner.shards.call(shard, call).await;
             let is_elsewhere = outcome.as_ref().err().is_some_and(|error| error.as_not_owner().is_some());
             if !is_elsewhere || Instant::now() >= until {
                 return outcome.map_err(plain);
@@ -280,12 +281,12 @@ impl Cluster {
         others: &Others,
         node: &NodeId,
         hash: u32,
-        call: WorkflowCall,
+        call: &WorkflowCall,
     ) -> Outcome<WorkflowReply> {
         if node == others.membership.me() {
             return Outcome::of(self.workflow_here(others, hash, call).await);
         }
-        let reply = others.links.call(node, call_frame::Call::Workflow(call)).await;
+        let reply = others.links.call(node, call_frame::Call::Workflow(call.clone())).await;
         Outcome::of_call(reply, |reply| match reply {
             reply_frame::Reply::Workflow(reply) => Some(reply),
             _ => None,
@@ -293,11 +294,11 @@ impl Cluster {
     }
 
     /// Handles a call at this node. A shard that this node is about to serve is waited for.
-    async fn workflow_here(&self, others: &Others, hash: u32, call: WorkflowCall) -> Result<WorkflowReply, Error> {
-        let hold = if is_start(&call) { START_PATIENCE } else { HOLD };
+    async fn workflow_here(&self, others: &Others, hash: u32, call: &WorkflowCall) -> Result<WorkflowReply, Error> {
+        let hold = if is_start(call) { START_PATIENCE } else { HOLD };
         let mut pause = Pause::new(others, Instant::now() + hold);
         loop {
-            let outcome = self.inner.shards.call(self.shard_of(others, hash), call.clone()).await;
+            let outcome = self.inner.shards.call(self.shard_of(others, hash), call).await;
             match outcome.as_ref().err().and_then(Error::as_not_owner) {
                 None => return outcome,
                 // Just handed over.
@@ -313,10 +314,14 @@ impl Cluster {
     }
 
     /// Calls the home of the task queue that `call` names.
-    pub async fn matching(&self, mut call: MatchingCall) -> Result<MatchingReply, Error> {
-        let Some(others) = &self.inner.others else {
-            return self.inner.matching.call(call).await;
-        };
+    pub fn matching(&self, call: MatchingCall) -> BoxFuture<'_, Result<MatchingReply, Error>> {
+        match &self.inner.others {
+            None => self.inner.matching.call(call),
+            Some(others) => Box::pin(self.matching_among(others, call)),
+        }
+    }
+
+    async fn matching_among(&self, others: &Others, mut call: MatchingCall) -> Result<MatchingReply, Error> {
         let until = patience_of(&call);
         let (limited, repeatable) = (call.timeout_ns > 0, is_repeatable(&call));
         let mut pause = Pause::new(others, until);
@@ -404,7 +409,7 @@ impl Cluster {
         match call {
             call_frame::Call::Workflow(call) => {
                 let hash = slot_hash(&call)?;
-                self.workflow_here(others, hash, call).await.map(reply_frame::Reply::Workflow)
+                self.workflow_here(others, hash, &call).await.map(reply_frame::Reply::Workflow)
             }
             call_frame::Call::Matching(call) => {
                 if matches!(call.command, Some(matching_call::Command::ListQueues(_))) {
@@ -442,7 +447,7 @@ impl Cluster {
         tokio::spawn(async move {
             let until = Instant::now() + UNDELIVERED_PATIENCE;
             loop {
-                match cluster.workflow_settling(call.clone(), false).await {
+                match cluster.workflow_settling(&call, false).await {
                     Ok(reply) => {
                         return cluster.orphan(ReplyFrame { id: 0, reply: Some(reply_frame::Reply::Workflow(reply)) });
                     }
@@ -468,7 +473,7 @@ impl Cluster {
             };
             let until = Instant::now() + UNDELIVERED_PATIENCE;
             loop {
-                match cluster.workflow(call.clone()).await {
+                match cluster.workflow(&call).await {
                     Ok(_) => return,
                     // Closed, timed out or completed meanwhile.
                     Err(error) if error.grpc_code() == Code::NotFound => return,
@@ -514,8 +519,9 @@ impl Pause {
 }
 
 fn slot_hash(call: &WorkflowCall) -> Result<u32, Error> {
-    let key = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str());
-    Ok(key.ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?.slot_hash())
+    let kind = EntityKind::from_number(call.kind);
+    let kind = kind.ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?;
+    Ok(perdure_types::slot_hash(kind, &call.namespace_id, &call.workflow_id))
 }
 
 /// No trace of node-to-node details in what a client may see.
@@ -553,6 +559,7 @@ fn is_repeatable(call: &MatchingCall) -> bool {
             | Command::Query(_)
             | Command::Describe(_)
             | Command::ListPartitions(_)
+            | Command::AwaitRevision(_)
             | Command::ShutdownWorker(_)
             | Command::RecordWorkerHeartbeats(_)
             | Command::ListWorkers(_)

@@ -23,7 +23,7 @@ async fn any_node_takes_any_call_and_the_owner_carries_it_out() {
     let nodes = start_cluster(&Table::default(), 3).await;
     for i in 0..50 {
         for node in &nodes {
-            node.cluster.workflow(signal(&format!("w{i}"))).await.unwrap();
+            node.cluster.workflow(&signal(&format!("w{i}"))).await.unwrap();
         }
     }
     let mut owners: BTreeMap<String, usize> = BTreeMap::new();
@@ -41,7 +41,7 @@ async fn errors_come_back_as_they_are() {
     let nodes = start_cluster(&Table::default(), 2).await;
     for node in &nodes {
         for i in 0..8 {
-            let error = node.cluster.workflow(signal(&format!("missing-{i}"))).await.unwrap_err();
+            let error = node.cluster.workflow(&signal(&format!("missing-{i}"))).await.unwrap_err();
             assert_eq!((error.grpc_code(), error.message.as_str()), (Code::NotFound, "no such workflow"));
             assert!(error.detail.is_some());
         }
@@ -57,7 +57,7 @@ async fn a_call_waits_while_a_shard_moves() {
     let calls: Vec<_> = (0..20)
         .map(|i| {
             let cluster = cluster.clone();
-            tokio::spawn(async move { cluster.workflow(signal(&format!("w{i}"))).await })
+            tokio::spawn(async move { cluster.workflow(&signal(&format!("w{i}"))).await })
         })
         .collect();
     wait_for("all calls to be refused once", || nodes.iter().map(|node| node.shards.refused()).sum::<usize>() >= 20)
@@ -75,8 +75,8 @@ async fn a_redirect_is_followed() {
     let [one, two] = &nodes[..] else { unreachable!() };
     one.shards.give_all_to(two);
     for i in 0..20 {
-        one.cluster.workflow(signal(&format!("w{i}"))).await.unwrap();
-        two.cluster.workflow(signal(&format!("w{i}"))).await.unwrap();
+        one.cluster.workflow(&signal(&format!("w{i}"))).await.unwrap();
+        two.cluster.workflow(&signal(&format!("w{i}"))).await.unwrap();
     }
     assert_eq!(one.shards.calls().len(), 0);
     assert_eq!(two.shards.calls().values().sum::<usize>(), 40);
@@ -192,7 +192,7 @@ async fn a_member_that_cannot_be_called_loses_its_place() {
     let knows = |by: &Membership| is_away(by) && owners(by) == able;
     wait_for("all to know", || knows(&member) && nodes.iter().all(|node| knows(&node.membership))).await;
     for i in 0..20 {
-        nodes[0].cluster.workflow(signal(&format!("w{i}"))).await.unwrap();
+        nodes[0].cluster.workflow(&signal(&format!("w{i}"))).await.unwrap();
     }
 }
 

@@ -51,7 +51,7 @@ async fn nodes_with_certificates_of_one_authority_call_each_other() {
     let nodes = start_cluster_with(&Table::default(), vec![tls(), tls()]).await;
     for i in 0..20 {
         for node in &nodes {
-            node.cluster.workflow(signal(&format!("w{i}"))).await.unwrap();
+            node.cluster.workflow(&signal(&format!("w{i}"))).await.unwrap();
         }
     }
     assert!(nodes.iter().all(|node| !node.shards.calls().is_empty()), "both own some");

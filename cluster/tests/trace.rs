@@ -37,9 +37,10 @@ async fn a_call_to_another_node_brings_its_trace() {
     carry(Names);
     let nodes = start_cluster(&Table::default(), 2).await;
     for number in 0..16 {
-        let call = nodes[0].cluster.workflow(signal(&format!("w{number}")));
+        let signal_it = signal(&format!("w{number}"));
+        let call = nodes[0].cluster.workflow(&signal_it);
         call.instrument(tracing::info_span!(target: TRACE_TARGET, "the client's")).await.unwrap();
-        nodes[0].cluster.workflow(signal(&format!("untraced-{number}"))).await.unwrap();
+        nodes[0].cluster.workflow(&signal(&format!("untraced-{number}"))).await.unwrap();
     }
     let there = nodes[1].shards.calls().keys().filter(|id| id.starts_with('w')).count();
     assert!(there > 0, "some of 16 live on the other node");

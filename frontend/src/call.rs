@@ -1,6 +1,7 @@
 //! One call of the API under way: whose namespace it concerns, how long it may take, how it reaches its owner.
 
 use std::{
+    pin::Pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -30,6 +31,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 const TAIL_ROOM: Duration = Duration::from_secs(1);
 /// What a task queue's home may take longer than it was told.
 const POLL_GRACE: Duration = Duration::from_millis(500);
+
+type Answer<'c, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'c>>;
 
 /// The context of one call.
 pub(crate) struct Call<'a> {
@@ -195,23 +198,25 @@ impl<'a> Call<'a> {
 
     /// Calls the workflow id's entity. While its shard moves the call is repeated, within the client's deadline; if it is in
     /// doubt what it did, only if it would do the same again.
-    pub(crate) async fn workflow(
+    ///
+    /// Calls are boxed here: what waits for them, in layers, would hold room for their futures in each.
+    pub(crate) fn workflow(
         &self,
         namespace_id: &str,
         workflow_id: &str,
         command: workflow_call::Command,
-    ) -> Result<workflow_reply::Reply, Error> {
-        self.entity(EntityKind::Workflow, namespace_id, workflow_id, command).await
+    ) -> Answer<'_, workflow_reply::Reply> {
+        self.entity(EntityKind::Workflow, namespace_id, workflow_id, command)
     }
 
     /// The same for an entity of any kind.
-    pub(crate) async fn entity(
+    pub(crate) fn entity(
         &self,
         kind: EntityKind,
         namespace_id: &str,
         id: &str,
         command: workflow_call::Command,
-    ) -> Result<workflow_reply::Reply, Error> {
+    ) -> Answer<'_, workflow_reply::Reply> {
         let again_in_doubt = is_the_same_again(&command);
         let call = WorkflowCall {
             namespace_id: namespace_id.to_owned(),
@@ -219,30 +224,32 @@ impl<'a> Call<'a> {
             kind: kind.number(),
             command: Some(command),
         };
-        let attempt = || self.frontend.cluster().workflow(call.clone());
-        let is_draining = || self.frontend.is_draining();
-        let reply = while_unavailable(self.answer_by(LONGEST_RETRY), again_in_doubt, is_draining, attempt).await?;
-        reply.reply.ok_or_else(|| unexpected_reply(self.operation))
+        Box::pin(async move {
+            let attempt = || self.frontend.cluster().workflow(&call);
+            let is_draining = || self.frontend.is_draining();
+            let reply = while_unavailable(self.answer_by(LONGEST_RETRY), again_in_doubt, is_draining, attempt).await?;
+            reply.reply.ok_or_else(|| unexpected_reply(self.operation))
+        })
     }
 
     /// Calls the home of a task queue.
-    pub(crate) async fn matching(
+    pub(crate) fn matching(
         &self,
         namespace_id: &str,
         task_queue: &str,
         command: matching_call::Command,
-    ) -> Result<matching_reply::Reply, Error> {
-        self.matching_until(None, namespace_id, task_queue, command).await
+    ) -> impl Future<Output = Result<matching_reply::Reply, Error>> + use<'_, 'a> {
+        self.matching_until(None, namespace_id, task_queue, command)
     }
 
     /// Calls the home of a task queue, which answers by `until`: with nothing when there was nothing.
-    pub(crate) async fn matching_until(
+    pub(crate) fn matching_until(
         &self,
         until: Option<Instant>,
         namespace_id: &str,
         task_queue: &str,
         command: matching_call::Command,
-    ) -> Result<matching_reply::Reply, Error> {
+    ) -> impl Future<Output = Result<matching_reply::Reply, Error>> + use<'_, 'a> {
         // 0 says "no limit": a wait that is over already is as short as can be said.
         let timeout = until.map(|u| u.saturating_duration_since(Instant::now()).as_nanos().max(1));
         let call = MatchingCall {
@@ -252,8 +259,8 @@ impl<'a> Call<'a> {
             command: Some(command),
             ..MatchingCall::default()
         };
-        let reply = self.frontend.cluster().matching(call).await?;
-        reply.reply.ok_or_else(|| unexpected_reply(self.operation))
+        let reply = self.frontend.cluster().matching(call);
+        async move { reply.await?.reply.ok_or_else(|| unexpected_reply(self.operation)) }
     }
 
     /// `work`, or `None` if it takes longer than until `until`.
@@ -279,7 +286,8 @@ impl<'a> Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        metrics::call_ended(self.operation, self.namespace_label(), self.begun.elapsed());
+        let namespace = self.namespace.get().map(|namespace| namespace.name());
+        metrics::call_ended(self.operation, namespace, self.begun.elapsed());
     }
 }
 

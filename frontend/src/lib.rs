@@ -38,7 +38,7 @@ use tonic::codec::CompressionEncoding;
 
 pub use connection::Connection;
 pub use delivery::Guarded;
-pub use http_api::{BrokenDescriptors, router as http_router};
+pub use http_api::router as http_router;
 pub use metrics::describe as describe_metrics;
 pub use service::{OPERATOR_IMPLEMENTED, OPERATOR_UNIMPLEMENTED, WORKFLOW_IMPLEMENTED, WORKFLOW_UNIMPLEMENTED};
 pub use token::seal as seal_task_token;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use metrics::{
-    Counter, Histogram, Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 use perdure_proto::{Code, Error};
 
@@ -69,8 +70,20 @@ struct CallMetrics {
     latency: Histogram,
 }
 
-type ByNamespace = HashMap<Arc<str>, Arc<CallMetrics>>;
-static CALLS: LazyLock<RwLock<HashMap<&'static str, ByNamespace>>> = LazyLock::new(RwLock::default);
+/// What is counted of one operation.
+struct Operation {
+    pending: Gauge,
+    by_namespace: HashMap<Arc<str>, Arc<CallMetrics>>,
+}
+
+impl Operation {
+    fn new(operation: &'static str) -> Self {
+        let pending = gauge!(PENDING, "service_name" => SERVICE, "operation" => operation);
+        Self { pending, by_namespace: HashMap::new() }
+    }
+}
+
+static CALLS: LazyLock<RwLock<HashMap<&'static str, Operation>>> = LazyLock::new(RwLock::default);
 
 fn labels(operation: &'static str, namespace: &Arc<str>) -> Vec<Label> {
     vec![
@@ -84,28 +97,40 @@ fn label(namespace: Option<Arc<str>>) -> Arc<str> {
     namespace.unwrap_or_else(|| NO_NAMESPACE.into())
 }
 
-fn calls(operation: &'static str, namespace: Arc<str>) -> Arc<CallMetrics> {
+fn pending(operation: &'static str, change: impl FnOnce(&Gauge)) {
     let known = CALLS.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(found) = known.get(operation).and_then(|of| of.get(&namespace)) {
+    if let Some(found) = known.get(operation) {
+        return change(&found.pending);
+    }
+    drop(known);
+    let mut known = CALLS.write().unwrap_or_else(PoisonError::into_inner);
+    change(&known.entry(operation).or_insert_with(|| Operation::new(operation)).pending);
+}
+
+fn calls(operation: &'static str, namespace: &str) -> Arc<CallMetrics> {
+    let known = CALLS.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known.get(operation).and_then(|of| of.by_namespace.get(namespace)) {
         return Arc::clone(found);
     }
     drop(known);
+    let namespace = Arc::from(namespace);
     let labels = labels(operation, &namespace);
     // There from the first call on, so that a rate of errors can be told from no data.
     counter!(ERRORS, labels.clone()).increment(0);
     let made =
         Arc::new(CallMetrics { requests: counter!(REQUESTS, labels.clone()), latency: histogram!(LATENCY, labels) });
     let mut known = CALLS.write().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(known.entry(operation).or_default().entry(namespace).or_insert(made))
+    let operation = known.entry(operation).or_insert_with(|| Operation::new(operation));
+    Arc::clone(operation.by_namespace.entry(namespace).or_insert(made))
 }
 
 pub(crate) fn call_begun(operation: &'static str) {
-    gauge!(PENDING, "service_name" => SERVICE, "operation" => operation).increment(1);
+    pending(operation, |pending| pending.increment(1));
 }
 
-pub(crate) fn call_ended(operation: &'static str, namespace: Option<Arc<str>>, took: Duration) {
-    gauge!(PENDING, "service_name" => SERVICE, "operation" => operation).decrement(1);
-    let call = calls(operation, label(namespace));
+pub(crate) fn call_ended(operation: &'static str, namespace: Option<&str>, took: Duration) {
+    pending(operation, |pending| pending.decrement(1));
+    let call = calls(operation, namespace.unwrap_or(NO_NAMESPACE));
     call.requests.increment(1);
     call.latency.record(took);
 }

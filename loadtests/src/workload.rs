@@ -320,7 +320,7 @@ mod tests {
     fn task(workload: Workload, events: &[HistoryEvent]) -> PollWorkflowTaskQueueResponse {
         PollWorkflowTaskQueueResponse {
             workflow_type: Some(WorkflowType { name: workload.name().to_owned() }),
-            history: Some(History { events: events.to_vec() }),
+            history: Some(History::new(events.to_vec())),
             ..Default::default()
         }
     }

@@ -8,7 +8,10 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/all.rs"));
 }
 
+pub mod build_ids;
+mod codec;
 mod error;
+mod history;
 pub mod links;
 pub mod nexus_token;
 pub mod versions;

@@ -68,7 +68,7 @@ impl Ownership {
 /// A call for a chain of the shard.
 pub(crate) struct Call {
     pub chain: ChainKey,
-    pub command: Command,
+    pub command: Box<Command>,
     pub reply: ReplyTo,
     pub caller: Caller,
 }

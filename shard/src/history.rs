@@ -3,6 +3,7 @@
 //! Used for GetWorkflowExecutionHistory and its reverse, and for the workflow tasks in replies. What a page may show is
 //! fixed when the request is handled, and the page is built when all of that is covered (A4, A5).
 
+use bytes::Bytes;
 use perdure_persistence::{HistoryRow, Store, StoreError};
 use perdure_proto::{
     Error,
@@ -85,7 +86,7 @@ enum Then {
 }
 
 struct Page {
-    events: Vec<HistoryEvent>,
+    history: History,
     /// The event after the last one given (in reverse: before it).
     next: i64,
 }
@@ -148,7 +149,7 @@ impl HistoryQuery {
                     Step::Page(Self { until: last + 1, ..self }.page(view, last, last + 1, limits))
                 }
                 (true, true) => Step::Wait(HistoryWatch(self)),
-                (true, false) => Step::Answer(Box::new(forward_reply(Vec::new(), None))),
+                (true, false) => Step::Answer(Box::new(forward_reply(History::default(), None))),
             };
         }
         if self.from < end {
@@ -160,7 +161,7 @@ impl HistoryQuery {
         if self.wait_new_event && view.is_open {
             return Step::Wait(HistoryWatch(self));
         }
-        Step::Answer(Box::new(forward_reply(self.extra, None)))
+        Step::Answer(Box::new(forward_reply(History::new(self.extra), None)))
     }
 
     fn page(self, view: &RunView, from: i64, until: i64, limits: &Limits) -> Box<PageJob> {
@@ -184,7 +185,7 @@ impl HistoryWatch {
             wait_new_event: true,
             ..Default::default()
         };
-        forward_reply(Vec::new(), Some(token))
+        forward_reply(History::default(), Some(token))
     }
 }
 
@@ -247,7 +248,7 @@ impl PageJob {
     }
 
     fn reply(self, page: Page) -> WorkflowReply {
-        let (until, next, mut events) = (self.until, page.next, page.events);
+        let (until, next, mut history) = (self.until, page.next, page.history);
         let more = next < until;
         match self.then {
             Then::Forward { query, is_open } => {
@@ -260,15 +261,15 @@ impl PageJob {
                     extra: query.extra.clone(),
                 });
                 if !more {
-                    events.extend(query.extra);
+                    history.events.extend(query.extra);
                 }
-                forward_reply(events, token)
+                forward_reply(history, token)
             }
             Then::Reverse { query } => {
                 let token = HistoryToken { run_id: query.run_id, next_event_id: next, ..Default::default() };
                 let next_page_token = if next >= 1 { token.encode_to_vec().into() } else { Default::default() };
                 reply(Message_::GetHistoryReverse(GetWorkflowExecutionHistoryReverseResponse {
-                    history: Some(History { events }),
+                    history: Some(history),
                     next_page_token,
                 }))
             }
@@ -284,10 +285,10 @@ impl PageJob {
                     };
                     token = Some(rest.encode_to_vec());
                 } else {
-                    events.extend(extra);
+                    history.events.extend(extra);
                 }
                 if let Some(task) = workflow_task_of(&mut message) {
-                    task.history = Some(History { events });
+                    task.history = Some(history);
                     task.next_page_token = token.unwrap_or_default().into();
                 }
                 *message
@@ -300,7 +301,10 @@ impl PageJob {
 struct Builder<'a> {
     job: &'a PageJob,
     reverse: bool,
+    /// Whole batches at the beginning, as the log has them: nobody here looks at the events.
+    encoded: Vec<Bytes>,
     events: Vec<HistoryEvent>,
+    count: usize,
     bytes: usize,
     next: i64,
     full: bool,
@@ -309,12 +313,13 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(job: &'a PageJob) -> Self {
         let reverse = matches!(job.then, Then::Reverse { .. });
-        Self { job, reverse, events: Vec::new(), bytes: 0, next: job.from, full: false }
+        Self { job, reverse, encoded: Vec::new(), events: Vec::new(), count: 0, bytes: 0, next: job.from, full: false }
     }
 
     /// Takes the events that come next; others are passed over (stored rows may overlap after a crash).
     fn push_all(&mut self, events: Vec<HistoryEvent>) {
-        let wanted = |next: i64, job: &PageJob| if self.reverse { next >= 1 } else { next < job.until };
+        let reverse = self.reverse;
+        let wanted = |next: i64, job: &PageJob| if reverse { next >= 1 } else { next < job.until };
         let step = if self.reverse { -1 } else { 1 };
         let ordered: Box<dyn Iterator<Item = HistoryEvent>> =
             if self.reverse { Box::new(events.into_iter().rev()) } else { Box::new(events.into_iter()) };
@@ -325,8 +330,31 @@ impl<'a> Builder<'a> {
             self.bytes += event.encoded_len();
             self.next += step;
             self.events.push(event);
-            self.full = self.events.len() >= self.job.max_events || self.bytes >= self.job.max_bytes;
+            self.count += 1;
+            self.note_size();
         }
+    }
+
+    fn note_size(&mut self) {
+        self.full = self.count >= self.job.max_events || self.bytes >= self.job.max_bytes;
+    }
+
+    /// Takes the whole batch as it is, if it comes next and fits.
+    fn push_encoded(&mut self, batch: &TailBatch) -> bool {
+        let count = usize::try_from(batch.last + 1 - batch.first).unwrap_or(usize::MAX);
+        let comes_next = !self.reverse && self.events.is_empty() && batch.first == self.next;
+        let fits = batch.last < self.job.until
+            && self.count.saturating_add(count) <= self.job.max_events
+            && self.bytes + batch.events.len() <= self.job.max_bytes;
+        if !comes_next || !fits {
+            return false;
+        }
+        self.encoded.push(batch.events.clone());
+        self.count += count;
+        self.bytes += batch.events.len();
+        self.next = batch.last + 1;
+        self.note_size();
+        true
     }
 
     fn push_tail(&mut self) -> Result<(), Error> {
@@ -337,7 +365,9 @@ impl<'a> Builder<'a> {
             if self.full {
                 break;
             }
-            self.push_all(decode(&batch.events)?);
+            if !self.push_encoded(batch) {
+                self.push_all(decode(&batch.events)?);
+            }
         }
         Ok(())
     }
@@ -392,8 +422,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn finish(self) -> Page {
-        Page { events: self.events, next: self.next }
+    fn finish(mut self) -> Page {
+        let encoded = match self.encoded.len() {
+            0 | 1 => self.encoded.pop().unwrap_or_default(),
+            // Encodings of consecutive batches concatenate.
+            _ => self.encoded.concat().into(),
+        };
+        Page { history: History { encoded, events: self.events }, next: self.next }
     }
 }
 
@@ -411,7 +446,7 @@ pub(crate) async fn whole(
     let mut page = Builder::new(&job);
     page.push_stored(store, chain, until.min(job.tail_first()) - 1).await?;
     page.push_tail()?;
-    Ok(page.finish().events)
+    page.finish().history.into_events().map_err(|error| damaged(&error))
 }
 
 /// As callers see trouble with the store.
@@ -424,11 +459,13 @@ pub(crate) fn store_error(error: &StoreError) -> Error {
     }
 }
 
-fn decode(events: &bytes::Bytes) -> Result<Vec<HistoryEvent>, Error> {
-    History::decode(events.clone()).map(|history| history.events).map_err(|error| {
-        tracing::error!(%error, "history events do not decode");
-        Error::new(perdure_proto::Code::DataLoss, "stored history is damaged")
-    })
+fn decode(events: &Bytes) -> Result<Vec<HistoryEvent>, Error> {
+    History::decode(events.clone()).map(|history| history.events).map_err(|error| damaged(&error))
+}
+
+fn damaged(error: &prost::DecodeError) -> Error {
+    tracing::error!(%error, "history events do not decode");
+    Error::new(perdure_proto::Code::DataLoss, "stored history is damaged")
 }
 
 fn decode_token(bytes: &[u8]) -> Result<HistoryToken, Error> {
@@ -444,9 +481,9 @@ fn reply(message: Message_) -> WorkflowReply {
     WorkflowReply { reply: Some(message) }
 }
 
-fn forward_reply(events: Vec<HistoryEvent>, token: Option<HistoryToken>) -> WorkflowReply {
+fn forward_reply(history: History, token: Option<HistoryToken>) -> WorkflowReply {
     reply(Message_::GetHistory(GetWorkflowExecutionHistoryResponse {
-        history: Some(History { events }),
+        history: Some(history),
         next_page_token: token.map(|token| token.encode_to_vec()).unwrap_or_default().into(),
         ..Default::default()
     }))

@@ -20,7 +20,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     claim::Claim,
@@ -28,7 +28,7 @@ use crate::{
     config::ShardConfig,
     driver::{Call, Ownership, ShardHandle, ended, moving},
     flush::Registry,
-    log::{LogState, session::Backoff},
+    log::{Log, LogState, session::Backoff},
     owner::{Hints, Joining},
     period::{Event, Period, seed},
     ports::{EntityCaller, TaskSink},
@@ -141,11 +141,21 @@ impl Shards {
     }
 
     /// Handles a call on a shard of this node. Dropping the future gives up the wait, not the effect.
-    pub async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
-        let Some(command) = call.command else {
+    pub async fn call(&self, shard: ShardId, call: &WorkflowCall) -> Result<WorkflowReply, Error> {
+        let span = trace::at_shard(shard.0);
+        let (answer, log) = self.enter(shard, call, &span)?;
+        match log.unless_silent(answer).instrument(span).await {
+            Some(answer) => answer.unwrap_or_else(|_| Err(ended())),
+            None => Err(Error::store_silent()),
+        }
+    }
+
+    /// Puts a call into its shard's mailbox.
+    fn enter(&self, shard: ShardId, call: &WorkflowCall, span: &Span) -> Result<(Answer, Log), Error> {
+        let Some(command) = &call.command else {
             return Err(Error::invalid_argument("the call has no command"));
         };
-        let chain = ChainKey::numbered(call.kind, call.namespace_id, call.workflow_id)
+        let chain = ChainKey::numbered(call.kind, call.namespace_id.as_str(), call.workflow_id.as_str())
             .ok_or_else(|| Error::unimplemented("entity of an unknown kind"))?;
         let handle = self.inner.holder(shard, &chain).ok_or_else(|| self.inner.elsewhere(shard))?;
         if handle.ownership() != Ownership::Serving {
@@ -155,12 +165,10 @@ impl Shards {
             return Err(Error::store_silent());
         }
         let (reply, answer) = oneshot::channel();
-        let span = trace::at_shard(shard.0);
+        // The caller keeps the call: it may have to make it again.
+        let command = Box::new(command.clone());
         match handle.calls.try_send(Call { chain, command, reply, caller: Caller::of(span.clone()) }) {
-            Ok(()) => match handle.log.unless_silent(answer).instrument(span).await {
-                Some(answer) => answer.unwrap_or_else(|_| Err(ended())),
-                None => Err(Error::store_silent()),
-            },
+            Ok(()) => Ok((answer, handle.log.clone())),
             Err(mpsc::error::TrySendError::Full(_)) => Err(Error::resource_exhausted(
                 "too many calls wait for this workflow's shard",
                 ResourceExhaustedCause::SystemOverloaded,
@@ -382,6 +390,9 @@ fn random_seed() -> u64 {
 fn next_ids(ids: &mut IdSource) -> IdSource {
     IdSource::new(seed(ids))
 }
+
+/// Where a shard's answer to a call comes.
+type Answer = oneshot::Receiver<Result<WorkflowReply, Error>>;
 
 enum Happened {
     Stop(Option<oneshot::Sender<()>>),

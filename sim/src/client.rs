@@ -10,7 +10,7 @@ use perdure_proto::{
     temporal::api::{
         common::v1::{WorkflowExecution, WorkflowType},
         enums::v1::{HistoryEventFilterType, WorkflowExecutionStatus},
-        history::v1::HistoryEvent,
+        history::v1::{History, HistoryEvent},
         taskqueue::v1::TaskQueue,
         workflowservice::v1::{
             DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest, GetWorkflowExecutionHistoryResponse,
@@ -114,7 +114,12 @@ impl Client {
     ) -> Result<GetWorkflowExecutionHistoryResponse, Error> {
         let reply = self.call(workflow_id, Command::GetHistory(request)).await?;
         match reply.reply {
-            Some(Reply::GetHistory(page)) => Ok(page),
+            Some(Reply::GetHistory(mut page)) => {
+                // As it is when it has been on the wire.
+                let events = page.history.unwrap_or_default().into_events();
+                page.history = Some(History::new(events.map_err(|error| Error::internal(error.to_string()))?));
+                Ok(page)
+            }
             _ => Err(unexpected(&reply)),
         }
     }

@@ -196,7 +196,7 @@ impl EntityCaller for Network {
             let shard = map.shard_of(key.slot_hash(), slots());
             let node = if self.is_lost() { self.anybody() } else { hinted.take().or_else(|| self.target(shard)) };
             if let Some(shards) = node.and_then(|node| self.shards_of(&node)) {
-                let result = shards.call(shard, call.clone()).await;
+                let result = shards.call(shard, &call).await;
                 match result.as_ref().err().and_then(Error::as_not_owner) {
                     None => return result,
                     Some(hint) => hinted = (!hint.owner.is_empty()).then(|| NodeId::new(hint.owner)),

@@ -109,7 +109,7 @@ impl EntityCaller for Router {
         let shard = key.ok_or_else(|| Error::invalid_argument("an entity of an unknown kind"))?.shard(self.slots);
         // A shard that is being split is waited for.
         for _ in 0..400 {
-            let result = shards.call(shard, call.clone()).await;
+            let result = shards.call(shard, &call).await;
             if result.as_ref().err().and_then(Error::as_not_owner).is_none() {
                 return result;
             }

@@ -13,7 +13,6 @@ use perdure_proto::temporal::api::{
         command::Attributes,
     },
     enums::v1::{CommandType, EventType},
-    history::v1::HistoryEvent,
     workflowservice::v1::{
         PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, RespondWorkflowTaskCompletedRequest,
     },
@@ -108,7 +107,7 @@ async fn patient(router: &Router, call: WorkflowCall) -> Option<WorkflowReply> {
 }
 
 fn decide(task: &PollWorkflowTaskQueueResponse, script: &Script) -> Vec<WorkflowCommand> {
-    let events: &[HistoryEvent] = task.history.as_ref().map_or(&[], |history| &history.events);
+    let events = task.history.clone().unwrap_or_default().into_events().unwrap_or_default();
     let count = |kind: EventType| events.iter().filter(|event| event.event_type() == kind).count();
     let workflow_type = task.workflow_type.as_ref().map_or("", |kind| kind.name.as_str());
     let done = match workflow_type {

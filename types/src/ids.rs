@@ -85,15 +85,20 @@ impl ChainKey {
 
     /// As many bits of the hash as the highest count of slots needs.
     pub fn slot_hash(&self) -> u32 {
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        hasher.update(self.namespace_id.as_bytes());
-        hasher.update(&[0]);
-        hasher.update(self.workflow_id.as_bytes());
-        if self.kind != EntityKind::Workflow {
-            hasher.update(&[0, self.kind as u8]);
-        }
-        (hasher.digest() & u64::from(SlotCount::MOST - 1)) as u32
+        slot_hash(self.kind, &self.namespace_id, &self.workflow_id)
     }
+}
+
+/// [`ChainKey::slot_hash`] of an entity whose key is not made yet.
+pub fn slot_hash(kind: EntityKind, namespace_id: &str, id: &str) -> u32 {
+    let mut hashed = Vec::with_capacity(namespace_id.len() + id.len() + 3);
+    hashed.extend_from_slice(namespace_id.as_bytes());
+    hashed.push(0);
+    hashed.extend_from_slice(id.as_bytes());
+    if kind != EntityKind::Workflow {
+        hashed.extend_from_slice(&[0, kind as u8]);
+    }
+    (xxhash_rust::xxh3::xxh3_64(&hashed) & u64::from(SlotCount::MOST - 1)) as u32
 }
 
 impl fmt::Debug for ChainKey {

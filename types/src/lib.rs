@@ -14,7 +14,7 @@ mod visibility;
 pub const TRACE_TARGET: &str = "perdure::trace";
 
 pub use config::{ConfigError, Limits, edit_distance};
-pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount};
+pub use ids::{ChainKey, EntityKind, SessionId, ShardId, SlotCount, slot_hash};
 pub use placement::{Layout, Member, NodeId, Placement, QueueFilter, Served, ShardMap, UNNAMED_SESSION_GRACE};
 pub use poll::PollName;
 pub use position::{Epoch, Position, Seq};

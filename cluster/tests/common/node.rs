@@ -125,7 +125,7 @@ pub async fn start_cluster_with(table: &Table, tls: Vec<Option<Tls>>) -> Vec<Nod
     // Each has a link to each.
     for node in &nodes {
         for i in 0..200 {
-            let _ = node.cluster.workflow(signal(&format!("missing-{i}"))).await;
+            let _ = node.cluster.workflow(&signal(&format!("missing-{i}"))).await;
         }
     }
     nodes
@@ -255,7 +255,7 @@ impl Shards {
 
 #[async_trait]
 impl LocalShards for Shards {
-    async fn call(&self, shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+    async fn call(&self, shard: ShardId, call: &WorkflowCall) -> Result<WorkflowReply, Error> {
         let key = ChainKey::new(call.namespace_id.as_str(), call.workflow_id.as_str());
         if key.namespace_id.as_ref() == "namespace" {
             assert_eq!(key.shard(slots()), shard);
@@ -274,7 +274,7 @@ impl LocalShards for Shards {
         if matches!(call.command, Some(workflow_call::Command::TaskUndelivered(_))) {
             self.undelivered.fetch_add(1, Ordering::SeqCst);
         }
-        *self.calls.lock().unwrap().entry(call.workflow_id).or_default() += 1;
+        *self.calls.lock().unwrap().entry(call.workflow_id.clone()).or_default() += 1;
         Ok(WorkflowReply { reply: Some(workflow_reply::Reply::Empty(Empty {})) })
     }
 

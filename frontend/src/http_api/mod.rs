@@ -11,7 +11,7 @@ mod payloads;
 mod request;
 mod routes;
 
-use std::{future::poll_fn, sync::Arc};
+use std::{future::poll_fn, sync::LazyLock};
 
 use axum::{
     body::Body,
@@ -43,21 +43,28 @@ const METADATA_PREFIX: &str = "grpc-metadata-";
 /// The descriptors do not say what they should. A fault of this build.
 #[derive(Debug, thiserror::Error)]
 #[error("the API's descriptors cannot be used: {0}")]
-pub struct BrokenDescriptors(String);
+struct BrokenDescriptors(String);
+
+/// What the descriptors say. It is read when the first request comes: megabytes that most servers never need.
+struct Described {
+    pool: DescriptorPool,
+    routes: Routes,
+}
+
+static DESCRIBED: LazyLock<Result<Described, BrokenDescriptors>> = LazyLock::new(|| {
+    let pool = DescriptorPool::decode(TEMPORAL_DESCRIPTORS).map_err(|error| BrokenDescriptors(error.to_string()))?;
+    Ok(Described { routes: Routes::new(&pool)?, pool })
+});
 
 #[derive(Clone)]
 struct Api {
-    pool: DescriptorPool,
-    routes: Arc<Routes>,
     services: Services,
 }
 
 /// The HTTP API over `frontend`, to be served on a listener of its own.
-pub fn router(frontend: &Frontend) -> Result<axum::Router, BrokenDescriptors> {
-    let pool = DescriptorPool::decode(TEMPORAL_DESCRIPTORS).map_err(|error| BrokenDescriptors(error.to_string()))?;
-    let routes = Arc::new(Routes::new(&pool)?);
+pub fn router(frontend: &Frontend) -> axum::Router {
     let services = Services::new(frontend.workflow_service()).add_service(frontend.operator_service()).prepare();
-    Ok(axum::Router::new().fallback(handle).with_state(Api { pool, routes, services }).merge(nexus::router(frontend)))
+    axum::Router::new().fallback(handle).with_state(Api { services }).merge(nexus::router(frontend))
 }
 
 async fn handle(State(api): State<Api>, request: Request<Body>) -> Response<Body> {
@@ -71,7 +78,8 @@ async fn handle(State(api): State<Api>, request: Request<Body>) -> Response<Body
 impl Api {
     async fn call(&self, request: Request<Body>, options: &Options) -> Result<Value, Status> {
         let (head, body) = request.into_parts();
-        let (method, parameters) = self.routes.find(&head.method, head.uri.path())?;
+        let described = DESCRIBED.as_ref().map_err(|error| Status::internal(error.to_string()))?;
+        let (method, parameters) = described.routes.find(&head.method, head.uri.path())?;
         let body = read_body(body).await?;
         let query = head.uri.query().unwrap_or_default();
         let has_body = !matches!(head.method, Method::GET | Method::DELETE);
@@ -128,8 +136,9 @@ impl Api {
         if status.details().is_empty() {
             return plain();
         }
-        self.pool
-            .get_message_by_name("google.rpc.Status")
+        let status_descriptor =
+            DESCRIBED.as_ref().ok().and_then(|known| known.pool.get_message_by_name("google.rpc.Status"));
+        status_descriptor
             .and_then(|descriptor| DynamicMessage::decode(descriptor, Bytes::copy_from_slice(status.details())).ok())
             .and_then(|message| json(&message, options).ok())
             .unwrap_or_else(plain)

@@ -147,6 +147,7 @@ async fn answer(
             return Err(refused(BAD_REQUEST, message));
         }
         let (head, body) = request.into_parts();
+        let knows_failures = knows_failures(&head.headers);
         let timeout = match headers::get(&head.headers, headers::REQUEST_TIMEOUT) {
             "" => LONGEST_WAIT,
             text => {
@@ -158,7 +159,8 @@ async fn answer(
         let mut made = make(&head.headers, body)?;
         made.endpoint = target.endpoint;
         made.scheduled_time = frontend.rows().ok().and_then(|rows| rows.now().to_proto());
-        made.capabilities = Some(request::Capabilities { temporal_failure_responses: true });
+        // Workers say it in the way that the caller understands.
+        made.capabilities = Some(request::Capabilities { temporal_failure_responses: knows_failures });
         worker::dispatch(frontend.cluster(), target.namespace.id(), &target.task_queue, made, timeout).await
     };
     (labels, answer.await)
@@ -416,7 +418,7 @@ async fn hand_over(frontend: &Frontend, completion: NexusCompletion) -> Result<(
         kind: token.entity_kind,
         command: Some(workflow_call::Command::NexusCompletion(Box::new(completion))),
     };
-    let error = match frontend.cluster().workflow(call).await {
+    let error = match frontend.cluster().workflow(&call).await {
         Ok(_) => return Ok(()),
         Err(error) => error,
     };

@@ -44,7 +44,7 @@ pub struct Shards {
 
 #[async_trait]
 impl LocalShards for Shards {
-    async fn call(&self, _shard: ShardId, call: WorkflowCall) -> Result<WorkflowReply, Error> {
+    async fn call(&self, _shard: ShardId, call: &WorkflowCall) -> Result<WorkflowReply, Error> {
         let before = {
             let mut calls = self.calls.lock().unwrap();
             calls.push(call.clone());

@@ -58,7 +58,7 @@ impl HistoriesJob {
             let Some((end, tail)) = self.end_of(store, &run_id).await? else { break };
             let events = history::whole(store, &self.key, &run_id, end, tail).await?;
             next = events.last().and_then(continued_as);
-            histories.push(RunHistory { run_id, history: Some(History { events }) });
+            histories.push(RunHistory { run_id, history: Some(History::new(events)) });
         }
         Ok(histories)
     }

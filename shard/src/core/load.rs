@@ -118,7 +118,7 @@ impl Core {
             self.note_unlisted(&key, &mut entry);
         }
         self.dirty_flag.store(true, std::sync::atomic::Ordering::SeqCst);
-        self.chains.insert(key.clone(), entry);
+        self.chains.insert(key.clone(), Box::new(entry));
         self.drain(&key);
     }
 }

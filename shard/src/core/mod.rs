@@ -78,7 +78,8 @@ pub(crate) struct Core {
     node: Arc<NodeContext>,
     ids: IdSource,
     now: Timestamp,
-    chains: BTreeMap<ChainKey, Entry>,
+    /// Boxed: a node of the map has room for eleven, and moves them about.
+    chains: BTreeMap<ChainKey, Box<Entry>>,
     /// Changed since the last flush took them.
     dirty: VecDeque<ChainKey>,
     /// What the flush under way has still to take.
@@ -178,7 +179,7 @@ impl Core {
     pub(crate) fn call(&mut self, call: Call, now: Timestamp) {
         self.now = self.now.max(now);
         let Call { chain, command, reply, caller } = call;
-        self.enqueue(chain, Pending::Call { command: Box::new(command), reply: Some(reply), caller });
+        self.enqueue(chain, Pending::Call { command, reply: Some(reply), caller });
     }
 
     /// The result of a call to another entity.
@@ -339,11 +340,13 @@ impl Core {
         let prior = self.chains.get(key).map_or(0, |entry| entry.after);
         let recorded = record.is_some();
         if let Some(record) = record {
-            let framed = frame(&Record {
+            let record = Record {
                 shard_id: self.claim.shard.0,
                 epoch: self.claim.epoch().0,
-                entity: Some(Entity::Chain(record.clone())),
-            });
+                entity: Some(Entity::Chain(record)),
+            };
+            let framed = frame(&record);
+            let Some(Entity::Chain(record)) = record.entity else { return };
             self.dirty_flag.store(true, std::sync::atomic::Ordering::SeqCst);
             let Ok(ticket) = self.log.submit(framed) else {
                 self.ended = true;

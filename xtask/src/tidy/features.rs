@@ -130,9 +130,7 @@ mod tests {
         assert!(readme.contains("Served are 2 of the 3 RPCs of WorkflowService;"), "{readme}");
         let page = rewrite_page(&stale, SERVICE).unwrap();
         assert!(
-            page.contains(
-                "| A | served | |\n| B | served | |\n| UpdateWorkerConfig | `UNIMPLEMENTED` | Temporal"
-            ),
+            page.contains("| A | served | |\n| B | served | |\n| UpdateWorkerConfig | `UNIMPLEMENTED` | Temporal"),
             "{page}"
         );
         assert!(page.starts_with("# Top\n") && page.ends_with("\nbottom\n"));
