@@ -298,7 +298,11 @@ fn a_pause_holds_it_and_a_cancel_ends_it() {
 
 #[test]
 fn those_who_want_it_are_told_the_end() {
-    let token = CallbackToken { workflow_id: "caller".to_owned(), ..CallbackToken::default() };
+    let token = CallbackToken {
+        namespace_id: "other".to_owned(),
+        workflow_id: "caller".to_owned(),
+        ..CallbackToken::default()
+    };
     let header = [(nexus_token::HEADER.to_owned(), nexus_token::encode(&token))].into();
     let nexus = callback::Nexus { url: "temporal://system".to_owned(), header };
     let callback = Callback { variant: Some(callback::Variant::Nexus(nexus)), ..Callback::default() };

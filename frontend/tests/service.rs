@@ -399,8 +399,8 @@ async fn a_worker_that_leaves_tells_both_its_queues() {
 #[tokio::test]
 async fn what_is_not_built_says_so() {
     let f = fixture(no_workflow, no_matching).await;
-    let request = Request::new(StartNexusOperationExecutionRequest::default());
-    let status = f.frontend.start_nexus_operation_execution(request).await.unwrap_err();
-    let message = "StartNexusOperationExecution is not implemented";
+    let request = Request::new(FetchWorkerConfigRequest::default());
+    let status = f.frontend.fetch_worker_config(request).await.unwrap_err();
+    let message = "FetchWorkerConfig is not implemented";
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }

@@ -258,7 +258,8 @@ fn token_of(call: &NexusCall) -> CallbackToken {
 }
 
 fn callback_to(caller: &str) -> Callback {
-    let token = CallbackToken { workflow_id: caller.to_owned(), ..CallbackToken::default() };
+    let token =
+        CallbackToken { namespace_id: "other".to_owned(), workflow_id: caller.to_owned(), ..CallbackToken::default() };
     let header = [(nexus_token::HEADER.to_owned(), nexus_token::encode(&token))].into();
     let nexus = callback::Nexus { url: "temporal://system".to_owned(), header };
     Callback { variant: Some(callback::Variant::Nexus(nexus)), ..Callback::default() }
