@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use perdure_proto::{perdure::state::v1::workflow_task_info::Kind, temporal::api::common::v1::Payloads};
+use perdure_proto::{
+    perdure::state::v1::{WorkflowTaskInfo, workflow_task_info::Kind},
+    temporal::api::common::v1::Payloads,
+};
 use perdure_types::Timestamp;
 use prost::Message;
 
 use crate::{
+    activity::Activity,
     activity_timeout::next_deadline,
     api::{Effect, Env},
     run::Run,
@@ -170,21 +174,23 @@ impl Run {
         [self.next_deadline(), offers].into_iter().flatten().min()
     }
 
-    /// All outstanding effects: offers of tasks that are surely due, calls without result. Offers that may not be due yet
-    /// come from [`Run::on_timer`].
+    /// All outstanding effects: offers that have been made and not taken, calls without result. Offers that were not due yet
+    /// when this run last looked at the time come from [`Run::on_timer`].
     pub(crate) fn resume(&self) -> Vec<Effect> {
         let mut effects = self.outstanding_calls();
         if !self.is_open() {
             return effects;
         }
-        if self.workflow_task().is_some_and(|task| self.is_surely_due(task.not_before_ns)) {
+        let is_delayed = |task: &WorkflowTaskInfo| self.delayed.workflow_task == Some(Timestamp(task.not_before_ns));
+        if self.workflow_task().is_some_and(|task| !is_delayed(task)) {
             effects.extend(self.workflow_task_offer().map(Effect::Offer));
         }
-        let due = |activity: &&crate::activity::Activity| {
-            activity.waits() && !self.is_paused() && self.is_surely_due(activity.info.scheduled_time_ns)
+        let is_offered = |(id, activity): &(&i64, &Activity)| {
+            let due = (Timestamp(activity.info.scheduled_time_ns), **id);
+            activity.waits() && !self.is_paused() && !self.delayed.activities.contains(&due)
         };
-        effects
-            .extend(self.activities.values().filter(due).map(|activity| Effect::Offer(self.activity_offer(activity))));
+        let offered = self.activities.iter().filter(is_offered);
+        effects.extend(offered.map(|(_, activity)| Effect::Offer(self.activity_offer(activity))));
         effects
     }
 

@@ -260,6 +260,12 @@ impl TestChain {
     }
 
     fn take_effects(&mut self, effects: Vec<Effect>) {
+        // Its task queue may get another home at any time: then it is offered again.
+        let outstanding = self.chain.resume();
+        let is_offer = |effect: &&Effect| matches!(effect, Effect::Offer(_));
+        for offer in effects.iter().filter(is_offer) {
+            assert!(outstanding.contains(offer), "offered, and not outstanding: {offer:?}");
+        }
         for effect in effects {
             match effect {
                 Effect::Offer(offer) => self.offers.push(offer),
