@@ -80,8 +80,10 @@ async def worker(client: Client, queue: str, build_id: str | None = None) -> Asy
     options: dict[str, Any] = {}
     if build_id:
         options = {"build_id": build_id, "use_worker_versioning": True}
+    # The SDK wants a connection for each of several workers of a task queue.
+    own = await Client.connect(client.service_client.config.target_host, namespace=client.namespace)
     async with Worker(
-        client,
+        own,
         task_queue=queue,
         workflows=[waiting(build_id or "none")],
         activities=[where],

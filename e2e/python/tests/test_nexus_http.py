@@ -132,6 +132,7 @@ async def test_a_request_and_its_answer(nexus: Nexus) -> None:
         "Nexus-Link": '<http://example.com/a>; type="a.b.C"',
         "Request-Timeout": "20s",
         "Some-Header": "value",
+        "Temporal-Nexus-Failure-Support": "true",
     }
     sent = asyncio.create_task(nexus.post(nexus.path() + "?callback=http%3A%2F%2Fcaller%2F", b'"Ada"', headers))
     task = await nexus.poll()
