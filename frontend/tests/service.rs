@@ -243,6 +243,22 @@ async fn a_failed_query_is_not_asked_again() {
 }
 
 #[tokio::test]
+async fn a_query_that_a_workflow_task_overtakes_goes_with_it() {
+    let script = |command: &workflow_call::Command, nth: usize| match (command, nth) {
+        (workflow_call::Command::Query(_), 1..) => {
+            let outcome = query_reply::Outcome::Answered(QueryWorkflowResponse::default());
+            Some(Ok(workflow_reply::Reply::Query(QueryReply { outcome: Some(outcome) })))
+        }
+        _ => direct(command, nth),
+    };
+    let f = fixture(script, |_, _| Some(Err(Error::workflow_not_ready("a workflow task is pending")))).await;
+    f.frontend.query_workflow(Request::new(query())).await.unwrap();
+    let asked = f.workflow_commands();
+    assert!(matches!(asked[..], [workflow_call::Command::Query(_), workflow_call::Command::Query(_)]), "{asked:?}");
+    assert_eq!(f.matching_commands().len(), 1);
+}
+
+#[tokio::test]
 async fn a_result_over_the_limit_fails_the_activity() {
     let answer = |_: &workflow_call::Command, _: usize| {
         Some(Ok(workflow_reply::Reply::RespondActivityTask(RespondActivityTaskReply::default())))

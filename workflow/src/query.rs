@@ -99,6 +99,11 @@ impl Chain {
     /// Makes the task with which a query goes to a worker outside a workflow task.
     pub(crate) fn get_query_task(&mut self, request: GetQueryTask, _env: &mut Env) -> Answered {
         let run = self.run(&request.run_id)?;
+        // Something has come since the query was sent this way. With it a worker that has the run in its cache would run
+        // ahead, and what it decides would be lost: an answer to a query has no commands.
+        if run.is_open() && run.workflow_task().is_some() {
+            return Err(Error::workflow_not_ready("A workflow task is pending: the query goes with it."));
+        }
         // A query that was sent to a worker that has lost its cache since must bring the whole history.
         let sticky = request.sticky && run.info.sticky.is_some();
         let from_event_id = if sticky { run.info.last_completed_workflow_task_started_id + 1 } else { 1 };

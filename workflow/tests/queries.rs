@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use common::*;
 use perdure_proto::{
     Code, Error,
-    perdure::node::v1::{QueryReply, query_reply::Outcome, workflow_call, workflow_reply},
+    perdure::node::v1::{GetQueryTask, QueryReply, query_reply::Outcome, workflow_call, workflow_reply},
     temporal::api::{
         enums::v1::{EventType as E, QueryRejectCondition, QueryResultType, WorkflowExecutionStatus as S},
         query::v1::{WorkflowQuery, WorkflowQueryResult},
@@ -75,6 +75,20 @@ fn a_quiet_workflow_is_asked_directly() {
     let Outcome::Direct(direct) = outcome(*reply) else { panic!("answered") };
     assert_eq!((direct.run_id, direct.task_queue.as_str()), (chain.run_id(), QUEUE));
     assert_eq!(chain.records.len(), records);
+}
+
+/// A worker with the run in its cache would act on the news, and a query's answer takes no commands along.
+#[test]
+fn a_query_on_its_way_to_a_worker_does_not_run_ahead_of_the_workflow_task() {
+    let mut chain = TestChain::started();
+    chain.work(vec![]);
+    let get = GetQueryTask { run_id: chain.run_id(), query: request().query, ..GetQueryTask::default() };
+    chain.try_call(workflow_call::Command::GetQueryTask(get.clone())).expect("quiet");
+    chain.signal("news");
+    let error = chain.try_call(workflow_call::Command::GetQueryTask(get.clone())).expect_err("not quiet");
+    assert_eq!(error.grpc_code(), Code::FailedPrecondition);
+    chain.work(vec![]);
+    chain.try_call(workflow_call::Command::GetQueryTask(get)).expect("quiet");
 }
 
 #[test]

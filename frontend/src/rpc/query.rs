@@ -69,15 +69,22 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     async fn answer(&self, request: QueryWorkflowRequest) -> Result<QueryWorkflowResponse, Error> {
-        let command = workflow_call::Command::Query(request);
-        let reply = match self.call.workflow(self.namespace_id, self.workflow_id, command).await? {
-            workflow_reply::Reply::Query(reply) => reply,
-            _ => return Err(self.call.unexpected_reply()),
-        };
-        match reply.outcome {
-            Some(query_reply::Outcome::Answered(answer)) => Ok(answer),
-            Some(query_reply::Outcome::Direct(direct)) => self.ask_workers(direct).await,
-            None => Err(self.call.unexpected_reply()),
+        loop {
+            let command = workflow_call::Command::Query(request.clone());
+            let reply = match self.call.workflow(self.namespace_id, self.workflow_id, command).await? {
+                workflow_reply::Reply::Query(reply) => reply,
+                _ => return Err(self.call.unexpected_reply()),
+            };
+            let direct = match reply.outcome {
+                Some(query_reply::Outcome::Answered(answer)) => return Ok(answer),
+                Some(query_reply::Outcome::Direct(direct)) => direct,
+                None => return Err(self.call.unexpected_reply()),
+            };
+            match self.ask_workers(direct).await {
+                // A workflow task has come meanwhile: the query goes with it.
+                Err(error) if error.grpc_code() == Code::FailedPrecondition => {}
+                answer => return answer,
+            }
         }
     }
 
