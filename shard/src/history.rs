@@ -3,10 +3,12 @@
 //! Used for GetWorkflowExecutionHistory and its reverse, and for the workflow tasks in replies. What a page may show is
 //! fixed when the request is handled, and the page is built when all of that is covered (A4, A5).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use perdure_persistence::{HistoryRow, Store, StoreError};
 use perdure_proto::{
-    Error,
+    Code, Error,
     perdure::node::v1::{HistoryToken, WorkflowReply, workflow_call::Command, workflow_reply::Reply as Message_},
     temporal::api::{
         enums::v1::HistoryEventFilterType,
@@ -26,6 +28,10 @@ use crate::entry::TailBatch;
 
 /// Bytes of one page of a scan: more than any row has.
 const SCAN_BYTES: usize = 64 << 20;
+
+/// How often, and after what pause, a run whose history is gone is looked at until its row is gone, too.
+const DELETION_LOOKS: usize = 10;
+const DELETION_PAUSE: Duration = Duration::from_millis(50);
 
 /// A history request, parsed.
 #[derive(Debug, Clone)]
@@ -395,10 +401,22 @@ impl<'a> Builder<'a> {
                 self.push_all(decode(&row.events)?);
             }
             if self.next == before {
-                tracing::error!(?chain, run_id = self.job.run_id, event_id = before, "history event is missing");
-                return Err(Error::new(perdure_proto::Code::DataLoss, "history events are missing"));
+                return Err(self.missing(store, chain).await?);
             }
         }
+    }
+
+    /// Why an event is not in the store: its run has been deleted since the page was begun, or it is lost.
+    async fn missing(&self, store: &dyn Store, chain: &ChainKey) -> Result<Error, Error> {
+        // A run's rows go one after the other, its history first.
+        for _ in 0..DELETION_LOOKS {
+            if store.read_run(chain, &self.job.run_id).await.map_err(|error| store_error(&error))?.is_none() {
+                return Ok(Error::not_found(format!("workflow not found for ID: {}", chain.workflow_id)));
+            }
+            tokio::time::sleep(DELETION_PAUSE).await;
+        }
+        tracing::error!(?chain, run_id = self.job.run_id, event_id = self.next, "history event is missing");
+        Ok(Error::new(Code::DataLoss, "history events are missing"))
     }
 
     /// A row that holds the next event, behind one that begins after it and ends before the event: an owner that did not
@@ -465,7 +483,7 @@ fn decode(events: &Bytes) -> Result<Vec<HistoryEvent>, Error> {
 
 fn damaged(error: &prost::DecodeError) -> Error {
     tracing::error!(%error, "history events do not decode");
-    Error::new(perdure_proto::Code::DataLoss, "stored history is damaged")
+    Error::new(Code::DataLoss, "stored history is damaged")
 }
 
 fn decode_token(bytes: &[u8]) -> Result<HistoryToken, Error> {
@@ -502,5 +520,25 @@ fn workflow_task_of(reply: &mut WorkflowReply) -> Option<&mut PollWorkflowTaskQu
             })
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perdure_persistence::{RunRow, StampedWrite, TableWrite, simulated::Simulated};
+    use perdure_types::Position;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_is_deleted_meanwhile_is_not_found_and_nothing_else_that_is_missing_is_well() {
+        let store = Simulated::reliable();
+        let chain = ChainKey::new("n", "w");
+        let read = || whole(&store, &chain, "r", 3, Vec::new());
+        assert_eq!(read().await.expect_err("no row").grpc_code(), Code::NotFound);
+        let row = RunRow { snapshot: Bytes::new(), applied: Position::ZERO, wake_at: None };
+        let write = TableWrite::PutRun { chain: chain.clone(), run_id: "r".into(), row };
+        store.write(vec![StampedWrite { stamp: Position::ZERO, write }]).await.expect("writes");
+        assert_eq!(read().await.expect_err("no history").grpc_code(), Code::DataLoss);
     }
 }
