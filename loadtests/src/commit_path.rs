@@ -43,7 +43,7 @@ pub struct Options {
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Load of each kind before the first measurement: a Java process starts slow
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 60.0)]
     warmup_seconds: f64,
     /// Size of an update: a state change with its events
     #[arg(long, default_value_t = 400)]
