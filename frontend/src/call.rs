@@ -29,6 +29,8 @@ use crate::{
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Left of a client's deadline when a long poll is answered with nothing.
 const TAIL_ROOM: Duration = Duration::from_secs(1);
+/// An owner's own limit ends a long poll first; this is for an owner that hangs.
+const OWNER_GRACE: Duration = Duration::from_secs(2);
 /// What a task queue's home may take longer than it was told.
 const POLL_GRACE: Duration = Duration::from_millis(500);
 
@@ -268,8 +270,10 @@ impl<'a> Call<'a> {
         timeout(until.saturating_duration_since(Instant::now()), work).await.ok()
     }
 
-    /// The same for a client that only waits for news: it also ends when this node drains, and the client asks elsewhere.
-    pub(crate) async fn news_before<T>(&self, until: Instant, work: impl Future<Output = T>) -> Option<T> {
+    /// The answer of an owner that is asked for news. `None`: there are none in time, or this node drains; the client asks
+    /// again, elsewhere.
+    pub(crate) async fn owner_news<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let until = self.long_poll_until(self.limits().long_poll.to_std() + OWNER_GRACE);
         let mut draining = self.frontend.draining();
         tokio::select! {
             biased;

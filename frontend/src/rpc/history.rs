@@ -24,8 +24,6 @@ use prost::Message;
 
 use crate::{call::Call, validate};
 
-/// The owner's own limit ends a long poll first; this is for an owner that hangs.
-const GRACE: Duration = Duration::from_secs(2);
 /// For finding out which run a poll waited for.
 const LONGEST_LOOK_UP: Duration = Duration::from_millis(300);
 
@@ -45,8 +43,7 @@ pub(crate) async fn get_workflow_execution_history(
     let name = request.namespace.clone();
     let read = call.workflow(namespace.id(), &execution.workflow_id, workflow_call::Command::GetHistory(request));
     let reply = if waits {
-        let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
-        match call.news_before(until, read).await {
+        match call.owner_news(read).await {
             Some(reply) => reply?,
             None => {
                 return Ok(nothing_new(continuation(call, namespace.id(), name, execution, token).await));

@@ -1,8 +1,6 @@
 //! The RPCs of activities that no workflow has scheduled: start, describe, wait for the outcome, cancel, terminate, delete.
 //! Their lists are in `list_activities`, what operators do to their attempts in `activity_operation`.
 
-use std::time::Duration;
-
 use perdure_proto::{
     Error,
     perdure::node::v1::{ActivityCommand, activity_command::Command, activity_reply, workflow_call, workflow_reply},
@@ -16,9 +14,6 @@ use perdure_proto::{
 use perdure_types::{EntityKind, Limits};
 
 use crate::{call::Call, search_attributes, validate};
-
-/// The owner's own limit ends a wait first; this is for an owner that hangs.
-const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn start_activity_execution(
     call: &Call<'_>,
@@ -74,9 +69,10 @@ pub(crate) async fn describe_activity_execution(
         return Err(Error::invalid_argument("run id is required when long poll token is provided"));
     }
     let id = request.activity_id.clone();
-    match wait(call, ask(call, namespace.id(), &id, Command::Describe(request))).await? {
+    match call.owner_news(ask(call, namespace.id(), &id, Command::Describe(request))).await.unwrap_or(Ok(None))? {
         Some(activity_reply::Reply::Describe(reply)) => Ok(reply),
         Some(_) => Err(call.unexpected_reply()),
+        // Nothing has happened yet: the client asks again.
         None => Ok(DescribeActivityExecutionResponse::default()),
     }
 }
@@ -88,20 +84,12 @@ pub(crate) async fn poll_activity_execution(
     let namespace = call.namespace(&request.namespace)?;
     named(&request.activity_id, &request.run_id, call.limits())?;
     let id = request.activity_id.clone();
-    match wait(call, ask(call, namespace.id(), &id, Command::Poll(request))).await? {
+    match call.owner_news(ask(call, namespace.id(), &id, Command::Poll(request))).await.unwrap_or(Ok(None))? {
         Some(activity_reply::Reply::Poll(reply)) => Ok(reply),
         Some(_) => Err(call.unexpected_reply()),
+        // Nothing has happened yet: the client asks again.
         None => Ok(PollActivityExecutionResponse::default()),
     }
-}
-
-/// An empty answer says: nothing has happened yet, ask again.
-async fn wait(
-    call: &Call<'_>,
-    ask: impl Future<Output = Result<Option<activity_reply::Reply>, Error>>,
-) -> Result<Option<activity_reply::Reply>, Error> {
-    let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
-    call.news_before(until, ask).await.unwrap_or(Ok(None))
 }
 
 pub(crate) async fn request_cancel_activity_execution(

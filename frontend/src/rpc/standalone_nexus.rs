@@ -1,7 +1,7 @@
 //! The RPCs of Nexus operations that no workflow has scheduled: start, describe, wait, cancel, terminate, delete. Their lists
 //! are in `list_nexus_operations`.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use perdure_proto::{
     Error,
@@ -18,12 +18,9 @@ use perdure_proto::{
         TerminateNexusOperationExecutionRequest, TerminateNexusOperationExecutionResponse,
     },
 };
-use perdure_types::{Duration as Span, EntityKind, Limits, nexus::RESERVED_HEADERS};
+use perdure_types::{Duration, EntityKind, Limits, nexus::RESERVED_HEADERS};
 
 use crate::{call::Call, search_attributes, validate};
-
-/// The owner's own limit ends a wait first; this is for an owner that hangs.
-const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn start_nexus_operation_execution(
     call: &Call<'_>,
@@ -106,7 +103,7 @@ fn check_timeouts(request: &mut StartNexusOperationExecutionRequest, limits: &Li
         validate::duration(timeout.as_mut())
             .map_err(|problem| Error::invalid_argument(format!("{name} is invalid: {problem}")))?;
     }
-    let span = |timeout: &Option<prost_types::Duration>| Span::from_proto(timeout.as_ref()).or_none();
+    let span = |timeout: &Option<prost_types::Duration>| Duration::from_proto(timeout.as_ref()).or_none();
     if let Some(most) = limits.nexus_schedule_to_close_max.or_none()
         && span(&request.schedule_to_close_timeout).is_none_or(|whole| whole > most)
     {
@@ -150,9 +147,10 @@ pub(crate) async fn describe_nexus_operation_execution(
         return Err(Error::invalid_argument("run_id is required when long_poll_token is provided"));
     }
     let id = request.operation_id.clone();
-    match wait(call, ask(call, namespace.id(), &id, Command::Describe(request))).await? {
+    match call.owner_news(ask(call, namespace.id(), &id, Command::Describe(request))).await.unwrap_or(Ok(None))? {
         Some(operation_reply::Reply::Describe(reply)) => Ok(reply),
         Some(_) => Err(call.unexpected_reply()),
+        // Nothing has happened yet: the client asks again.
         None => Ok(DescribeNexusOperationExecutionResponse::default()),
     }
 }
@@ -164,20 +162,12 @@ pub(crate) async fn poll_nexus_operation_execution(
     let namespace = call.namespace(&request.namespace)?;
     named(&request.operation_id, &request.run_id, call.limits())?;
     let id = request.operation_id.clone();
-    match wait(call, ask(call, namespace.id(), &id, Command::Poll(request))).await? {
+    match call.owner_news(ask(call, namespace.id(), &id, Command::Poll(request))).await.unwrap_or(Ok(None))? {
         Some(operation_reply::Reply::Poll(reply)) => Ok(reply),
         Some(_) => Err(call.unexpected_reply()),
+        // Nothing has happened yet: the client asks again.
         None => Ok(PollNexusOperationExecutionResponse::default()),
     }
-}
-
-/// An empty answer says: nothing has happened yet, ask again.
-async fn wait(
-    call: &Call<'_>,
-    ask: impl Future<Output = Result<Option<operation_reply::Reply>, Error>>,
-) -> Result<Option<operation_reply::Reply>, Error> {
-    let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
-    call.news_before(until, ask).await.unwrap_or(Ok(None))
 }
 
 pub(crate) async fn request_cancel_nexus_operation_execution(

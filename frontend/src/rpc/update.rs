@@ -3,8 +3,6 @@
 //! The owner answers when the stage that the client waits for is reached, or after the server's limit with the stage that
 //! is reached then. Giving up here does not take the update back.
 
-use std::time::Duration;
-
 use perdure_proto::{
     Code, Error,
     perdure::node::v1::{workflow_call, workflow_reply},
@@ -22,9 +20,6 @@ use perdure_types::Limits;
 use prost::Message;
 
 use crate::{call::Call, ids::new_id, validate};
-
-/// The owner's own limit ends a wait first; this is for an owner that hangs.
-const GRACE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn update_workflow_execution(
     call: &Call<'_>,
@@ -98,8 +93,7 @@ pub(crate) async fn poll_workflow_execution_update(
     let update = prepare_poll(&mut request, call.limits())?;
     let workflow_id = update.workflow_execution.as_ref().map(|e| e.workflow_id.clone()).unwrap_or_default();
     let read = call.workflow(namespace.id(), &workflow_id, workflow_call::Command::PollUpdate(request));
-    let until = call.long_poll_until(call.limits().long_poll.to_std() + GRACE);
-    match call.news_before(until, read).await {
+    match call.owner_news(read).await {
         Some(Ok(workflow_reply::Reply::PollUpdate(reply))) => Ok(reply),
         Some(Ok(_)) => Err(call.unexpected_reply()),
         Some(Err(error)) => Err(error),
